@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The configuration: file, environment and flags over defaults, read once into types that
+//! cannot be wrong. What the rest of the agent sees is [`Config`]; it knows nothing of YAML.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::wire::name::Name;
+
+/// Everything the agent is told, complete and within bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The cluster that is served.
+    pub cluster: Cluster,
+    /// Where clients are answered.
+    pub listen: Listen,
+    /// How the kernel steers queries here.
+    pub intercept: Intercept,
+    /// Worker threads; `None` is one for each CPU the process may run on, 64 at most.
+    pub workers: Option<u16>,
+    /// The answer store.
+    pub cache: CacheConfig,
+    /// Zones with their upstreams: longest name first; the last one is the root. The cluster
+    /// zone is always among them: where the file does not name it, it has the upstreams of the
+    /// longest zone that encloses it.
+    pub zones: Vec<Zone>,
+    /// Bounds on work under way.
+    pub limits: Limits,
+    /// Health, metrics and the admin socket.
+    pub admin: Admin,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// The cluster that is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// The cluster domain, e.g. `cluster.local`.
+    pub domain: Name,
+    /// The addresses of the cluster's DNS Service.
+    pub dns_service: Vec<Located<IpAddr>>,
+}
+
+/// Where clients are answered, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Addresses to listen on, never empty. May hold the wildcards `0.0.0.0` and `::`, which the
+    /// daemon expands to the addresses of the host.
+    pub addresses: Vec<Located<IpAddr>>,
+    /// Port for UDP and TCP; 0 lets the kernel choose one.
+    pub port: Located<u16>,
+    /// Largest UDP answer in octets that we send and announce (RFC 6891 section 6.2.5).
+    pub udp_size: u16,
+    /// A TCP connection without a query this long is closed (RFC 7766 section 6.2.3).
+    pub tcp_idle: Duration,
+    /// TCP connections at one time, in total.
+    pub tcp_connections: usize,
+    /// TCP connections at one time, of one source address.
+    pub tcp_connections_per_client: usize,
+}
+
+/// How the kernel steers queries here. Not built yet: the values are read and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intercept {
+    /// Whether rules are installed.
+    pub enabled: bool,
+    /// The interface that holds the node-local addresses.
+    pub interface: String,
+    /// Node-local addresses for the redirect; empty is `auto`.
+    pub redirect_to: Vec<Located<IpAddr>>,
+    /// Service addresses of CoreDNS for the fallback alone; empty is `off`.
+    pub fallback: Vec<Located<IpAddr>>,
+    /// The dead-man's switch trips this long after the last sign of life.
+    pub dead_after: Duration,
+}
+
+/// The answer store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// Budget in bytes for everything that is kept.
+    pub size_bytes: u64,
+    /// How long expired answers may be served (RFC 8767); zero is never. Not built yet.
+    pub stale_for: Duration,
+    /// Whether popular entries are refreshed before they end. Not built yet.
+    pub prefetch: bool,
+}
+
+/// A zone: names at and below `name` that no longer zone takes, their upstreams and lifetimes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone {
+    /// The zone's name.
+    pub name: Name,
+    /// Upstream servers, never empty.
+    pub upstreams: Vec<Located<SocketAddr>>,
+    /// How the upstreams are spoken to.
+    pub transport: Transport,
+    /// Longest lifetime of a positive answer, in seconds.
+    pub max_ttl: u32,
+    /// Longest lifetime of a negative answer, in seconds (RFC 2308 section 5).
+    pub max_negative_ttl: u32,
+}
+
+/// How upstreams are spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// DNS over TCP (RFC 7766).
+    Tcp,
+}
+
+/// Bounds on work under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Misses under way at one time, clients that wait counted each.
+    pub in_flight: usize,
+    /// From a query's arrival to its answer, whatever the upstream does.
+    pub query_timeout: Duration,
+    /// One try at one upstream.
+    pub attempt_timeout: Duration,
+    /// Opening a connection to an upstream.
+    pub connect_timeout: Duration,
+    /// Connections to one upstream server.
+    pub upstream_connections: usize,
+    /// An upstream connection without a query this long is closed; CoreDNS does so after 10 s.
+    pub upstream_idle: Duration,
+    /// How long a drain may take.
+    pub drain_timeout: Duration,
+}
+
+/// Health, metrics and the admin socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where `/healthz` and `/readyz` answer.
+    pub health: Located<SocketAddr>,
+    /// Where `/metrics` answers. May be the same as `health`.
+    pub metrics: Located<SocketAddr>,
+    /// The admin socket.
+    pub socket: PathBuf,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: tracing::Level,
+    /// JSON lines; `None`: where standard error is no terminal.
+    pub json: Option<bool>,
+}
+
+/// A value and where it was written, so that an error found much later still names the place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located<T> {
+    /// The value.
+    pub value: T,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody gave it.
+    Default {
+        /// The key's path, e.g. `listen.port`.
+        key: String,
+    },
+    /// An environment variable.
+    Environment {
+        /// Its name.
+        variable: String,
+    },
+    /// A line of the file.
+    File {
+        /// The file as it was named.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+        /// The key's path, e.g. `zones[1].upstreams[0]`.
+        key: String,
+    },
+    /// A flag of the command line.
+    Flag {
+        /// Its name with the dashes.
+        flag: String,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default { key } => write!(f, "default of {key}"),
+            Self::Environment { variable } => write!(f, "environment variable {variable}"),
+            Self::File {
+                path,
+                line,
+                column,
+                key,
+            } => {
+                write!(f, "{}:{line}:{column}: {key}", path.display())
+            }
+            Self::Flag { flag } => write!(f, "flag {flag}"),
+        }
+    }
+}
+
+/// One thing that is wrong: where, what was found, what was expected, what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where.
+    pub origin: Origin,
+    /// What is wrong, with what was found and what was expected.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.origin, self.message, self.remedy)
+    }
+}

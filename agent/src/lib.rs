@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+//! nodens, a node-local DNS cache for Kubernetes.
+
+pub mod config;
+pub mod telemetry;
+pub mod wire;
