@@ -91,7 +91,7 @@ impl<'a> Cursor<'a> {
                     if target < HEADER || target >= floor {
                         return None;
                     }
-                    end.get_or_insert(at.saturating_add(2));
+                    end = end.or(Some(at.saturating_add(2)));
                     floor = target;
                     at = target;
                 }

@@ -78,4 +78,9 @@ pub const MAX_MESSAGE: usize = 65_535;
 pub const MIN_UDP: usize = 512;
 
 #[cfg(test)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 mod tests;

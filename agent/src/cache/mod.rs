@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The answer store: one budget in bytes for everything, read without locks, written on the cold
+//! side alone. It takes `now` and knows no sockets.
+//!
+//! ```text
+//! workers   Reader ─ online ─► Session ─ get(question, now) ─► Lookup     table: lock-free reads
+//! cold side Cache ─ insert(draft) ─► store: slab (memory), policy (S3-FIFO), table (publish, limbo)
+//! ```
+//!
+//! A hit allocates nothing, frees nothing, locks nothing and writes no shared line but a counter
+//! that stops at 3. Only the cold side frees, when no reader can hold what it frees.
+
+mod cell;
+mod entry;
+mod key;
+#[cfg_attr(nodens_loom, path = "model_memory.rs")]
+mod memory;
+mod policy;
+mod slab;
+mod store;
+mod sync;
+mod table;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use self::entry::{Draft, Entry};
+pub use self::store::Figures;
+use self::store::Store;
+use crate::wire::question::Question;
+
+/// A moment on the cache's clock: tenths of a second since some moment before the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tick(pub u32);
+
+impl Tick {
+    /// The end of what is kept for good.
+    pub const NEVER: Self = Self(u32::MAX);
+    const PER_SECOND: u32 = 10;
+
+    /// This moment and so many seconds; it never reaches [`Self::NEVER`].
+    #[must_use]
+    pub fn after_seconds(self, seconds: u32) -> Self {
+        let later = self
+            .0
+            .saturating_add(seconds.saturating_mul(Self::PER_SECOND));
+        Self(later.min(Self::NEVER.0 - 1))
+    }
+
+    /// Whole seconds from `earlier` to this moment.
+    #[must_use]
+    pub fn seconds_since(self, earlier: Self) -> u32 {
+        self.0.saturating_sub(earlier.0) / Self::PER_SECOND
+    }
+}
+
+/// Why an answer was not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Larger than any cell.
+    TooLarge,
+    /// Everything that could make room is still being read, or the budget is too small.
+    NoRoom,
+}
+
+/// What the store knows of a question.
+#[derive(Debug)]
+pub enum Lookup<'a> {
+    /// An answer whose lifetime has not ended.
+    Hit(Entry<'a>),
+    /// Nothing that can be sent.
+    Miss,
+}
+
+/// The store, as the cold side has it.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    table: Arc<table::Table>,
+    store: Arc<Mutex<Store>>,
+    hasher: key::Hasher,
+}
+
+impl Cache {
+    /// A store that keeps at most `budget_bytes` and can be read by `readers` threads.
+    ///
+    /// # Errors
+    /// The kernel refused to map the memory.
+    pub fn new(budget_bytes: u64, readers: usize) -> std::io::Result<Self> {
+        let (table, writer) = table::Table::new(memory::Memory::new(), readers);
+        let hasher = key::Hasher::default();
+        let store = Store::new(writer, hasher.clone(), budget_bytes)?;
+        Ok(Self {
+            table,
+            store: Arc::new(Mutex::new(store)),
+            hasher,
+        })
+    }
+
+    /// A reader for one thread; `None` where there are as many as the store was made for.
+    #[must_use]
+    pub fn reader(&self) -> Option<Reader> {
+        Some(Reader {
+            reader: self.table.reader()?,
+            hasher: self.hasher.clone(),
+        })
+    }
+
+    /// Keeps an answer, in place of an earlier one to the same question.
+    ///
+    /// # Errors
+    /// Says why it is not kept; everything else stays as it was, or made room in vain.
+    pub fn insert(&self, draft: &Draft<'_>) -> Result<(), Refusal> {
+        self.store().insert(draft)
+    }
+
+    /// Keeps an answer for good: it neither expires nor leaves. For the few that the agent owns,
+    /// at the start.
+    ///
+    /// # Errors
+    /// As [`Self::insert`].
+    pub fn pin(&self, draft: &Draft<'_>) -> Result<(), Refusal> {
+        self.store().pin(draft)
+    }
+
+    /// Changes the budget; what is too much goes.
+    ///
+    /// # Errors
+    /// The kernel refused to map more memory; the old budget stays.
+    pub fn set_budget(&self, budget_bytes: u64) -> std::io::Result<()> {
+        self.store().set_budget(budget_bytes)
+    }
+
+    /// Drops what has expired in the next part of the table; called once a second it has seen
+    /// everything about once a minute. Returns how many entries went.
+    pub fn sweep(&self, now: Tick) -> usize {
+        self.store().sweep(now)
+    }
+
+    /// Drops every entry that `keep` says no to, but for those that are kept for good. Returns how
+    /// many went.
+    pub fn retain(&self, keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
+        self.store().retain(keep)
+    }
+
+    /// What the store holds and did.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.store().figures()
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        // Only the cold thread and rare calls of the admin side come here. A panic in between
+        // leaves nothing half done that another insert could not go on with.
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One thread's way into the store.
+#[derive(Debug)]
+pub struct Reader {
+    reader: table::Reader,
+    hasher: key::Hasher,
+}
+
+impl Reader {
+    /// Comes online, for a batch. Nothing that was found in it is freed until the session ends;
+    /// so a session must not be held while waiting.
+    pub fn online(&mut self) -> Session<'_> {
+        Session {
+            online: self.reader.online(),
+            hasher: &self.hasher,
+        }
+    }
+}
+
+/// A reader while it is online.
+#[derive(Debug)]
+pub struct Session<'a> {
+    online: table::Online<'a>,
+    hasher: &'a key::Hasher,
+}
+
+impl Session<'_> {
+    /// What the store knows of `question` at `now`.
+    #[must_use]
+    pub fn get(&self, question: &Question, now: Tick) -> Lookup<'_> {
+        let wanted = question.as_octets();
+        let tag = self.hasher.tag(question);
+        let found = self
+            .online
+            .find(tag, |octets| entry::is_for(octets, wanted));
+        match found.map(|(cell, octets)| (cell, Entry::read(octets))) {
+            Some((cell, Some(entry))) if entry.is_fresh(now) => {
+                cell.hit();
+                Lookup::Hit(entry)
+            }
+            _ => Lookup::Miss,
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(nodens_loom))]
+mod tests;
+
+#[cfg(test)]
+#[cfg(nodens_loom)]
+mod model;

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The writing side: finds room, lets go of what must go, and keeps to the budget.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::cell::{Cell, Handle};
+use super::entry::{self, Draft, Entry};
+use super::key::Hasher;
+use super::memory::{PAGE, Regions};
+use super::policy::{self, Cells, Policy};
+use super::slab::Slab;
+use super::table::{SHARDS, TableWriter};
+use super::{Refusal, Tick};
+
+/// Evictions that one insert may wait for before it empties a whole page instead.
+const EVICTIONS: usize = 4;
+/// What an entry of the main queue is worth, in entries of the small one, when a page is chosen.
+const WORTH_OF_MAIN: usize = 16;
+/// Cells that may be waiting for readers before nothing more is evicted.
+const LIMBO: usize = 4096;
+/// The least budget in pages: room for a few sizes of answers.
+const LEAST_PAGES: usize = 4;
+
+/// What the store holds and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Entries in the table.
+    pub entries: u64,
+    /// Octets in use: pages, arrays, the policy's memory.
+    pub bytes: u64,
+    /// Octets that may be used.
+    pub budget_bytes: u64,
+    /// Answers that were kept, replacements included.
+    pub inserts: u64,
+    /// Answers that took the place of an earlier one.
+    pub replaced: u64,
+    /// Entries that left to make room.
+    pub evictions: u64,
+    /// Entries that were dropped when their lifetime had ended.
+    pub expired: u64,
+    /// Answers that were not kept: larger than any cell.
+    pub refused_too_large: u64,
+    /// Answers that were not kept: no room.
+    pub refused_no_room: u64,
+    /// Entries that came back soon after they had left.
+    pub ghost_hits: u64,
+}
+
+/// The writer of the store.
+#[derive(Debug)]
+pub(super) struct Store {
+    table: TableWriter,
+    slab: Slab,
+    policy: Policy,
+    hasher: Hasher,
+    regions: Regions,
+    budget_bytes: u64,
+    scratch: Vec<u8>,
+    figures: Figures,
+    next_shard: usize,
+}
+
+/// What the policy sees of a cell.
+struct View<'a>(&'a TableWriter, &'a Slab);
+
+impl Cells for View<'_> {
+    fn cell(&self, handle: Handle) -> &Cell {
+        self.0.cell(handle)
+    }
+
+    fn size(&self, handle: Handle) -> usize {
+        self.1.size(handle)
+    }
+}
+
+impl Store {
+    pub(super) fn new(
+        table: TableWriter,
+        hasher: Hasher,
+        budget_bytes: u64,
+    ) -> std::io::Result<Self> {
+        let mut store = Self {
+            table,
+            slab: Slab::new(),
+            policy: Policy::default(),
+            hasher,
+            regions: Regions::default(),
+            budget_bytes,
+            scratch: Vec::new(),
+            figures: Figures::default(),
+            next_shard: 0,
+        };
+        store.set_budget(budget_bytes)?;
+        Ok(store)
+    }
+
+    pub(super) fn set_budget(&mut self, budget_bytes: u64) -> std::io::Result<()> {
+        let pages = usize::try_from(budget_bytes).unwrap_or(usize::MAX) / PAGE;
+        self.table
+            .memory()
+            .grow(&mut self.regions, pages.max(LEAST_PAGES))?;
+        self.budget_bytes = budget_bytes;
+        self.keep_to_budget();
+        Ok(())
+    }
+
+    pub(super) fn insert(&mut self, draft: &Draft<'_>) -> Result<(), Refusal> {
+        let (tag, fresh) = self.place(draft)?;
+        let view = &View(&self.table, &self.slab);
+        view.cell(fresh).hits.store(0, Relaxed);
+        let wanted = draft.question.as_octets();
+        let old = self.table.find(tag, |octets| entry::is_for(octets, wanted));
+        if let Some(old) = old {
+            self.policy.inherit(old, fresh, view);
+            view.cell(old).state.store(policy::RETIRED, Relaxed);
+            self.table.replace(tag, old, fresh, &self.scratch);
+            self.figures.replaced += 1;
+        } else {
+            self.policy.admit(fresh, tag, view);
+            self.table.publish(tag, fresh, &self.scratch);
+        }
+        self.figures.inserts += 1;
+        let class = self.slab.class(fresh);
+        self.keep_to_budget();
+        self.make_ready(class);
+        Ok(())
+    }
+
+    pub(super) fn pin(&mut self, draft: &Draft<'_>) -> Result<(), Refusal> {
+        let (tag, fresh) = self.place(draft)?;
+        let cell = self.table.cell(fresh);
+        cell.hits.store(0, Relaxed);
+        cell.state.store(policy::PINNED, Relaxed);
+        self.table.publish(tag, fresh, &self.scratch);
+        Ok(())
+    }
+
+    pub(super) fn sweep(&mut self, now: Tick) -> usize {
+        let shard = self.next_shard;
+        self.next_shard = (shard + 1) % SHARDS;
+        let gone = self.drop_unless(shard, |entry| entry.is_fresh(now));
+        self.figures.expired += gone as u64;
+        self.keep_to_budget();
+        gone
+    }
+
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
+        (0..SHARDS)
+            .map(|shard| self.drop_unless(shard, &mut keep))
+            .sum()
+    }
+
+    pub(super) fn figures(&self) -> Figures {
+        Figures {
+            entries: self.table.live() as u64,
+            bytes: (self.slab.in_use() * PAGE + self.own_bytes()) as u64,
+            budget_bytes: self.budget_bytes,
+            ghost_hits: self.policy.ghost_hits,
+            ..self.figures
+        }
+    }
+
+    /// Writes the draft's octets and finds them a cell.
+    fn place(&mut self, draft: &Draft<'_>) -> Result<(u32, Handle), Refusal> {
+        let Some(class) = self.slab.class_for(draft.len()) else {
+            self.figures.refused_too_large += 1;
+            return Err(Refusal::TooLarge);
+        };
+        let Some(fresh) = self.find_room(class) else {
+            self.figures.refused_no_room += 1;
+            return Err(Refusal::NoRoom);
+        };
+        draft.write(&mut self.scratch);
+        Ok((self.hasher.tag(draft.question), fresh))
+    }
+
+    /// A free cell of `class`; lets others go for it where needed.
+    fn find_room(&mut self, class: usize) -> Option<Handle> {
+        if let Some(cell) = self.take(class) {
+            return Some(cell);
+        }
+        self.collect();
+        for _ in 0..EVICTIONS {
+            if let Some(cell) = self.take(class) {
+                return Some(cell);
+            }
+            if self.table.in_limbo() > LIMBO {
+                return None;
+            }
+            self.evict();
+            self.collect();
+        }
+        if let Some(cell) = self.take(class) {
+            return Some(cell);
+        }
+        // What left had other sizes: take a page from them.
+        self.empty_a_page();
+        self.take(class)
+    }
+
+    /// Where no cell of the size just used is left, lets one entry go now, so that
+    /// readers have let go of it by the next insert.
+    fn make_ready(&mut self, class: usize) {
+        self.collect();
+        if !self.slab.has_room(class) && self.table.in_limbo() == 0 {
+            self.evict();
+        }
+    }
+
+    fn take(&mut self, class: usize) -> Option<Handle> {
+        let table = &self.table;
+        self.slab.take(class, |handle| table.cell(handle))
+    }
+
+    fn evict(&mut self) {
+        let view = &View(&self.table, &self.slab);
+        if let Some(handle) = self.policy.evict(self.table.live(), view) {
+            self.retire(handle);
+            self.figures.evictions += 1;
+        }
+    }
+
+    /// Empties the page that costs least: what waits in the small queue leaves, what has proved
+    /// itself moves to another page while there is room.
+    fn empty_a_page(&mut self) {
+        let table = &self.table;
+        let cost = |handle| match table.cell(handle).state.load(Relaxed) {
+            policy::SMALL => 1,
+            policy::MAIN => WORTH_OF_MAIN,
+            _ => 0,
+        };
+        let Some(page) = self.slab.close_cheapest(cost) else {
+            return;
+        };
+        let mut proved = Vec::new();
+        for handle in self.slab.cells(page) {
+            match self.table.cell(handle).state.load(Relaxed) {
+                policy::SMALL => self.let_go(handle),
+                policy::MAIN => proved.push(handle),
+                _ => {}
+            }
+        }
+        for handle in proved {
+            // Another may have left its queue meanwhile to make room.
+            if self.table.cell(handle).state.load(Relaxed) == policy::MAIN && !self.relocate(handle)
+            {
+                self.let_go(handle);
+            }
+        }
+        self.collect();
+    }
+
+    /// Moves an entry to another cell of its size; `false` where there is none.
+    fn relocate(&mut self, old: Handle) -> bool {
+        let class = self.slab.class(old);
+        let mut fresh = self.take(class);
+        for _ in 0..EVICTIONS {
+            if fresh.is_some() {
+                break;
+            }
+            self.evict();
+            self.collect();
+            fresh = self.take(class);
+        }
+        let cell = self.table.cell(old);
+        let gone = cell.state.load(Relaxed) != policy::MAIN;
+        let Some(fresh) = fresh else { return gone };
+        if gone {
+            // It was itself what left: the new cell goes back unused.
+            self.slab.give(fresh, self.table.cell(fresh));
+            return true;
+        }
+        let tag = cell.tag.load(Relaxed);
+        self.scratch.clear();
+        self.scratch.extend_from_slice(self.table.octets(old));
+        let view = &View(&self.table, &self.slab);
+        self.policy.inherit(old, fresh, view);
+        view.cell(old).state.store(policy::RETIRED, Relaxed);
+        self.table.replace(tag, old, fresh, &self.scratch);
+        true
+    }
+
+    /// Evicts this one, whatever its turn.
+    fn let_go(&mut self, handle: Handle) {
+        let view = &View(&self.table, &self.slab);
+        self.policy.drop(handle, view);
+        self.retire(handle);
+        self.figures.evictions += 1;
+    }
+
+    fn drop_unless(&mut self, shard: usize, mut keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
+        let mut gone = 0;
+        for handle in self.table.handles(shard) {
+            let state = self.table.cell(handle).state.load(Relaxed);
+            let kept = Entry::read(self.table.octets(handle)).is_some_and(|entry| keep(&entry));
+            if kept || state == policy::PINNED {
+                continue;
+            }
+            let view = &View(&self.table, &self.slab);
+            self.policy.drop(handle, view);
+            self.retire(handle);
+            gone += 1;
+        }
+        self.collect();
+        gone
+    }
+
+    /// Out of the table; free when no reader holds it.
+    fn retire(&mut self, handle: Handle) {
+        let cell = self.table.cell(handle);
+        cell.state.store(policy::RETIRED, Relaxed);
+        let tag = cell.tag.load(Relaxed);
+        self.table.remove(tag, handle);
+    }
+
+    fn collect(&mut self) {
+        let slab = &mut self.slab;
+        self.table.collect(|table, handle| {
+            if let Some(page) = slab.give(handle, table.cell(handle))
+                && slab.is_too_large()
+            {
+                table.release(page);
+            }
+        });
+    }
+
+    fn own_bytes(&self) -> usize {
+        self.table.bytes() + self.policy.own_bytes() + self.slab.own_bytes()
+    }
+
+    /// Arrays and pages share one budget: when the arrays grow, pages go.
+    fn keep_to_budget(&mut self) {
+        let budget = usize::try_from(self.budget_bytes).unwrap_or(usize::MAX);
+        let pages = budget.saturating_sub(self.own_bytes()) / PAGE;
+        self.slab.set_limit(pages.max(LEAST_PAGES));
+        let mut tries = self.slab.in_use();
+        while self.slab.is_over_limit() && tries > 0 && self.table.in_limbo() <= LIMBO {
+            tries -= 1;
+            self.empty_a_page();
+        }
+    }
+}
