@@ -121,7 +121,13 @@ fn ten_times_the_budget_of_names_stays_within_it_and_the_hot_ones_stay() {
         mark_of(&mut reader, name, Tick(100)).is_some_and(|found| found == *mark)
     });
     // A hot entry is lost only where its page had to go and no other had room.
-    assert!(kept.count() >= hot.len() * 98 / 100);
+    let kept = kept.count();
+    assert!(
+        kept >= hot.len() * 98 / 100,
+        "{kept} of {}: {:?}",
+        hot.len(),
+        cache.figures()
+    );
     let figures = cache.figures();
     assert!(figures.entries > 12_000, "the budget is used: {figures:?}");
     assert_eq!(figures.refused_no_room, 0);
@@ -267,7 +273,11 @@ fn readers_never_see_what_was_taken_away() {
                 }
             });
         }
-        for round in 0..40_000_u32 {
+        for round in 0..20_000_000_u32 {
+            // Enough rounds, and readers that came to see some of them.
+            if round > 40_000 && hits.load(Relaxed) > 10_000 {
+                break;
+            }
             let number = round % 64;
             let name = &names[number as usize];
             let said = records(round / 64 * 64 + number, 16 + round as usize % 900);
@@ -280,5 +290,5 @@ fn readers_never_see_what_was_taken_away() {
         }
         stop.store(true, Relaxed);
     });
-    assert!(hits.load(Relaxed) > 0);
+    assert!(hits.load(Relaxed) > 10_000);
 }

@@ -91,7 +91,8 @@ impl<'a> Cursor<'a> {
                     if target < HEADER || target >= floor {
                         return None;
                     }
-                    end = end.or(Some(at.saturating_add(2)));
+                    let behind = at.saturating_add(2);
+                    end = end.or(Some(behind));
                     floor = target;
                     at = target;
                 }
