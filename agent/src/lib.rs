@@ -2,5 +2,6 @@
 //! nodens, a node-local DNS cache for Kubernetes.
 
 pub mod config;
+pub mod lifecycle;
 pub mod telemetry;
 pub mod wire;
