@@ -94,9 +94,13 @@ impl Channel {
     }
 }
 
-const TYPE_STRIDE: usize = RCODES.len();
-const CHANNEL_STRIDE: usize = TYPES.len() * TYPE_STRIDE;
-const CELLS: usize = Channel::ALL.len() * CHANNEL_STRIDE;
+const ROWS: usize = Channel::ALL.len() * TYPES.len();
+
+/// The cells of one channel and query type, by response code: exactly one cache line, so that no
+/// other thread's cells, nor the allocator's, share a line that a worker writes.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Row([AtomicU64; RCODES.len()]);
 
 /// The place of a query type in [`TYPES`].
 #[must_use]
@@ -134,7 +138,7 @@ pub fn rcode_index(rcode: u16) -> usize {
 /// Answers of one writing thread, by zone, channel, query type and response code.
 #[derive(Debug)]
 pub struct Answers {
-    zones: Box<[OnceLock<Box<[AtomicU64]>>]>,
+    zones: Box<[OnceLock<Box<[Row]>>]>,
 }
 
 impl Default for Answers {
@@ -158,40 +162,32 @@ impl Answers {
     /// that no worker allocates.
     pub fn open(&self, zone: u16) {
         if let Some(cell) = self.zones.get(usize::from(zone)) {
-            cell.get_or_init(|| (0..CELLS).map(|_| AtomicU64::new(0)).collect());
+            cell.get_or_init(|| (0..ROWS).map(|_| Row::default()).collect());
         }
     }
 
     /// Counts one answer. Only the thread that owns the block calls it.
     pub fn count(&self, zone: u16, channel: Channel, qtype: u16, rcode: u16) {
-        let at = channel as usize * CHANNEL_STRIDE
-            + type_index(qtype) * TYPE_STRIDE
-            + rcode_index(rcode);
-        let cells = self.zones.get(usize::from(zone)).and_then(OnceLock::get);
-        if let Some(cell) = cells.and_then(|cells| cells.get(at)) {
-            add(cell, 1);
+        let at = channel as usize * TYPES.len() + type_index(qtype);
+        let rows = self.zones.get(usize::from(zone)).and_then(OnceLock::get);
+        if let Some(row) = rows.and_then(|rows| rows.get(at)) {
+            add(&row.0[rcode_index(rcode)], 1);
         }
     }
 
     /// Calls `visit(zone, channel, type index, rcode index, count)` for every cell that is not zero.
     pub fn visit(&self, mut visit: impl FnMut(u16, Channel, usize, usize, u64)) {
-        for (zone, cells) in (0u16..).zip(self.zones.iter()) {
-            for (at, cell) in cells
-                .get()
-                .into_iter()
-                .flat_map(|cells| cells.iter().enumerate())
-            {
-                let count = cell.load(Relaxed);
-                let channel = Channel::ALL.get(at / CHANNEL_STRIDE);
-                if let (true, Some(&channel)) = (count > 0, channel) {
-                    let in_channel = at % CHANNEL_STRIDE;
-                    visit(
-                        zone,
-                        channel,
-                        in_channel / TYPE_STRIDE,
-                        in_channel % TYPE_STRIDE,
-                        count,
-                    );
+        for (zone, rows) in (0u16..).zip(self.zones.iter()) {
+            let rows = rows.get().into_iter().flat_map(|rows| rows.iter());
+            for (at, row) in rows.enumerate() {
+                let Some(&channel) = Channel::ALL.get(at / TYPES.len()) else {
+                    continue;
+                };
+                for (rcode, cell) in row.0.iter().enumerate() {
+                    let count = cell.load(Relaxed);
+                    if count > 0 {
+                        visit(zone, channel, at % TYPES.len(), rcode, count);
+                    }
                 }
             }
         }
@@ -201,6 +197,11 @@ impl Answers {
 /// Adds to a cell that only this thread writes: a load and a store, no locked instruction.
 pub fn add(cell: &AtomicU64, amount: u64) {
     cell.store(cell.load(Relaxed).wrapping_add(amount), Relaxed);
+}
+
+/// Takes from a cell that only this thread writes: for cells that say how many there are now.
+pub fn subtract(cell: &AtomicU64, amount: u64) {
+    cell.store(cell.load(Relaxed).saturating_sub(amount), Relaxed);
 }
 
 #[cfg(test)]
@@ -217,6 +218,12 @@ mod tests {
         }
         assert_eq!(type_index(999), 15);
         assert_eq!(rcode_index(9), 7);
+    }
+
+    #[test]
+    fn a_row_is_one_cache_line() {
+        assert_eq!(size_of::<Row>(), 64);
+        assert_eq!(align_of::<Row>(), 64);
     }
 
     #[test]

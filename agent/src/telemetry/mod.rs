@@ -1,4 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the agent says of itself.
+//! What the agent says of itself: log, clock, counters and their exposition.
+//!
+//! ```text
+//! worker ──▶ WorkerCells ─┐
+//! cold   ──▶ StreamCells  ├─▶ Telemetry::expose ─▶ families (the one table) ─▶ text for /metrics
+//! cold   ──▶ ResolveCells │                                 └─▶ docs/metrics.md
+//! others ──▶ Sources ─────┘   (closures: cache, sockets, health)
+//! ```
+//! A thread writes its own cells with plain loads and stores; all adding up happens at a scrape.
 
+pub mod cells;
+pub mod clock;
 pub mod counters;
+pub mod exposition;
+mod families;
+pub mod latency;
+pub mod log;
+mod process;
+pub mod registry;
+#[cfg(test)]
+pub(crate) mod strict;

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How the process begins to serve, proves that it does, and ends.
+
+pub mod drain;
+mod probe;
+pub mod pulse;
+pub mod ready;
+pub mod signals;

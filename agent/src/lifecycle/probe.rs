@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One question to ourselves: asked over real sockets, answered by the serving path, checked.
+//!
+//! Each probe has a socket of its own, so a late answer to an earlier one never counts. Both
+//! kinds leave from the loopback address. That matters once queries are intercepted: the rules
+//! let packets between loopback and the agent's own addresses pass, whatever the state of the
+//! switch. A probe that left from another local address (the kernel's choice would be the listen
+//! address itself) would be steered to CoreDNS while the switch is off, and its good answer would
+//! say nothing about us; or its reply would be renamed, and the switch would never arm.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::telemetry::clock::Clock;
+use crate::wire::name::Name;
+
+/// The name the agent asks itself for; it answers of itself, without an upstream. `.internal` is
+/// reserved for private use, so no upstream can know it.
+pub const PULSE_NAME: &str = "pulse.nodens.internal.";
+
+/// The type that it asks for: TXT.
+pub const PULSE_TYPE: u16 = 16;
+
+/// Octets of a header (RFC 1035 section 4.1.1).
+const HEADER: usize = 12;
+
+/// A read gets at least this long, so that the last sockets of a round that ran late still give
+/// up an answer that is waiting in them.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
+/// Why a probe got no good answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nothing came in time.
+    Silent,
+    /// The connection ended before the answer.
+    Closed,
+    /// An answer to something else, or without a record.
+    Wrong,
+    /// An answer with this response code.
+    Rcode(u8),
+    /// The system says no (its number).
+    System(i32),
+}
+
+impl Fault {
+    /// As a number, to be kept in an atomic: those of the system are positive.
+    pub(super) fn code(self) -> i32 {
+        match self {
+            Self::Silent => 0,
+            Self::Closed => -1,
+            Self::Wrong => -2,
+            Self::Rcode(rcode) => -16 - i32::from(rcode),
+            Self::System(number) => number.max(1),
+        }
+    }
+
+    /// What [`Self::code`] was made of.
+    pub(super) fn from_code(code: i32) -> Self {
+        match code {
+            0 => Self::Silent,
+            -1 => Self::Closed,
+            -31..=-16 => Self::Rcode(u8::try_from(-16 - code).unwrap_or(u8::MAX)),
+            number if number > 0 => Self::System(number),
+            _ => Self::Wrong,
+        }
+    }
+
+    /// What to add to "no answer"; nothing for plain silence.
+    pub(super) fn words(self) -> Option<String> {
+        match self {
+            Self::Silent => None,
+            Self::Closed => Some("connection closed".to_owned()),
+            Self::Wrong => Some("the answer is wrong".to_owned()),
+            Self::Rcode(rcode) => Some(format!("answered with response code {rcode}")),
+            Self::System(number) => Some(io::Error::from_raw_os_error(number).to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // Linux reports a receive timeout as WouldBlock, and a connect timeout as TimedOut.
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Silent,
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => error.raw_os_error().map_or(Self::Silent, Self::System),
+        }
+    }
+}
+
+/// A question that was sent over UDP.
+#[derive(Debug)]
+pub(super) struct UdpProbe {
+    socket: UdpSocket,
+    query: Vec<u8>,
+}
+
+impl UdpProbe {
+    /// Sends the question from the CPU that the calling thread runs on.
+    pub(super) fn send(target: SocketAddr, id: u16) -> Result<Self, Fault> {
+        let socket = UdpSocket::bind(source_for(target))?;
+        socket.connect(target)?;
+        let query = query(id);
+        socket.send(&query)?;
+        Ok(Self { socket, query })
+    }
+
+    /// Waits for the answer until this moment.
+    pub(super) fn receive(&self, deadline_ns: u64) -> Result<(), Fault> {
+        let mut response = [0; 512];
+        self.socket.set_read_timeout(Some(left(deadline_ns)))?;
+        let len = self.socket.recv(&mut response)?;
+        check(&self.query, response.get(..len).unwrap_or_default())
+    }
+}
+
+/// A question that was sent over a TCP connection of its own.
+#[derive(Debug)]
+pub(super) struct TcpProbe {
+    stream: TcpStream,
+    query: Vec<u8>,
+}
+
+impl TcpProbe {
+    /// Connects and sends the question; waits for the connection until this moment.
+    pub(super) fn send(target: SocketAddr, id: u16, deadline_ns: u64) -> Result<Self, Fault> {
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+        // Closing with a reset leaves no TIME_WAIT and a shorter trace in conntrack: there are
+        // four probes a second, for ever.
+        socket.set_linger(Some(Duration::ZERO))?;
+        socket.bind(&source_for(target).into())?;
+        socket.connect_timeout(&target.into(), left(deadline_ns))?;
+        let mut stream = TcpStream::from(socket);
+        stream.set_write_timeout(Some(left(deadline_ns)))?;
+        let query = query(id);
+        // One segment: some servers take a lone length for a broken query.
+        let len = u16::try_from(query.len()).unwrap_or(u16::MAX);
+        stream.write_all(&[&len.to_be_bytes(), query.as_slice()].concat())?;
+        Ok(Self { stream, query })
+    }
+
+    /// Waits for the answer until this moment, however slowly it drips in.
+    pub(super) fn receive(&mut self, deadline_ns: u64) -> Result<(), Fault> {
+        let mut len = [0; 2];
+        self.read(&mut len, deadline_ns)?;
+        let mut response = vec![0; usize::from(u16::from_be_bytes(len))];
+        self.read(&mut response, deadline_ns)?;
+        check(&self.query, &response)
+    }
+
+    fn read(&mut self, mut buffer: &mut [u8], deadline_ns: u64) -> Result<(), Fault> {
+        while !buffer.is_empty() {
+            let left = left(deadline_ns);
+            self.stream.set_read_timeout(Some(left))?;
+            let len = self.stream.read(buffer)?;
+            if len == 0 {
+                return Err(Fault::Closed);
+            }
+            buffer = buffer.get_mut(len..).unwrap_or_default();
+            if left == SHORTEST_WAIT && !buffer.is_empty() {
+                return Err(Fault::Silent);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A port of the loopback address.
+fn source_for(target: SocketAddr) -> SocketAddr {
+    let address = match target {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    SocketAddr::new(address, 0)
+}
+
+fn left(deadline_ns: u64) -> Duration {
+    Duration::from_nanos(deadline_ns.saturating_sub(Clock.now_ns())).max(SHORTEST_WAIT)
+}
+
+/// The question with this ID: RD set, one question, nothing else.
+fn query(id: u16) -> Vec<u8> {
+    let name = Name::parse(PULSE_NAME).unwrap_or(Name::ROOT);
+    let [high, low] = id.to_be_bytes();
+    let mut query = vec![high, low, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    query.extend_from_slice(name.as_wire());
+    query.extend_from_slice(&PULSE_TYPE.to_be_bytes());
+    query.extend_from_slice(&1u16.to_be_bytes());
+    query
+}
+
+/// A good answer has our ID, QR, NOERROR, our question and an answer record.
+fn check(query: &[u8], response: &[u8]) -> Result<(), Fault> {
+    let question = query.get(HEADER..).unwrap_or_default();
+    let Some((header, rest)) = response.split_at_checked(HEADER) else {
+        return Err(Fault::Wrong);
+    };
+    let &[
+        id_high,
+        id_low,
+        flags,
+        more,
+        0,
+        1,
+        answers_high,
+        answers_low,
+        ..,
+    ] = header
+    else {
+        return Err(Fault::Wrong);
+    };
+    // QR set, opcode QUERY, TC clear.
+    if query.get(..2) != Some([id_high, id_low].as_slice()) || flags & 0xfa != 0x80 {
+        return Err(Fault::Wrong);
+    }
+    match more & 0x0f {
+        0 => {}
+        rcode => return Err(Fault::Rcode(rcode)),
+    }
+    let answers = u16::from_be_bytes([answers_high, answers_low]);
+    let records = rest.strip_prefix(question).ok_or(Fault::Wrong)?;
+    if answers == 0 || records.is_empty() {
+        return Err(Fault::Wrong);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+    use hickory_proto::rr::rdata::TXT;
+    use hickory_proto::rr::{Name as OracleName, RData, Record, RecordType};
+
+    use super::*;
+
+    /// A good answer by another implementation.
+    fn answer(query: &[u8]) -> Message {
+        let query = Message::from_vec(query).unwrap();
+        let mut answer = Message::response(query.metadata.id, OpCode::Query);
+        answer.add_query(query.queries[0].clone());
+        let name = query.queries[0].name().clone();
+        answer.add_answer(Record::from_rdata(
+            name,
+            0,
+            RData::TXT(TXT::new(vec!["ok".into()])),
+        ));
+        answer
+    }
+
+    #[test]
+    fn the_question_is_what_another_implementation_reads() {
+        let query = Message::from_vec(&query(0xbeef)).unwrap();
+        assert_eq!(query.metadata.id, 0xbeef);
+        assert_eq!(query.metadata.message_type, MessageType::Query);
+        assert!(query.metadata.recursion_desired);
+        let name = OracleName::from_ascii(PULSE_NAME).unwrap();
+        assert_eq!(query.queries, [Query::query(name, RecordType::TXT)]);
+    }
+
+    #[test]
+    fn only_a_good_answer_to_the_question_counts() {
+        let query = query(7);
+        let good = answer(&query);
+        assert_eq!(check(&query, &good.to_vec().unwrap()), Ok(()));
+
+        let judged = |change: &dyn Fn(&mut Message)| {
+            let mut changed = good.clone();
+            change(&mut changed);
+            check(&query, &changed.to_vec().unwrap())
+        };
+        let other = Query::query(OracleName::from_ascii("other.").unwrap(), RecordType::TXT);
+        assert_eq!(judged(&|m| m.metadata.id = 8), Err(Fault::Wrong));
+        assert_eq!(
+            judged(&|m| m.metadata.message_type = MessageType::Query),
+            Err(Fault::Wrong)
+        );
+        assert_eq!(judged(&|m| m.metadata.truncation = true), Err(Fault::Wrong));
+        assert_eq!(
+            judged(&|m| m.queries = vec![other.clone()]),
+            Err(Fault::Wrong)
+        );
+        assert_eq!(judged(&|m| m.answers.clear()), Err(Fault::Wrong));
+        assert_eq!(
+            judged(&|m| m.metadata.response_code = ResponseCode::ServFail),
+            Err(Fault::Rcode(2))
+        );
+        for len in 0..query.len() {
+            assert_eq!(
+                check(&query, &good.to_vec().unwrap()[..len]),
+                Err(Fault::Wrong)
+            );
+        }
+    }
+
+    #[test]
+    fn every_fault_survives_being_kept_as_a_number() {
+        let rcodes = (0..16).map(Fault::Rcode);
+        let plain = [
+            Fault::Silent,
+            Fault::Closed,
+            Fault::Wrong,
+            Fault::System(111),
+        ];
+        for fault in rcodes.chain(plain) {
+            assert_eq!(Fault::from_code(fault.code()), fault);
+        }
+        assert_eq!(
+            Fault::Rcode(5).words().unwrap(),
+            "answered with response code 5"
+        );
+    }
+}

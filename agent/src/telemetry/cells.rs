@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The cells that each thread writes. One thread writes a block, any thread reads it; a count is
+//! a plain load and store ([`counters::add`](super::counters::add)). Workers have a block each;
+//! the cold thread owns those of client streams and of resolving.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use arc_swap::{ArcSwap, Guard};
+
+use super::counters::{Answers, MAX_ZONES, add, subtract};
+use super::latency::Latency;
+
+/// Most upstream servers that are told apart over the life of a process; the last stands for all
+/// that came later.
+pub const MAX_UPSTREAMS: usize = 64;
+
+/// The label of whatever came after its table was full.
+const OTHER: &str = "other";
+
+/// Why a query was not taken as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// Shorter than a header: no answer.
+    Short,
+    /// QR is set: no answer, so that two servers cannot keep each other busy.
+    Response,
+    /// FORMERR: malformed, or not exactly one question.
+    FormErr,
+    /// NOTIMP: an opcode other than QUERY.
+    NotImp,
+    /// BADVERS: an EDNS version other than 0 (RFC 6891 section 6.1.3).
+    BadVers,
+    /// REFUSED: a class other than IN and ANY.
+    RefusedClass,
+    /// REFUSED: a query type that is not answered, such as AXFR.
+    RefusedType,
+}
+
+impl Rejection {
+    /// All of them, in the order of their index, with their label values.
+    pub const ALL: [(Self, &str); 7] = [
+        (Self::Short, "short"),
+        (Self::Response, "response"),
+        (Self::FormErr, "formerr"),
+        (Self::NotImp, "notimp"),
+        (Self::BadVers, "badvers"),
+        (Self::RefusedClass, "refused_class"),
+        (Self::RefusedType, "refused_type"),
+    ];
+}
+
+/// Why a client's TCP connection was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionRefusal {
+    /// `listen.tcpConnections` were open.
+    Total,
+    /// `listen.tcpConnectionsPerClient` of this source address were open.
+    Client,
+}
+
+impl ConnectionRefusal {
+    /// All of them, in the order of their index, with their label values.
+    pub const ALL: [(Self, &str); 2] = [(Self::Total, "total"), (Self::Client, "client")];
+}
+
+/// How one try at an upstream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A response that belongs to the query, whatever its code.
+    Answered,
+    /// No response within the attempt's time.
+    Timeout,
+    /// No connection within the connect timeout.
+    ConnectTimeout,
+    /// The connection was refused.
+    Refused,
+    /// No route to the address.
+    Unreachable,
+    /// The connection was reset.
+    Reset,
+    /// The connection was closed before the response was complete.
+    Closed,
+    /// A response with another ID.
+    WrongId,
+    /// A response to another question.
+    WrongQuestion,
+    /// A response that is malformed, or no response at all (QR clear).
+    Malformed,
+    /// A response with TC set, over TCP too.
+    Truncated,
+    /// Any other failure of the system.
+    Failed,
+}
+
+impl Outcome {
+    /// All of them, in the order of their index, with their label values.
+    pub const ALL: [(Self, &str); 12] = [
+        (Self::Answered, "answered"),
+        (Self::Timeout, "timeout"),
+        (Self::ConnectTimeout, "connect_timeout"),
+        (Self::Refused, "refused"),
+        (Self::Unreachable, "unreachable"),
+        (Self::Reset, "reset"),
+        (Self::Closed, "closed"),
+        (Self::WrongId, "wrong_id"),
+        (Self::WrongQuestion, "wrong_question"),
+        (Self::Malformed, "malformed"),
+        (Self::Truncated, "truncated"),
+        (Self::Failed, "failed"),
+    ];
+}
+
+/// What one worker counts. Aligned so that two workers never write to one pair of cache lines
+/// (CPUs fetch them in pairs).
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerCells {
+    /// Answers that the worker sent. Those under a zone are hits; what it answers of itself
+    /// (rejections, a full queue, the pulse) belongs under
+    /// [`NO_ZONE`](super::counters::NO_ZONE).
+    pub answers: Answers,
+    /// Batches received with at least one datagram in them.
+    pub batches: AtomicU64,
+    /// Answers that the kernel would not take.
+    pub send_errors: AtomicU64,
+    /// Misses given to the cold thread.
+    pub handed_over: AtomicU64,
+    /// Misses that found the queue to the cold thread full, and were answered SERVFAIL.
+    pub refused_queue_full: AtomicU64,
+    /// Moves each time the worker has gone through its loop: a worker whose receive queue is not
+    /// empty and whose count stands still hangs.
+    pub progress: AtomicU64,
+    /// From the receipt of a batch to its answers being with the kernel, for each hit in it.
+    pub hit_latency: Latency,
+    rejected: [AtomicU64; Rejection::ALL.len()],
+}
+
+impl WorkerCells {
+    /// Counts a rejected query. Only the worker that owns the block calls it.
+    pub fn reject(&self, why: Rejection) {
+        add(&self.rejected[why as usize], 1);
+    }
+
+    /// Rejected queries, in the order of [`Rejection::ALL`].
+    #[must_use]
+    pub fn rejected(&self) -> [u64; Rejection::ALL.len()] {
+        self.rejected.each_ref().map(|cell| cell.load(Relaxed))
+    }
+}
+
+/// What the cold thread counts of clients over TCP.
+#[derive(Debug, Default)]
+pub struct StreamCells {
+    /// Answers from the cache, and what is answered without it under
+    /// [`NO_ZONE`](super::counters::NO_ZONE).
+    pub answers: Answers,
+    /// From a query's last octet to its answer being with the kernel, for hits.
+    pub hit_latency: Latency,
+    /// Misses given to the resolving side.
+    pub handed_over: AtomicU64,
+    open: AtomicU64,
+    accepted: AtomicU64,
+    idle_closed: AtomicU64,
+    refused: [AtomicU64; ConnectionRefusal::ALL.len()],
+    rejected: [AtomicU64; Rejection::ALL.len()],
+}
+
+impl StreamCells {
+    /// Counts a connection that was taken. [`Self::close`] goes with it.
+    pub fn open(&self) {
+        add(&self.accepted, 1);
+        add(&self.open, 1);
+    }
+
+    /// Counts the end of a connection, whoever ended it.
+    pub fn close(&self) {
+        subtract(&self.open, 1);
+    }
+
+    /// Counts a connection that is being closed because it was idle; [`Self::close`] follows.
+    pub fn idle(&self) {
+        add(&self.idle_closed, 1);
+    }
+
+    /// Counts a connection that was not taken.
+    pub fn refuse(&self, why: ConnectionRefusal) {
+        add(&self.refused[why as usize], 1);
+    }
+
+    /// Counts a rejected query.
+    pub fn reject(&self, why: Rejection) {
+        add(&self.rejected[why as usize], 1);
+    }
+
+    /// Connections open now.
+    #[must_use]
+    pub fn connections_open(&self) -> u64 {
+        self.open.load(Relaxed)
+    }
+
+    /// Connections taken so far.
+    #[must_use]
+    pub fn connections_accepted(&self) -> u64 {
+        self.accepted.load(Relaxed)
+    }
+
+    /// Connections closed for being idle.
+    #[must_use]
+    pub fn connections_idle_closed(&self) -> u64 {
+        self.idle_closed.load(Relaxed)
+    }
+
+    /// Connections not taken, in the order of [`ConnectionRefusal::ALL`].
+    #[must_use]
+    pub fn connections_refused(&self) -> [u64; ConnectionRefusal::ALL.len()] {
+        self.refused.each_ref().map(|cell| cell.load(Relaxed))
+    }
+
+    /// Rejected queries, in the order of [`Rejection::ALL`].
+    #[must_use]
+    pub fn rejected(&self) -> [u64; Rejection::ALL.len()] {
+        self.rejected.each_ref().map(|cell| cell.load(Relaxed))
+    }
+}
+
+/// What the cold thread counts of misses and upstreams.
+#[derive(Debug)]
+pub struct ResolveCells {
+    /// Answers to clients after a miss, over UDP and TCP.
+    pub answers: Answers,
+    /// From a miss's arrival with its client's query to its answer being with the kernel.
+    pub miss_latency: Latency,
+    /// Misses that joined an exchange already under way.
+    pub coalesced: AtomicU64,
+    /// Misses answered SERVFAIL because `limits.inFlight` were under way.
+    pub over_limit: AtomicU64,
+    /// Misses under way now, clients that wait counted each.
+    pub in_flight: AtomicU64,
+    misses: Box<[AtomicU64]>,
+    upstreams: Box<[UpstreamCells]>,
+}
+
+impl Default for ResolveCells {
+    fn default() -> Self {
+        Self {
+            answers: Answers::default(),
+            miss_latency: Latency::default(),
+            coalesced: AtomicU64::default(),
+            over_limit: AtomicU64::default(),
+            in_flight: AtomicU64::default(),
+            misses: (0..MAX_ZONES).map(|_| AtomicU64::default()).collect(),
+            upstreams: (0..MAX_UPSTREAMS)
+                .map(|_| UpstreamCells::default())
+                .collect(),
+        }
+    }
+}
+
+impl ResolveCells {
+    /// Counts a miss in a zone.
+    pub fn miss(&self, zone: u16) {
+        if let Some(cell) = self.misses.get(usize::from(zone)) {
+            add(cell, 1);
+        }
+    }
+
+    /// Misses by zone index.
+    pub fn misses(&self) -> impl Iterator<Item = u64> {
+        self.misses.iter().map(|cell| cell.load(Relaxed))
+    }
+
+    /// The cells of an upstream server, by the index its address has in
+    /// [`Telemetry::upstreams`](super::registry::Telemetry::upstreams).
+    #[must_use]
+    pub fn upstream(&self, index: u16) -> &UpstreamCells {
+        // Labels hands out no index that is not there.
+        &self.upstreams[usize::from(index).min(MAX_UPSTREAMS - 1)]
+    }
+}
+
+/// What is counted of one upstream server.
+#[derive(Debug, Default)]
+pub struct UpstreamCells {
+    outcomes: [AtomicU64; Outcome::ALL.len()],
+    opened: AtomicU64,
+    closed: AtomicU64,
+}
+
+impl UpstreamCells {
+    /// Counts the end of one try.
+    pub fn end(&self, outcome: Outcome) {
+        add(&self.outcomes[outcome as usize], 1);
+    }
+
+    /// Counts a connection that was opened.
+    pub fn open(&self) {
+        add(&self.opened, 1);
+    }
+
+    /// Counts the end of a connection that was opened.
+    pub fn close(&self) {
+        add(&self.closed, 1);
+    }
+
+    /// Tries so far, in the order of [`Outcome::ALL`].
+    #[must_use]
+    pub fn outcomes(&self) -> [u64; Outcome::ALL.len()] {
+        self.outcomes.each_ref().map(|cell| cell.load(Relaxed))
+    }
+
+    /// Connections opened and connections closed so far.
+    #[must_use]
+    pub fn connections(&self) -> (u64, u64) {
+        // Closed first: one that is opened and closed in between must not make more closed.
+        let closed = self.closed.load(Relaxed);
+        (self.opened.load(Relaxed), closed)
+    }
+}
+
+/// What is counted of the process as a whole. Any thread writes here, rarely.
+#[derive(Debug, Default)]
+pub struct AgentCells {
+    reloads_ok: AtomicU64,
+    reloads_refused: AtomicU64,
+    last_reload_success_seconds: AtomicU64,
+}
+
+impl AgentCells {
+    /// Counts a configuration that took effect at `wall_seconds` since 1970.
+    pub fn reload_ok(&self, wall_seconds: u64) {
+        self.reloads_ok.fetch_add(1, Relaxed);
+        self.config_loaded(wall_seconds);
+    }
+
+    /// Counts a configuration that was refused.
+    pub fn reload_refused(&self) {
+        self.reloads_refused.fetch_add(1, Relaxed);
+    }
+
+    /// Notes when the configuration in force was loaded: at the start, which is no reload.
+    pub fn config_loaded(&self, wall_seconds: u64) {
+        self.last_reload_success_seconds
+            .store(wall_seconds, Relaxed);
+    }
+
+    /// Reloads that took effect, and those that were refused.
+    #[must_use]
+    pub fn reloads(&self) -> (u64, u64) {
+        (
+            self.reloads_ok.load(Relaxed),
+            self.reloads_refused.load(Relaxed),
+        )
+    }
+
+    /// When the configuration in force was loaded, in seconds since 1970; 0 before that.
+    #[must_use]
+    pub fn last_reload_success_seconds(&self) -> u64 {
+        self.last_reload_success_seconds.load(Relaxed)
+    }
+}
+
+/// Names with an index each, for labels. An index keeps its name for the life of the process, so
+/// counters go on through a reload that removes a name and another that brings it back. When the
+/// table is full the last index, `other`, stands for every new name.
+#[derive(Debug)]
+pub struct Labels {
+    names: ArcSwap<Vec<String>>,
+    /// Most indices, the one of `other` among them.
+    max: usize,
+}
+
+impl Labels {
+    /// A table of at most `max` indices that begins with `first`.
+    #[must_use]
+    pub fn new(first: &[&str], max: usize) -> Self {
+        let names = first.iter().map(|&name| name.to_owned()).collect();
+        Self {
+            names: ArcSwap::from_pointee(names),
+            max,
+        }
+    }
+
+    /// The index of a name, new or old. Allocates: for the cold side.
+    pub fn index(&self, name: &str) -> u16 {
+        let find = |names: &[String]| names.iter().position(|known| known == name);
+        self.names.rcu(|names| {
+            let mut names = Vec::clone(names);
+            if find(&names).is_none() && names.len() < self.max {
+                let is_last = names.len() + 1 == self.max;
+                names.push(if is_last { OTHER } else { name }.to_owned());
+            }
+            names
+        });
+        let index = find(&self.names.load()).unwrap_or(self.max - 1);
+        u16::try_from(index).unwrap_or(u16::MAX)
+    }
+
+    /// All names so far; each stands at its index.
+    #[must_use]
+    pub fn load(&self) -> Guard<Arc<Vec<String>>> {
+        self.names.load()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variant_counts_in_the_place_of_its_label() {
+        for (index, (why, label)) in Rejection::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, index, "{label}");
+        }
+        for (index, (why, label)) in ConnectionRefusal::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, index, "{label}");
+        }
+        for (index, (outcome, label)) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, index, "{label}");
+        }
+    }
+
+    #[test]
+    fn the_cells_of_two_workers_share_no_pair_of_lines() {
+        assert_eq!(align_of::<WorkerCells>(), 128);
+        assert_eq!(size_of::<WorkerCells>() % 128, 0);
+    }
+
+    #[test]
+    fn a_name_keeps_its_index_and_what_does_not_fit_is_other() {
+        let labels = Labels::new(&[""], 4);
+        assert_eq!(labels.index("a."), 1);
+        assert_eq!(labels.index("b."), 2);
+        assert_eq!(labels.index("c."), 3, "the last index");
+        assert_eq!(labels.index("d."), 3);
+        assert_eq!(labels.index("a."), 1);
+        assert_eq!(labels.index(""), 0);
+        assert_eq!(**labels.load(), ["", "a.", "b.", "other"]);
+    }
+
+    #[test]
+    fn names_added_by_two_threads_at_once_are_not_lost() {
+        let labels = Arc::new(Labels::new(&[], 1000));
+        std::thread::scope(|scope| {
+            for thread in 0..2 {
+                let labels = &labels;
+                scope.spawn(move || {
+                    for name in 0..100 {
+                        labels.index(&format!("{thread}-{name}"));
+                    }
+                });
+            }
+        });
+        assert_eq!(labels.load().len(), 200);
+        assert!(
+            labels
+                .load()
+                .iter()
+                .all(|name| { labels.load()[usize::from(labels.index(name))] == *name })
+        );
+    }
+}

@@ -1,0 +1,555 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one table of metrics: what `/metrics` shows and what docs/metrics.md says.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::cells::{ConnectionRefusal, Outcome, Rejection};
+use super::counters::{NO_ZONE, RCODES, TYPES};
+use super::exposition::{Family, Kind, Series};
+use super::registry::{CacheFigures, HealthFigures, Scrape};
+
+/// Families under the headings of the documentation, in the order of a scrape.
+pub(super) const SECTIONS: &[(&str, &[Family])] = &[
+    ("Queries", QUERIES),
+    ("Cache", CACHE),
+    ("Clients over TCP", STREAM),
+    ("Upstreams", UPSTREAM),
+    ("Workers", WORKERS),
+    ("The agent", AGENT),
+    ("The process", PROCESS),
+];
+
+const QUERIES: &[Family] = &[
+    Family {
+        name: "nodens_queries_total",
+        kind: Kind::Counter,
+        labels: &["zone", "proto", "family", "type", "rcode"],
+        help: "Queries answered, by the zone of their name, transport, family, query type and response code.",
+        read: |scrape, series| {
+            for (&(zone, channel, qtype, rcode), &count) in &scrape.answers {
+                series.count(
+                    &[
+                        scrape.zone(zone),
+                        channel.proto(),
+                        channel.family(),
+                        TYPES[qtype].1,
+                        RCODES[rcode].1,
+                    ],
+                    count,
+                );
+            }
+        },
+    },
+    Family {
+        name: "nodens_queries_rejected_total",
+        kind: Kind::Counter,
+        labels: &["proto", "reason"],
+        help: "Queries that were not taken as such, by reason. All but short and response were answered, and are in nodens_queries_total too.",
+        read: |scrape, series| {
+            let tcp = scrape.cells.stream.rejected();
+            for (proto, counts) in [("udp", scrape.rejected_udp), ("tcp", tcp)] {
+                for ((_, reason), count) in Rejection::ALL.iter().zip(counts) {
+                    series.count(&[proto, reason], count);
+                }
+            }
+        },
+    },
+    Family {
+        name: "nodens_query_duration_seconds",
+        kind: Kind::Histogram,
+        labels: &["source"],
+        help: "Time from a query's receipt to its answer being with the kernel. Hits over UDP are timed by the batch.",
+        read: |scrape, series| {
+            series.distribution(&["hit"], &scrape.hit_latency);
+            series.distribution(&["miss"], &scrape.miss_latency);
+        },
+    },
+    Family {
+        name: "nodens_queries_handed_over_total",
+        kind: Kind::Counter,
+        labels: &["proto"],
+        help: "Misses that were handed over to be resolved.",
+        read: |scrape, series| {
+            series.count(&["udp"], scrape.sum(|worker| &worker.handed_over));
+            series.count(&["tcp"], scrape.cells.stream.handed_over.load(Relaxed));
+        },
+    },
+    Family {
+        name: "nodens_queries_in_flight",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Misses being resolved now, clients that wait counted each.",
+        read: |scrape, series| series.count(&[], scrape.cells.resolve.in_flight.load(Relaxed)),
+    },
+    Family {
+        name: "nodens_queries_coalesced_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Misses that shared the upstream exchange of an identical one.",
+        read: |scrape, series| series.count(&[], scrape.cells.resolve.coalesced.load(Relaxed)),
+    },
+    Family {
+        name: "nodens_queries_over_limit_total",
+        kind: Kind::Counter,
+        labels: &["limit"],
+        help: "Misses answered SERVFAIL at once because too many were under way.",
+        read: |scrape, series| {
+            series.count(
+                &["in_flight"],
+                scrape.cells.resolve.over_limit.load(Relaxed),
+            );
+            series.count(&["queue"], scrape.sum(|worker| &worker.refused_queue_full));
+        },
+    },
+];
+
+const CACHE: &[Family] = &[
+    Family {
+        name: "nodens_cache_hits_total",
+        kind: Kind::Counter,
+        labels: &["zone"],
+        help: "Queries answered from the cache.",
+        read: |scrape, series| by_zone(scrape, scrape.hits.iter().copied(), series),
+    },
+    Family {
+        name: "nodens_cache_misses_total",
+        kind: Kind::Counter,
+        labels: &["zone"],
+        help: "Queries that the cache had no answer for.",
+        read: |scrape, series| by_zone(scrape, scrape.cells.resolve.misses(), series),
+    },
+    Family {
+        name: "nodens_cache_entries",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Entries in the cache.",
+        read: |scrape, series| cache(scrape, series, |cache| cache.entries),
+    },
+    Family {
+        name: "nodens_cache_bytes",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Bytes that the entries take, all overhead counted.",
+        read: |scrape, series| cache(scrape, series, |cache| cache.used_bytes),
+    },
+    Family {
+        name: "nodens_cache_budget_bytes",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Bytes that the entries may take (cache.size).",
+        read: |scrape, series| cache(scrape, series, |cache| cache.budget_bytes),
+    },
+    Family {
+        name: "nodens_cache_inserts_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Entries put into the cache.",
+        read: |scrape, series| cache(scrape, series, |cache| cache.inserts),
+    },
+    Family {
+        name: "nodens_cache_replaced_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Inserts that took the place of an entry with the same key.",
+        read: |scrape, series| cache(scrape, series, |cache| cache.replaced),
+    },
+    Family {
+        name: "nodens_cache_evictions_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Entries that left before their end to make room.",
+        read: |scrape, series| cache(scrape, series, |cache| cache.evictions),
+    },
+    Family {
+        name: "nodens_cache_expired_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Entries that left because their time was over.",
+        read: |scrape, series| cache(scrape, series, |cache| cache.expired),
+    },
+    Family {
+        name: "nodens_cache_refused_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Responses that were not put into the cache: too large, or no room.",
+        read: |scrape, series| cache(scrape, series, |cache| cache.refused),
+    },
+    Family {
+        name: "nodens_cache_ghost_hits_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Inserts of a name that was evicted a short while ago: the cache is too small for what is asked.",
+        read: |scrape, series| cache(scrape, series, |cache| cache.ghost_hits),
+    },
+];
+
+const STREAM: &[Family] = &[
+    Family {
+        name: "nodens_tcp_connections_open",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Client connections open now.",
+        read: |scrape, series| series.count(&[], scrape.cells.stream.connections_open()),
+    },
+    Family {
+        name: "nodens_tcp_connections_accepted_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Client connections taken.",
+        read: |scrape, series| series.count(&[], scrape.cells.stream.connections_accepted()),
+    },
+    Family {
+        name: "nodens_tcp_connections_refused_total",
+        kind: Kind::Counter,
+        labels: &["reason"],
+        help: "Client connections closed at once because too many were open.",
+        read: |scrape, series| {
+            let counts = scrape.cells.stream.connections_refused();
+            for ((_, reason), count) in ConnectionRefusal::ALL.iter().zip(counts) {
+                series.count(&[reason], count);
+            }
+        },
+    },
+    Family {
+        name: "nodens_tcp_connections_idle_closed_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Client connections that we closed because they were idle.",
+        read: |scrape, series| series.count(&[], scrape.cells.stream.connections_idle_closed()),
+    },
+];
+
+const UPSTREAM: &[Family] = &[
+    Family {
+        name: "nodens_upstream_exchanges_total",
+        kind: Kind::Counter,
+        labels: &["upstream", "outcome"],
+        help: "Tries at an upstream, by how they ended.",
+        read: |scrape, series| {
+            for (index, upstream) in (0..).zip(scrape.upstreams.iter()) {
+                let counts = scrape.cells.resolve.upstream(index).outcomes();
+                for ((_, outcome), count) in Outcome::ALL.iter().zip(counts) {
+                    series.count(&[upstream, outcome], count);
+                }
+            }
+        },
+    },
+    Family {
+        name: "nodens_upstream_connections_open",
+        kind: Kind::Gauge,
+        labels: &["upstream"],
+        help: "Connections to an upstream open now.",
+        read: |scrape, series| by_upstream(scrape, series, |opened, closed| opened - closed),
+    },
+    Family {
+        name: "nodens_upstream_connections_opened_total",
+        kind: Kind::Counter,
+        labels: &["upstream"],
+        help: "Connections opened to an upstream.",
+        read: |scrape, series| by_upstream(scrape, series, |opened, _| opened),
+    },
+    Family {
+        name: "nodens_upstream_connections_closed_total",
+        kind: Kind::Counter,
+        labels: &["upstream"],
+        help: "Connections to an upstream that ended, whoever ended them.",
+        read: |scrape, series| by_upstream(scrape, series, |_, closed| closed),
+    },
+];
+
+const WORKERS: &[Family] = &[
+    Family {
+        name: "nodens_socket_dropped_total",
+        kind: Kind::Counter,
+        labels: &["address"],
+        help: "Datagrams that the kernel dropped because a worker's receive queue was full.",
+        read: |scrape, series| {
+            for (address, &count) in &scrape.drops {
+                series.count(&[address], count);
+            }
+        },
+    },
+    Family {
+        name: "nodens_send_errors_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Answers over UDP from workers that the kernel would not take.",
+        read: |scrape, series| series.count(&[], scrape.sum(|worker| &worker.send_errors)),
+    },
+    Family {
+        name: "nodens_worker_answers_total",
+        kind: Kind::Counter,
+        labels: &["worker"],
+        help: "Answers that a worker sent: shows how evenly queries reach the CPUs.",
+        read: |scrape, series| {
+            for (worker, &count) in scrape.worker_answers.iter().enumerate() {
+                series.count(&[&worker.to_string()], count);
+            }
+        },
+    },
+    Family {
+        name: "nodens_worker_batches_total",
+        kind: Kind::Counter,
+        labels: &["worker"],
+        help: "Batches that a worker received.",
+        read: |scrape, series| {
+            for (worker, cells) in scrape.cells.workers.iter().enumerate() {
+                series.count(&[&worker.to_string()], cells.batches.load(Relaxed));
+            }
+        },
+    },
+];
+
+const AGENT: &[Family] = &[
+    Family {
+        name: "nodens_build_info",
+        kind: Kind::Gauge,
+        labels: &["version"],
+        help: "Always 1; the label says what runs.",
+        read: |_, series| series.count(&[env!("CARGO_PKG_VERSION")], 1),
+    },
+    Family {
+        name: "nodens_live",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "1 while /healthz says yes.",
+        read: |scrape, series| health(scrape, series, |health| health.is_live),
+    },
+    Family {
+        name: "nodens_ready",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "1 while /readyz says yes.",
+        read: |scrape, series| health(scrape, series, |health| health.is_ready),
+    },
+    Family {
+        name: "nodens_draining",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "1 from the beginning of a drain.",
+        read: |scrape, series| health(scrape, series, |health| health.is_draining),
+    },
+    Family {
+        name: "nodens_probes_total",
+        kind: Kind::Counter,
+        labels: &["address", "proto", "result"],
+        help: "Questions that the agent asked itself at a listen address, for its health.",
+        read: |scrape, series| {
+            for probe in scrape.health.iter().flat_map(|health| &health.probes) {
+                series.count(&[&probe.address, probe.proto, "answered"], probe.answered);
+                series.count(&[&probe.address, probe.proto, "failed"], probe.failed);
+            }
+        },
+    },
+    Family {
+        name: "nodens_config_reloads_total",
+        kind: Kind::Counter,
+        labels: &["result"],
+        help: "Reloads of the configuration. A refused one leaves the old configuration in force.",
+        read: |scrape, series| {
+            let (ok, refused) = scrape.cells.agent.reloads();
+            series.count(&["ok"], ok);
+            series.count(&["refused"], refused);
+        },
+    },
+    Family {
+        name: "nodens_config_last_reload_success_timestamp_seconds",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "When the configuration in force was loaded, since 1970.",
+        read: |scrape, series| {
+            series.count(&[], scrape.cells.agent.last_reload_success_seconds());
+        },
+    },
+];
+
+const PROCESS: &[Family] = &[
+    Family {
+        name: "process_cpu_seconds_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Processor time used, all threads together.",
+        read: |scrape, series| number(series, scrape.process.cpu_seconds),
+    },
+    Family {
+        name: "process_resident_memory_bytes",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Memory in RAM.",
+        read: |scrape, series| count(series, scrape.process.resident_bytes),
+    },
+    Family {
+        name: "process_open_fds",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Open file descriptors.",
+        read: |scrape, series| count(series, scrape.process.open_fds),
+    },
+    Family {
+        name: "process_max_fds",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Most file descriptors that may be open.",
+        read: |scrape, series| count(series, scrape.process.max_fds),
+    },
+    Family {
+        name: "process_start_time_seconds",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "When the process started, since 1970.",
+        read: |scrape, series| number(series, scrape.process.start_time_seconds),
+    },
+];
+
+/// A label of the table and what its values are.
+#[derive(Debug)]
+pub(super) struct Label {
+    pub(super) name: &'static str,
+    pub(super) values: fn() -> String,
+}
+
+/// Every label of the table.
+pub(super) const LABELS: &[Label] = &[
+    Label {
+        name: "address",
+        values: || "a listen address with its port".to_owned(),
+    },
+    Label {
+        name: "family",
+        values: || "`1` IPv4, `2` IPv6, as CoreDNS has it".to_owned(),
+    },
+    Label {
+        name: "limit",
+        values: || {
+            "`in_flight`: `limits.inFlight` were being resolved; `queue`: the queue of misses to be resolved was full".to_owned()
+        },
+    },
+    Label {
+        name: "outcome",
+        values: || listed(Outcome::ALL.map(|(_, label)| label)),
+    },
+    Label {
+        name: "proto",
+        values: || listed(["udp", "tcp"]),
+    },
+    Label {
+        name: "rcode",
+        values: || listed(RCODES.map(|(_, label)| label)),
+    },
+    Label {
+        name: "reason",
+        values: || {
+            let connections = listed(ConnectionRefusal::ALL.map(|(_, label)| label));
+            let queries = listed(Rejection::ALL.map(|(_, label)| label));
+            format!(
+                "of a rejected query: {queries}; of a refused connection: {connections} (the limit that was reached: `listen.tcpConnections`, `listen.tcpConnectionsPerClient`)"
+            )
+        },
+    },
+    Label {
+        name: "result",
+        values: || "of a reload: `ok`, `refused`; of a probe: `answered`, `failed`".to_owned(),
+    },
+    Label {
+        name: "source",
+        values: || listed(["hit", "miss"]),
+    },
+    Label {
+        name: "type",
+        values: || listed(TYPES.map(|(_, label)| label)),
+    },
+    Label {
+        name: "upstream",
+        values: || {
+            "an upstream server, `ADDRESS:PORT`; `other` for those beyond the first 63 since the start"
+            .to_owned()
+        },
+    },
+    Label {
+        name: "version",
+        values: || "the agent's version".to_owned(),
+    },
+    Label {
+        name: "worker",
+        values: || "a worker's number, from 0".to_owned(),
+    },
+    Label {
+        name: "zone",
+        values: || {
+            "the longest configured zone of the name, with its final dot; empty for what was answered without regard to its name (rejected queries, a full queue, the agent's own probes); `other` for zones beyond the first 254 since the start".to_owned()
+        },
+    },
+];
+
+/// What one asks of the metrics, and how.
+pub(super) const QUESTIONS: &[(&str, &str)] = &[
+    (
+        "How much does the cache answer?",
+        "sum(rate(nodens_cache_hits_total[5m])) / (sum(rate(nodens_cache_hits_total[5m])) + sum(rate(nodens_cache_misses_total[5m])))",
+    ),
+    (
+        "How long do clients wait for a miss (99 of 100)?",
+        "histogram_quantile(0.99, sum by (le) (rate(nodens_query_duration_seconds_bucket{source=\"miss\"}[5m])))",
+    ),
+    (
+        "Which node loses queries before it has read them?",
+        "sum by (instance) (rate(nodens_socket_dropped_total[5m])) > 0",
+    ),
+    (
+        "Which upstream fails, and how?",
+        "sum by (upstream, outcome) (rate(nodens_upstream_exchanges_total{outcome!=\"answered\"}[5m])) > 0",
+    ),
+    (
+        "Who answers SERVFAIL?",
+        "sum by (instance, zone) (rate(nodens_queries_total{rcode=\"SERVFAIL\"}[5m])) > 0",
+    ),
+    ("Which node is not ready?", "nodens_ready == 0"),
+    (
+        "Which node refused its new configuration?",
+        "increase(nodens_config_reloads_total{result=\"refused\"}[1h]) > 0",
+    ),
+    (
+        "Is the cache too small?",
+        "rate(nodens_cache_ghost_hits_total[5m]) > 0",
+    ),
+];
+
+/// One series for each zone; for none only where there is something.
+fn by_zone(scrape: &Scrape<'_>, counts: impl Iterator<Item = u64>, series: &mut Series) {
+    for ((index, name), count) in (0..).zip(scrape.zones.iter()).zip(counts) {
+        if index != NO_ZONE || count > 0 {
+            series.count(&[name], count);
+        }
+    }
+}
+
+fn by_upstream(scrape: &Scrape<'_>, series: &mut Series, of: fn(u64, u64) -> u64) {
+    for (index, upstream) in (0..).zip(scrape.upstreams.iter()) {
+        let (opened, closed) = scrape.cells.resolve.upstream(index).connections();
+        series.count(&[upstream], of(opened.max(closed), closed));
+    }
+}
+
+fn cache(scrape: &Scrape<'_>, series: &mut Series, of: fn(&CacheFigures) -> u64) {
+    count(series, scrape.cache.as_ref().map(of));
+}
+
+fn health(scrape: &Scrape<'_>, series: &mut Series, of: fn(&HealthFigures) -> bool) {
+    count(series, scrape.health.as_ref().map(of).map(u64::from));
+}
+
+fn count(series: &mut Series, value: Option<u64>) {
+    if let Some(value) = value {
+        series.count(&[], value);
+    }
+}
+
+fn number(series: &mut Series, value: Option<f64>) {
+    if let Some(value) = value {
+        series.number(&[], value);
+    }
+}
+
+fn listed<const N: usize>(values: [&str; N]) -> String {
+    values.map(|value| format!("`{value}`")).join(", ")
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How long answers take: one histogram of fixed buckets a writing thread, summed at a scrape.
+//!
+//! Bounds double from 0.98 µs (a hit out of a warm batch) to 8.192 s (above any query deadline),
+//! so a bucket is found with one division and a count of leading zeros, and a quantile read from
+//! the buckets is wrong by a factor of two at most. They are 8.192 s halved 23 times rather than
+//! 1 µs doubled because the upper sixteen are then exactly CoreDNS's bounds (0.25 ms to 8.192 s):
+//! both can be laid over each other bucket by bucket.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::counters::add;
+
+/// Buckets with an upper bound; one more takes what is longer.
+pub const BOUNDS: usize = 24;
+
+/// The upper bound of the last bucket, in seconds.
+const LARGEST_SECONDS: f64 = 8.192;
+
+/// Latencies that one thread saw. Only the thread that owns it records.
+#[derive(Debug, Default)]
+pub struct Latency {
+    /// Not cumulative; the last one is above every bound.
+    buckets: [AtomicU64; BOUNDS + 1],
+    sum_ns: AtomicU64,
+}
+
+impl Latency {
+    /// Counts `queries` that took `duration` each: a batch is timed once, for all of its queries.
+    pub fn record(&self, duration: Duration, queries: u64) {
+        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(bucket) = self.buckets.get(bucket_index(ns)) {
+            add(bucket, queries);
+            add(&self.sum_ns, ns.saturating_mul(queries));
+        }
+    }
+}
+
+/// Several [`Latency`] added up.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Distribution {
+    buckets: [u64; BOUNDS + 1],
+    sum_ns: u64,
+}
+
+impl Distribution {
+    /// Adds what one thread saw.
+    pub fn add(&mut self, latency: &Latency) {
+        for (total, bucket) in self.buckets.iter_mut().zip(&latency.buckets) {
+            *total += bucket.load(Relaxed);
+        }
+        self.sum_ns = self.sum_ns.wrapping_add(latency.sum_ns.load(Relaxed));
+    }
+
+    /// Upper bounds in seconds, each with the number of queries at or below it.
+    pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
+        let mut total = 0;
+        (0..BOUNDS).zip(&self.buckets).map(move |(index, count)| {
+            total += count;
+            (bound_seconds(index), total)
+        })
+    }
+
+    /// All queries: the sum of the buckets, so that both always agree.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// The sum of all latencies in seconds.
+    #[must_use]
+    pub fn sum_seconds(&self) -> f64 {
+        Duration::from_nanos(self.sum_ns).as_secs_f64()
+    }
+}
+
+/// The first bucket whose bound is not below `ns`. Bound `i` is 2^i times 15625/16 ns, and
+/// `ns * 16 / 15625`, rounded up, is at most 2^i where the exact quotient is.
+fn bucket_index(ns: u64) -> usize {
+    let units = ns.saturating_mul(16).div_ceil(15_625);
+    let doublings = u64::BITS - units.saturating_sub(1).leading_zeros();
+    usize::try_from(doublings).unwrap_or(BOUNDS).min(BOUNDS)
+}
+
+/// The upper bound of a bucket in seconds. Halving is exact in binary floating point, so these
+/// print as CoreDNS's do.
+fn bound_seconds(index: usize) -> f64 {
+    (index + 1..BOUNDS).fold(LARGEST_SECONDS, |bound, _| bound / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn distribution(latency: &Latency) -> Distribution {
+        let mut distribution = Distribution::default();
+        distribution.add(latency);
+        distribution
+    }
+
+    #[test]
+    fn a_duration_falls_into_the_first_bucket_that_holds_it() {
+        for ns in (0..64)
+            .map(|bit| 1u64 << bit)
+            .flat_map(|ns| [ns - 1, ns, ns + 1])
+            .chain([
+                976,
+                977,
+                1953,
+                1954,
+                250_000,
+                250_001,
+                8_192_000_000,
+                8_192_000_001,
+                u64::MAX,
+            ])
+        {
+            let seconds = ns as f64 / 1e9;
+            let expected = (0..BOUNDS).find(|&index| seconds <= bound_seconds(index));
+            assert_eq!(bucket_index(ns), expected.unwrap_or(BOUNDS), "{ns} ns");
+        }
+    }
+
+    #[test]
+    fn the_upper_bounds_are_those_of_coredns() {
+        let mut coredns = 0.000_25;
+        for index in BOUNDS - 16..BOUNDS {
+            assert_eq!(bound_seconds(index).to_bits(), f64::to_bits(coredns));
+            coredns *= 2.0;
+        }
+        assert_eq!(bound_seconds(0).to_string(), "0.0000009765625");
+    }
+
+    #[test]
+    fn a_batch_counts_all_its_queries_and_threads_add_up() {
+        let (one, two) = (Latency::default(), Latency::default());
+        one.record(Duration::from_micros(3), 64);
+        two.record(Duration::from_secs(20), 1);
+        let mut both = distribution(&one);
+        both.add(&two);
+        assert_eq!(both.count(), 65);
+        assert!((both.sum_seconds() - (64.0 * 3e-6 + 20.0)).abs() < 1e-9);
+        let cumulative: Vec<_> = both.cumulative().collect();
+        assert_eq!(cumulative.len(), BOUNDS);
+        assert!(
+            cumulative
+                .windows(2)
+                .all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1)
+        );
+        assert_eq!(cumulative[BOUNDS - 1].1, 64, "20 s is above every bound");
+    }
+}
