@@ -4,5 +4,7 @@
 pub mod cache;
 pub mod config;
 pub mod lifecycle;
+pub mod miss;
+pub mod serve;
 pub mod telemetry;
 pub mod wire;

@@ -22,6 +22,7 @@ mod sync;
 mod table;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 pub use self::entry::{Draft, Entry};
 pub use self::store::Figures;
@@ -36,6 +37,13 @@ impl Tick {
     /// The end of what is kept for good.
     pub const NEVER: Self = Self(u32::MAX);
     const PER_SECOND: u32 = 10;
+
+    /// The tick of a reading of the agent's monotonic clock; 13 years of them fit.
+    #[must_use]
+    pub fn of(since_start: Duration) -> Self {
+        let tenths = since_start.as_millis() / 100;
+        Self(u32::try_from(tenths).unwrap_or(Self::NEVER.0 - 1))
+    }
 
     /// This moment and so many seconds; it never reaches [`Self::NEVER`].
     #[must_use]

@@ -10,6 +10,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use super::counters::{Answers, MAX_ZONES, add, subtract};
 use super::latency::Latency;
+use crate::wire::fault::Fault;
 
 /// Most upstream servers that are told apart over the life of a process; the last stands for all
 /// that came later.
@@ -17,38 +18,6 @@ pub const MAX_UPSTREAMS: usize = 64;
 
 /// The label of whatever came after its table was full.
 const OTHER: &str = "other";
-
-/// Why a query was not taken as one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejection {
-    /// Shorter than a header: no answer.
-    Short,
-    /// QR is set: no answer, so that two servers cannot keep each other busy.
-    Response,
-    /// FORMERR: malformed, or not exactly one question.
-    FormErr,
-    /// NOTIMP: an opcode other than QUERY.
-    NotImp,
-    /// BADVERS: an EDNS version other than 0 (RFC 6891 section 6.1.3).
-    BadVers,
-    /// REFUSED: a class other than IN and ANY.
-    RefusedClass,
-    /// REFUSED: a query type that is not answered, such as AXFR.
-    RefusedType,
-}
-
-impl Rejection {
-    /// All of them, in the order of their index, with their label values.
-    pub const ALL: [(Self, &str); 7] = [
-        (Self::Short, "short"),
-        (Self::Response, "response"),
-        (Self::FormErr, "formerr"),
-        (Self::NotImp, "notimp"),
-        (Self::BadVers, "badvers"),
-        (Self::RefusedClass, "refused_class"),
-        (Self::RefusedType, "refused_type"),
-    ];
-}
 
 /// Why a client's TCP connection was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,18 +102,18 @@ pub struct WorkerCells {
     pub progress: AtomicU64,
     /// From the receipt of a batch to its answers being with the kernel, for each hit in it.
     pub hit_latency: Latency,
-    rejected: [AtomicU64; Rejection::ALL.len()],
+    rejected: [AtomicU64; Fault::ALL.len()],
 }
 
 impl WorkerCells {
     /// Counts a rejected query. Only the worker that owns the block calls it.
-    pub fn reject(&self, why: Rejection) {
+    pub fn reject(&self, why: Fault) {
         add(&self.rejected[why as usize], 1);
     }
 
-    /// Rejected queries, in the order of [`Rejection::ALL`].
+    /// Rejected queries, in the order of [`Fault::ALL`].
     #[must_use]
-    pub fn rejected(&self) -> [u64; Rejection::ALL.len()] {
+    pub fn rejected(&self) -> [u64; Fault::ALL.len()] {
         self.rejected.each_ref().map(|cell| cell.load(Relaxed))
     }
 }
@@ -163,7 +132,7 @@ pub struct StreamCells {
     accepted: AtomicU64,
     idle_closed: AtomicU64,
     refused: [AtomicU64; ConnectionRefusal::ALL.len()],
-    rejected: [AtomicU64; Rejection::ALL.len()],
+    rejected: [AtomicU64; Fault::ALL.len()],
 }
 
 impl StreamCells {
@@ -189,7 +158,7 @@ impl StreamCells {
     }
 
     /// Counts a rejected query.
-    pub fn reject(&self, why: Rejection) {
+    pub fn reject(&self, why: Fault) {
         add(&self.rejected[why as usize], 1);
     }
 
@@ -217,9 +186,9 @@ impl StreamCells {
         self.refused.each_ref().map(|cell| cell.load(Relaxed))
     }
 
-    /// Rejected queries, in the order of [`Rejection::ALL`].
+    /// Rejected queries, in the order of [`Fault::ALL`].
     #[must_use]
-    pub fn rejected(&self) -> [u64; Rejection::ALL.len()] {
+    pub fn rejected(&self) -> [u64; Fault::ALL.len()] {
         self.rejected.each_ref().map(|cell| cell.load(Relaxed))
     }
 }

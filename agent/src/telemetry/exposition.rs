@@ -189,10 +189,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::telemetry::cells::{ConnectionRefusal, Outcome, Rejection};
+    use crate::telemetry::cells::{ConnectionRefusal, Outcome};
     use crate::telemetry::counters::{Channel, NO_ZONE, add};
     use crate::telemetry::registry::{CacheFigures, HealthFigures, ProbeFigures, Source, Sources};
     use crate::telemetry::strict;
+    use crate::wire::fault::Fault;
 
     fn sources() -> Sources {
         Sources {
@@ -243,7 +244,7 @@ mod tests {
         for worker in &telemetry.workers {
             worker.answers.count(zone, Channel::Udp4, 1, 0);
             worker.answers.count(NO_ZONE, Channel::Udp6, 252, 5);
-            worker.reject(Rejection::RefusedType);
+            worker.reject(Fault::Type);
             worker.hit_latency.record(Duration::from_micros(5), 3);
             add(&worker.batches, 1);
             add(&worker.handed_over, 2);
@@ -252,7 +253,7 @@ mod tests {
             .answers
             .count(root, Channel::Udp4, 16, 3);
         telemetry.stream.answers.count(zone, Channel::Tcp4, 1, 0);
-        telemetry.stream.reject(Rejection::Short);
+        telemetry.stream.reject(Fault::Short);
         telemetry.stream.open();
         telemetry.stream.open();
         telemetry.stream.idle();

@@ -3,10 +3,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::cells::{ConnectionRefusal, Outcome, Rejection};
+use super::cells::{ConnectionRefusal, Outcome};
 use super::counters::{NO_ZONE, RCODES, TYPES};
 use super::exposition::{Family, Kind, Series};
 use super::registry::{CacheFigures, HealthFigures, Scrape};
+use crate::wire::fault::Fault;
 
 /// Families under the headings of the documentation, in the order of a scrape.
 pub(super) const SECTIONS: &[(&str, &[Family])] = &[
@@ -48,8 +49,8 @@ const QUERIES: &[Family] = &[
         read: |scrape, series| {
             let tcp = scrape.cells.stream.rejected();
             for (proto, counts) in [("udp", scrape.rejected_udp), ("tcp", tcp)] {
-                for ((_, reason), count) in Rejection::ALL.iter().zip(counts) {
-                    series.count(&[proto, reason], count);
+                for (fault, count) in Fault::ALL.iter().zip(counts) {
+                    series.count(&[proto, fault.reason()], count);
                 }
             }
         },
@@ -440,7 +441,7 @@ pub(super) const LABELS: &[Label] = &[
         name: "reason",
         values: || {
             let connections = listed(ConnectionRefusal::ALL.map(|(_, label)| label));
-            let queries = listed(Rejection::ALL.map(|(_, label)| label));
+            let queries = listed(Fault::ALL.map(Fault::reason));
             format!(
                 "of a rejected query: {queries}; of a refused connection: {connections} (the limit that was reached: `listen.tcpConnections`, `listen.tcpConnectionsPerClient`)"
             )

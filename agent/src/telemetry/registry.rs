@@ -6,12 +6,11 @@ use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
-use super::cells::{
-    AgentCells, Labels, MAX_UPSTREAMS, Rejection, ResolveCells, StreamCells, WorkerCells,
-};
+use super::cells::{AgentCells, Labels, MAX_UPSTREAMS, ResolveCells, StreamCells, WorkerCells};
 use super::counters::{Answers, Channel, MAX_ZONES, NO_ZONE};
 use super::latency::Distribution;
 use super::process;
+use crate::wire::fault::Fault;
 
 /// All that is counted, and the names of zones and upstreams.
 #[derive(Debug)]
@@ -161,7 +160,7 @@ pub(super) struct Scrape<'a> {
     pub(super) worker_answers: Vec<u64>,
     pub(super) hit_latency: Distribution,
     pub(super) miss_latency: Distribution,
-    pub(super) rejected_udp: [u64; Rejection::ALL.len()],
+    pub(super) rejected_udp: [u64; Fault::ALL.len()],
     pub(super) cache: Option<CacheFigures>,
     /// By listen address.
     pub(super) drops: BTreeMap<String, u64>,

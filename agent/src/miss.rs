@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The only bridge from the hot side to the cold one: a bounded queue that goes one way.
+//!
+//! A worker puts a miss in and forgets it; the cold side answers the client itself, on the same
+//! socket. Nothing flows back. A worker writes the eventfd only where the cold side said that it
+//! sleeps, so a burst costs one system call.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use crossbeam_queue::ArrayQueue;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::wire::edns::Edns;
+use crate::wire::header::{Flags, HEADER};
+use crate::wire::name::MAX_NAME;
+use crate::wire::query::Query;
+
+/// Misses that can wait for the cold thread; some 10 ms of its work.
+pub const QUEUE: usize = 2048;
+
+/// Octets of a question section: a name, a type, a class.
+const QUESTION: usize = MAX_NAME + 4;
+
+/// A query that the cache cannot answer, with all that its answer needs.
+#[derive(Clone, Debug)]
+pub struct Miss {
+    /// Where the answer goes.
+    pub client: SocketAddr,
+    /// The listener that the query came to.
+    pub listener: u32,
+    /// When it came, in nanoseconds of the agent's clock.
+    pub arrived_ns: u64,
+    /// The query without its question.
+    pub asked: Asked,
+}
+
+/// A query as an answer needs it, kept without its message.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    id: u16,
+    flags: Flags,
+    edns: Option<Edns>,
+    len: u16,
+    question: [u8; QUESTION],
+}
+
+impl Asked {
+    /// Keeps what an answer to `query` needs of `message`, which it was read from.
+    #[must_use]
+    pub fn new(message: &[u8], query: &Query) -> Self {
+        let mut question = [0; QUESTION];
+        let section = message.get(HEADER..query.question_end).unwrap_or(&[]);
+        let len = section.len().min(QUESTION);
+        question[..len].copy_from_slice(&section[..len]);
+        Self {
+            id: query.id,
+            flags: query.flags,
+            edns: query.edns,
+            len: u16::try_from(len).unwrap_or(0),
+            question,
+        }
+    }
+
+    /// The question section as the client wrote it.
+    #[must_use]
+    pub fn question(&self) -> &[u8] {
+        &self.question[..usize::from(self.len)]
+    }
+
+    /// The client's number for the exchange.
+    #[must_use]
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Writes header and question as the client sent them, for a reply to be written over.
+    /// `message` has room for them.
+    #[must_use]
+    pub fn restore(&self, message: &mut [u8]) -> Query {
+        let end = HEADER + usize::from(self.len);
+        message[..HEADER].fill(0);
+        message[..2].copy_from_slice(&self.id.to_be_bytes());
+        message[5] = 1;
+        message[HEADER..end].copy_from_slice(self.question());
+        Query {
+            id: self.id,
+            flags: self.flags,
+            question_end: end,
+            edns: self.edns,
+        }
+    }
+}
+
+/// The queue, shared by all workers and the cold side.
+#[derive(Debug)]
+struct Shared {
+    queue: ArrayQueue<Miss>,
+    bell: OwnedFd,
+    asleep: AtomicBool,
+}
+
+/// A worker's end.
+#[derive(Clone, Debug)]
+pub struct Sender(Arc<Shared>);
+
+/// The cold side's end.
+#[derive(Debug)]
+pub struct Receiver(Arc<Shared>);
+
+/// Makes a queue.
+///
+/// # Errors
+/// The kernel gave no eventfd.
+pub fn queue() -> std::io::Result<(Sender, Receiver)> {
+    let shared = Arc::new(Shared {
+        queue: ArrayQueue::new(QUEUE),
+        bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        asleep: AtomicBool::new(false),
+    });
+    Ok((Sender(Arc::clone(&shared)), Receiver(shared)))
+}
+
+impl Sender {
+    /// Puts a miss in; `false` where the queue is full.
+    #[must_use]
+    pub fn push(&self, miss: Miss) -> bool {
+        self.0.queue.push(miss).is_ok()
+    }
+
+    /// Wakes the cold side where it sleeps; once a batch, behind the last push.
+    pub fn ring(&self) {
+        // Against `Receiver::sleep`: either this sees that it sleeps, or it sees the miss.
+        fence(Ordering::SeqCst);
+        if self.0.asleep.load(Ordering::Relaxed) && self.0.asleep.swap(false, Ordering::AcqRel) {
+            // It cannot fail but by being full, and then the bell rings already.
+            let _ = rustix::io::write(&self.0.bell, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+impl Receiver {
+    /// Takes the oldest miss.
+    #[must_use]
+    pub fn pop(&self) -> Option<Miss> {
+        self.0.queue.pop()
+    }
+
+    /// Misses that wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.queue.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.queue.is_empty()
+    }
+
+    /// Says that the cold side will wait for the bell; `false` where a miss came meanwhile and it
+    /// must not.
+    #[must_use]
+    pub fn sleep(&self) -> bool {
+        self.0.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.0.queue.is_empty() {
+            return true;
+        }
+        self.0.asleep.store(false, Ordering::Relaxed);
+        false
+    }
+
+    /// Takes back what rang.
+    pub fn silence(&self) {
+        let mut count = [0; 8];
+        // An error is "nothing rang".
+        let _ = rustix::io::read(&self.0.bell, &mut count);
+    }
+}
+
+impl AsFd for Receiver {
+    /// The bell: readable where a worker rang.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.bell.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::question::Question;
+
+    fn miss(id: u16) -> Miss {
+        let mut message = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        message.extend(b"\x03WeB\x00\x00\x01\x00\x01");
+        message[..2].copy_from_slice(&id.to_be_bytes());
+        let query = Query::parse(&message, &mut Question::new()).unwrap();
+        Miss {
+            client: ([127, 0, 0, 1], 9).into(),
+            listener: 0,
+            arrived_ns: 0,
+            asked: Asked::new(&message, &query),
+        }
+    }
+
+    fn rang(receiver: &Receiver) -> bool {
+        rustix::io::read(receiver, &mut [0; 8]).is_ok()
+    }
+
+    #[test]
+    fn the_bell_rings_once_and_only_for_one_who_sleeps() {
+        let (sender, receiver) = queue().unwrap();
+        assert!(sender.push(miss(1)));
+        sender.ring();
+        assert!(!rang(&receiver));
+        assert!(!receiver.sleep(), "a miss waits");
+        assert_eq!(receiver.pop().unwrap().asked.id(), 1);
+        assert!(receiver.sleep());
+        assert!(sender.push(miss(2)) && sender.push(miss(3)));
+        sender.ring();
+        sender.ring();
+        assert!(rang(&receiver) && !rang(&receiver));
+    }
+
+    #[test]
+    fn a_full_queue_says_so_and_keeps_what_it_has() {
+        let (sender, receiver) = queue().unwrap();
+        let taken = (0..).take_while(|&id| sender.push(miss(id))).count();
+        assert_eq!((taken, receiver.len()), (QUEUE, QUEUE));
+        assert_eq!(receiver.pop().unwrap().asked.id(), 0);
+    }
+
+    #[test]
+    fn a_question_comes_back_as_it_was_written() {
+        let asked = miss(0x1234).asked;
+        let mut message = [0xff; 64];
+        let query = asked.restore(&mut message);
+        assert_eq!(message[..6], [0x12, 0x34, 0, 0, 0, 1]);
+        assert_eq!(
+            &message[HEADER..query.question_end],
+            b"\x03WeB\x00\x00\x01\x00\x01"
+        );
+    }
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The hot side: one pinned thread and one socket a listen address for each CPU. No async
+//! runtime, no log, no allocation after the start.
+//!
+//! ```text
+//! socket of this CPU ─► batch ─► parse ─► cache ─┬─ hit ──► answer in place ─► send batch
+//!                                                └─ miss ─► queue to the cold side
+//! ```
+
+mod batch;
+mod socket;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::thread::{Builder, JoinHandle};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+pub use self::batch::{BATCH, Batch, Datagram, Sent};
+pub use self::socket::{Group, Queue};
+use self::worker::{Command, Mailbox, Worker};
+use crate::cache::Reader;
+use crate::miss::Sender;
+use crate::telemetry::cells::WorkerCells;
+
+/// Most workers.
+pub const MAX_WORKERS: usize = 64;
+
+/// Stack of a worker in octets: its buffers are on the heap.
+const STACK: usize = 128 << 10;
+
+/// CPUs that the process may run on, as many as there may be workers.
+#[must_use]
+pub fn default_workers() -> usize {
+    let cpus = sched_getaffinity(None).map_or(1, |set| set.count() as usize);
+    cpus.clamp(1, MAX_WORKERS)
+}
+
+/// What one worker is made from.
+#[derive(Debug)]
+pub struct Seat {
+    /// Its way into the cache.
+    pub reader: Reader,
+    /// Where its misses go.
+    pub misses: Sender,
+    /// What it counts in.
+    pub cells: Arc<WorkerCells>,
+}
+
+/// Called with what ended a worker that was not told to end.
+pub type Failed = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// The running workers.
+pub struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    mailboxes: Vec<Arc<Mailbox>>,
+}
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workers")
+            .field("count", &self.threads.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Workers {
+    /// Starts a worker a seat, each on its CPU. They serve nothing yet. `udp_size` is the largest
+    /// answer in octets.
+    ///
+    /// # Errors
+    /// The system has no thread or no descriptor for us.
+    pub fn start(seats: Vec<Seat>, udp_size: u16, failed: &Failed) -> io::Result<Self> {
+        let count = seats.len();
+        let mask = sched_getaffinity(None).ok();
+        let mut workers = Self {
+            threads: Vec::with_capacity(count),
+            mailboxes: Vec::with_capacity(count),
+        };
+        for (number, seat) in seats.into_iter().enumerate() {
+            let mailbox = Arc::new(Mailbox {
+                commands: Mutex::new(Vec::new()),
+                bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            });
+            let worker = Worker {
+                reader: seat.reader,
+                misses: seat.misses,
+                cells: seat.cells,
+                mailbox: Arc::clone(&mailbox),
+                udp_size,
+                sockets: BTreeMap::new(),
+                batch: Batch::new(usize::from(udp_size)),
+            };
+            let cpus = mask.map(|mask| cpus_of(number, count, &mask));
+            let failed = Arc::clone(failed);
+            let thread = Builder::new()
+                .name(format!("worker-{number}"))
+                .stack_size(STACK)
+                .spawn(move || live(worker, cpus, &failed))?;
+            workers.threads.push(thread);
+            workers.mailboxes.push(mailbox);
+        }
+        Ok(workers)
+    }
+
+    /// Has every worker serve its member of the group, under this number.
+    pub fn open(&self, listener: u32, group: &Group) {
+        for (mailbox, socket) in self.mailboxes.iter().zip(&group.sockets) {
+            mailbox.send(Command::Open {
+                listener,
+                socket: Arc::clone(socket),
+            });
+        }
+    }
+
+    /// Has every worker answer what waits at a listener and let go of it.
+    pub fn close(&self, listener: u32) {
+        for mailbox in &self.mailboxes {
+            mailbox.send(Command::Close { listener });
+        }
+    }
+
+    /// Has every worker answer what waits, and waits until all have ended.
+    pub fn stop(self) {
+        for mailbox in &self.mailboxes {
+            mailbox.send(Command::Stop);
+        }
+        for thread in self.threads {
+            // A worker that panicked has said so through `failed`.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn live(worker: Worker, cpus: Option<CpuSet>, failed: &Failed) {
+    if let Some(cpus) = cpus {
+        // Where it is refused the worker runs wherever the scheduler has it: slower, not wrong.
+        let _ = sched_setaffinity(None, &cpus);
+    }
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run())) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => failed(&error.to_string()),
+        Err(_) => failed("panicked"),
+    }
+}
+
+/// The CPUs whose queries come to worker `number` of `count` (the BPF program takes the CPU's
+/// number modulo the count); all of the mask where that is none.
+fn cpus_of(number: usize, count: usize, mask: &CpuSet) -> CpuSet {
+    let mut cpus = CpuSet::new();
+    for cpu in (0..CpuSet::MAX_CPU).filter(|&cpu| mask.is_set(cpu) && cpu % count == number) {
+        cpus.set(cpu);
+    }
+    if cpus.count() == 0 { *mask } else { cpus }
+}
+
+#[cfg(test)]
+mod tests;
