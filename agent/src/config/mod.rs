@@ -2,12 +2,39 @@
 //! The configuration: file, environment and flags over defaults, read once into types that
 //! cannot be wrong. What the rest of the agent sees is [`Config`]; it knows nothing of YAML.
 
+mod cross;
+#[cfg(test)]
+mod docs;
+pub mod keys;
+pub mod limits;
+mod nearest;
+mod read;
+pub mod source;
+#[cfg(test)]
+mod tests;
+mod text;
+mod yaml;
+mod zones;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::source::Sources;
+pub use self::text::{show_size, show_time};
 use crate::wire::name::Name;
+
+/// A configuration that may be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What is no obstacle and should be known: values without effect, unknown variables.
+    pub warnings: Vec<Problem>,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+}
 
 /// Everything the agent is told, complete and within bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +60,92 @@ pub struct Config {
     /// What is logged.
     pub log: Log,
 }
+
+impl Config {
+    /// Reads file, environment and flags over the defaults. Flags are stronger than the
+    /// environment, the environment than the file.
+    ///
+    /// # Errors
+    /// Every problem there is, never an empty list; the file's come first, line by line.
+    pub fn load(sources: &Sources) -> Result<Loaded, Vec<Problem>> {
+        read::read(sources, source::collect(sources), || {
+            let interfaces = if_addrs::get_if_addrs()?;
+            Ok(interfaces.iter().map(if_addrs::Interface::ip).collect())
+        })
+    }
+
+    /// Paths of the keys whose value differs from `new` and that a reload does not apply.
+    #[must_use]
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        RESTART
+            .iter()
+            .filter(|(_, differs)| differs(self, new))
+            .map(|(path, _)| *path)
+            .collect()
+    }
+}
+
+/// Whether two lists hold other values, wherever those were written.
+fn differ<T: PartialEq>(old: &[Located<T>], new: &[Located<T>]) -> bool {
+    !old.iter()
+        .map(|item| &item.value)
+        .eq(new.iter().map(|item| &item.value))
+}
+
+/// Every key of the table that a reload does not apply, but `version`; and whether its value
+/// differs between two configurations.
+const RESTART: &[(&str, fn(&Config, &Config) -> bool)] = &[
+    ("cluster.domain", |old, new| {
+        old.cluster.domain != new.cluster.domain
+    }),
+    ("cluster.dnsService", |old, new| {
+        differ(&old.cluster.dns_service, &new.cluster.dns_service)
+    }),
+    ("listen.addresses", |old, new| {
+        differ(&old.listen.addresses, &new.listen.addresses)
+    }),
+    ("listen.port", |old, new| {
+        old.listen.port.value != new.listen.port.value
+    }),
+    ("listen.udpSize", |old, new| {
+        old.listen.udp_size != new.listen.udp_size
+    }),
+    ("listen.tcpIdle", |old, new| {
+        old.listen.tcp_idle != new.listen.tcp_idle
+    }),
+    ("listen.tcpConnections", |old, new| {
+        old.listen.tcp_connections != new.listen.tcp_connections
+    }),
+    ("listen.tcpConnectionsPerClient", |old, new| {
+        old.listen.tcp_connections_per_client != new.listen.tcp_connections_per_client
+    }),
+    ("intercept.enabled", |old, new| {
+        old.intercept.enabled != new.intercept.enabled
+    }),
+    ("intercept.interface", |old, new| {
+        old.intercept.interface != new.intercept.interface
+    }),
+    ("intercept.redirectTo", |old, new| {
+        differ(&old.intercept.redirect_to, &new.intercept.redirect_to)
+    }),
+    ("intercept.fallback", |old, new| {
+        differ(&old.intercept.fallback, &new.intercept.fallback)
+    }),
+    ("intercept.deadAfter", |old, new| {
+        old.intercept.dead_after != new.intercept.dead_after
+    }),
+    ("workers", |old, new| old.workers != new.workers),
+    ("admin.health", |old, new| {
+        old.admin.health.value != new.admin.health.value
+    }),
+    ("admin.metrics", |old, new| {
+        old.admin.metrics.value != new.admin.metrics.value
+    }),
+    ("admin.socket", |old, new| {
+        old.admin.socket != new.admin.socket
+    }),
+    ("log.format", |old, new| old.log.json != new.log.json),
+];
 
 /// The cluster that is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,6 +283,11 @@ pub enum Origin {
         /// Its name.
         variable: String,
     },
+    /// The file as a whole, where it could not be read at all.
+    WholeFile {
+        /// The file as it was named.
+        path: PathBuf,
+    },
     /// A line of the file.
     File {
         /// The file as it was named.
@@ -188,6 +306,19 @@ pub enum Origin {
     },
 }
 
+impl Origin {
+    /// Problems are shown in this order: the file line by line, then the rest.
+    fn order(&self) -> (u8, usize, usize) {
+        match self {
+            Self::WholeFile { .. } => (0, 0, 0),
+            Self::File { line, column, .. } => (1, *line, *column),
+            Self::Environment { .. } => (2, 0, 0),
+            Self::Flag { .. } => (3, 0, 0),
+            Self::Default { .. } => (4, 0, 0),
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -199,8 +330,13 @@ impl fmt::Display for Origin {
                 column,
                 key,
             } => {
-                write!(f, "{}:{line}:{column}: {key}", path.display())
+                write!(f, "{}:{line}:{column}", path.display())?;
+                if key.is_empty() {
+                    return Ok(());
+                }
+                write!(f, ": {key}")
             }
+            Self::WholeFile { path } => write!(f, "{}", path.display()),
             Self::Flag { flag } => write!(f, "flag {flag}"),
         }
     }
