@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::read::{Reader, Reading};
+use super::reader::{Reader, Reading};
 use super::source::Spot;
 use super::text::{Wrong, show_time};
 use super::zones::ZoneReading;

@@ -109,6 +109,9 @@ pub const MAX_FILE_BYTES: u64 = MIB;
 /// Bytes of a resolv.conf.
 pub const MAX_RESOLV_CONF_BYTES: u64 = 64 << 10;
 
+/// Problems that are told of one configuration: a file of another program must not flood the log.
+pub const MAX_PROBLEMS: usize = 500;
+
 /// Port of `admin.health` where none is given.
 pub const HEALTH_PORT: u16 = 9254;
 /// Port of `admin.metrics` where none is given; node-cache's.

@@ -9,6 +9,8 @@ pub mod keys;
 pub mod limits;
 mod nearest;
 mod read;
+mod reader;
+mod restart;
 pub mod source;
 #[cfg(test)]
 mod tests;
@@ -73,79 +75,7 @@ impl Config {
             Ok(interfaces.iter().map(if_addrs::Interface::ip).collect())
         })
     }
-
-    /// Paths of the keys whose value differs from `new` and that a reload does not apply.
-    #[must_use]
-    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
-        RESTART
-            .iter()
-            .filter(|(_, differs)| differs(self, new))
-            .map(|(path, _)| *path)
-            .collect()
-    }
 }
-
-/// Whether two lists hold other values, wherever those were written.
-fn differ<T: PartialEq>(old: &[Located<T>], new: &[Located<T>]) -> bool {
-    !old.iter()
-        .map(|item| &item.value)
-        .eq(new.iter().map(|item| &item.value))
-}
-
-/// Every key of the table that a reload does not apply, but `version`; and whether its value
-/// differs between two configurations.
-const RESTART: &[(&str, fn(&Config, &Config) -> bool)] = &[
-    ("cluster.domain", |old, new| {
-        old.cluster.domain != new.cluster.domain
-    }),
-    ("cluster.dnsService", |old, new| {
-        differ(&old.cluster.dns_service, &new.cluster.dns_service)
-    }),
-    ("listen.addresses", |old, new| {
-        differ(&old.listen.addresses, &new.listen.addresses)
-    }),
-    ("listen.port", |old, new| {
-        old.listen.port.value != new.listen.port.value
-    }),
-    ("listen.udpSize", |old, new| {
-        old.listen.udp_size != new.listen.udp_size
-    }),
-    ("listen.tcpIdle", |old, new| {
-        old.listen.tcp_idle != new.listen.tcp_idle
-    }),
-    ("listen.tcpConnections", |old, new| {
-        old.listen.tcp_connections != new.listen.tcp_connections
-    }),
-    ("listen.tcpConnectionsPerClient", |old, new| {
-        old.listen.tcp_connections_per_client != new.listen.tcp_connections_per_client
-    }),
-    ("intercept.enabled", |old, new| {
-        old.intercept.enabled != new.intercept.enabled
-    }),
-    ("intercept.interface", |old, new| {
-        old.intercept.interface != new.intercept.interface
-    }),
-    ("intercept.redirectTo", |old, new| {
-        differ(&old.intercept.redirect_to, &new.intercept.redirect_to)
-    }),
-    ("intercept.fallback", |old, new| {
-        differ(&old.intercept.fallback, &new.intercept.fallback)
-    }),
-    ("intercept.deadAfter", |old, new| {
-        old.intercept.dead_after != new.intercept.dead_after
-    }),
-    ("workers", |old, new| old.workers != new.workers),
-    ("admin.health", |old, new| {
-        old.admin.health.value != new.admin.health.value
-    }),
-    ("admin.metrics", |old, new| {
-        old.admin.metrics.value != new.admin.metrics.value
-    }),
-    ("admin.socket", |old, new| {
-        old.admin.socket != new.admin.socket
-    }),
-    ("log.format", |old, new| old.log.json != new.log.json),
-];
 
 /// The cluster that is served.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 
 /// Levels of lists and mappings inside each other. The configuration has four.
 const MAX_DEPTH: usize = 32;
@@ -186,22 +186,20 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A fault of syntax. A tab in the indentation goes first: it is the cause, and what the
-    /// scanner stumbles over is a consequence, often lines below.
+    /// A fault of syntax. Of a tab in the indentation the scanner speaks in its own words, and
+    /// where it stands at the end of the line above, gives that line.
     fn syntax(&self, error: &ScanError) -> Fault {
         let marker = error.marker();
-        let tab = self
-            .text
-            .lines()
-            .take(marker.line())
-            .enumerate()
+        let lines = self.text.lines().enumerate();
+        let tab = lines
+            .skip(marker.line().saturating_sub(1))
+            .take(2)
+            .filter(|_| error.info().contains("tab"))
             .find_map(|(index, line)| {
-                let indentation: &str = &line[..line.len() - line.trim_start().len()];
-                let tab = indentation.chars().position(|letter| letter == '\t')?;
-                (indentation.len() < line.len()).then_some(Place {
-                    line: index + 1,
-                    column: tab + 1,
-                })
+                let mut indentation = line.chars().take_while(|letter| letter.is_whitespace());
+                let column = indentation.position(|letter| letter == '\t')? + 1;
+                let line = index + 1;
+                Some(Place { line, column })
             });
         let (place, message, remedy) = match tab {
             Some(place) => (
@@ -230,7 +228,8 @@ impl<'a> Reader<'a> {
     fn node(&mut self, event: Event<'a>, span: &Span) -> Result<Node, Fault> {
         let (value, anchor) = match event {
             Event::Alias(id) => return self.alias(id, span),
-            Event::Scalar(text, style, anchor, _) => {
+            Event::Scalar(text, style, anchor, tag) => {
+                self.tag(tag.as_deref(), span);
                 let is_nothing = style == ScalarStyle::Plain
                     && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
                 let value = if is_nothing {
@@ -240,8 +239,14 @@ impl<'a> Reader<'a> {
                 };
                 (value, anchor)
             }
-            Event::SequenceStart(anchor, _) => (self.list(span)?, anchor),
-            Event::MappingStart(anchor, _) => (self.map(span)?, anchor),
+            Event::SequenceStart(anchor, tag) => {
+                self.tag(tag.as_deref(), span);
+                (self.list(span)?, anchor)
+            }
+            Event::MappingStart(anchor, tag) => {
+                self.tag(tag.as_deref(), span);
+                (self.map(span)?, anchor)
+            }
             _ => {
                 return Err(self.fault(
                     span,
@@ -258,6 +263,19 @@ impl<'a> Reader<'a> {
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
+    }
+
+    /// Tags of YAML itself (`!!str`) say nothing that the key does not know; others ask for what
+    /// nobody here does.
+    fn tag(&mut self, tag: Option<&Tag>, span: &Span) {
+        if let Some(tag) = tag.filter(|tag| !tag.is_yaml_core_schema()) {
+            let message = format!(
+                "found the tag {}, expected a value",
+                quote(&tag.to_string())
+            );
+            let fault = self.fault(span, message, "remove the tag");
+            self.faults.push(fault);
+        }
     }
 
     fn alias(&mut self, id: usize, span: &Span) -> Result<Node, Fault> {
@@ -478,6 +496,17 @@ mod tests {
         assert!(fault(&deep).message.contains("levels"));
         let shallow = (0..20).fold("x".to_owned(), |inner, _| format!("[{inner}]"));
         assert!(parse(&shallow).is_ok());
+    }
+
+    #[test]
+    fn tags_of_applications_are_refused() {
+        assert!(parse("a: !!str 53\nb: !!seq [x]\n").is_ok());
+        let faults = parse("a: !secret x\nb: !ref [x]\n").unwrap_err();
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(
+            faults[0].message.contains("found the tag \"!secret\""),
+            "{faults:?}"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::keys::{self, Kind};
 use super::limits::{self, Limit};
-use super::read::{Reader, kind, with_environment};
+use super::reader::{Reader, kind, with_environment};
 use super::source::{Given, Source, Spot, read_text, unknown};
 use super::text::{self, Wrong};
 use super::yaml::{Entry, Node, Place, Value, quote};
