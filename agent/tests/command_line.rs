@@ -14,12 +14,17 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(content: &str) -> Self {
+        let file = Self::absent();
+        std::fs::write(&file.0, content).unwrap();
+        file
+    }
+
+    /// Only the name.
+    fn absent() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Relaxed);
         let name = format!("nodens-cli-{}-{number}.yaml", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::write(&path, content).unwrap();
-        Self(path)
+        Self(std::env::temp_dir().join(name))
     }
 
     fn path(&self) -> &str {
@@ -206,8 +211,12 @@ fn a_directory_and_a_file_without_permission_say_so() {
     // Held to the end: where the test runs as root, nobody must reach the program.
     let mut copy = None;
     if rustix::process::geteuid().is_root() {
-        let program = copy.insert(Scratch::new(""));
-        std::fs::copy(env!("CARGO_BIN_EXE_nodens"), &program.0).unwrap();
+        let program = copy.insert(Scratch::absent());
+        // By another process: a program that is open for writing here, or in a child that another
+        // test forks meanwhile, cannot be run (ETXTBSY).
+        let mut cp = Command::new("cp");
+        cp.arg(env!("CARGO_BIN_EXE_nodens")).arg(&program.0);
+        assert!(cp.status().unwrap().success());
         set_mode(program, 0o755);
         command = Command::new(&program.0);
         command.args(arguments).env_clear().uid(65_534).gid(65_534);
