@@ -92,7 +92,7 @@ pub(super) fn size(text: &str, limit: &Limit<u64>) -> Result<u64, Wrong> {
         .ok_or_else(|| wrong(expected, "choose a size within these bounds"))
 }
 
-/// A size as [`size`] reads it, in the largest unit that divides it.
+/// A size as the configuration has it, in the largest unit that divides it.
 #[must_use]
 pub fn show_size(bytes: u64) -> String {
     for (unit, factor) in SIZE_UNITS {
@@ -165,7 +165,7 @@ pub(super) fn seconds(text: &str, limit: &Limit<Duration>) -> Result<u32, Wrong>
         })
 }
 
-/// A duration as [`time`] reads it, to the millisecond.
+/// A duration as the configuration has it, to the millisecond.
 #[must_use]
 pub fn show_time(value: Duration) -> String {
     let mut rest = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
