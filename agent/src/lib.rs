@@ -2,6 +2,7 @@
 //! nodens, a node-local DNS cache for Kubernetes.
 
 pub mod cache;
+pub mod cli;
 pub mod config;
 pub mod lifecycle;
 pub mod miss;

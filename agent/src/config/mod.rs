@@ -2,12 +2,41 @@
 //! The configuration: file, environment and flags over defaults, read once into types that
 //! cannot be wrong. What the rest of the agent sees is [`Config`]; it knows nothing of YAML.
 
+mod cross;
+#[cfg(test)]
+mod docs;
+pub mod keys;
+pub mod limits;
+mod nearest;
+mod read;
+mod reader;
+mod restart;
+pub mod source;
+#[cfg(test)]
+mod tests;
+mod text;
+mod yaml;
+mod zones;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::source::Sources;
+pub use self::text::{show_size, show_time};
 use crate::wire::name::Name;
+
+/// A configuration that may be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What is no obstacle and should be known: values without effect, unknown variables.
+    pub warnings: Vec<Problem>,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+}
 
 /// Everything the agent is told, complete and within bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +61,20 @@ pub struct Config {
     pub admin: Admin,
     /// What is logged.
     pub log: Log,
+}
+
+impl Config {
+    /// Reads file, environment and flags over the defaults. Flags are stronger than the
+    /// environment, the environment than the file.
+    ///
+    /// # Errors
+    /// Every problem there is, never an empty list; the file's come first, line by line.
+    pub fn load(sources: &Sources) -> Result<Loaded, Vec<Problem>> {
+        read::read(sources, source::collect(sources), || {
+            let interfaces = if_addrs::get_if_addrs()?;
+            Ok(interfaces.iter().map(if_addrs::Interface::ip).collect())
+        })
+    }
 }
 
 /// The cluster that is served.
@@ -170,6 +213,11 @@ pub enum Origin {
         /// Its name.
         variable: String,
     },
+    /// The file as a whole, where it could not be read at all.
+    WholeFile {
+        /// The file as it was named.
+        path: PathBuf,
+    },
     /// A line of the file.
     File {
         /// The file as it was named.
@@ -188,6 +236,19 @@ pub enum Origin {
     },
 }
 
+impl Origin {
+    /// Problems are shown in this order: the file line by line, then the rest.
+    fn order(&self) -> (u8, usize, usize) {
+        match self {
+            Self::WholeFile { .. } => (0, 0, 0),
+            Self::File { line, column, .. } => (1, *line, *column),
+            Self::Environment { .. } => (2, 0, 0),
+            Self::Flag { .. } => (3, 0, 0),
+            Self::Default { .. } => (4, 0, 0),
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -199,8 +260,13 @@ impl fmt::Display for Origin {
                 column,
                 key,
             } => {
-                write!(f, "{}:{line}:{column}: {key}", path.display())
+                write!(f, "{}:{line}:{column}", path.display())?;
+                if key.is_empty() {
+                    return Ok(());
+                }
+                write!(f, ": {key}")
             }
+            Self::WholeFile { path } => write!(f, "{}", path.display()),
             Self::Flag { flag } => write!(f, "flag {flag}"),
         }
     }

@@ -378,8 +378,8 @@ mod tests {
 
     #[test]
     fn every_variant_counts_in_the_place_of_its_label() {
-        for (index, (why, label)) in Rejection::ALL.into_iter().enumerate() {
-            assert_eq!(why as usize, index, "{label}");
+        for (index, fault) in Fault::ALL.into_iter().enumerate() {
+            assert_eq!(fault as usize, index, "{}", fault.reason());
         }
         for (index, (why, label)) in ConnectionRefusal::ALL.into_iter().enumerate() {
             assert_eq!(why as usize, index, "{label}");

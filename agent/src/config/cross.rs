@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Checks that look at several values at once. Each speaks only where the values it compares were
+//! read without a problem: one mistake, one message.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::reader::{Reader, Reading};
+use super::source::Spot;
+use super::text::{Wrong, show_time};
+use super::zones::ZoneReading;
+
+/// Whether a listener on `listen` takes what is sent to `address`.
+fn covers(listen: IpAddr, address: IpAddr) -> bool {
+    listen == address || (listen.is_unspecified() && listen.is_ipv4() == address.is_ipv4())
+}
+
+/// A duration is at least the one that happens within it.
+pub(super) fn at_least(
+    reader: &mut Reader<'_>,
+    whole: &Reading<Duration>,
+    part: &Reading<Duration>,
+) {
+    if whole.value >= part.value || !whole.is_sound || !part.is_sound {
+        return;
+    }
+    // Blame what was written, not what was left alone.
+    let (blamed, expected) = if whole.is_given {
+        let expected = format!(
+            "at least {}, which is {}",
+            part.spot.key,
+            show_time(part.value)
+        );
+        (whole, expected)
+    } else {
+        let expected = format!(
+            "at most {}, which is {}",
+            whole.spot.key,
+            show_time(whole.value)
+        );
+        (part, expected)
+    };
+    let wrong = Wrong {
+        expected,
+        remedy: "raise the longer or lower the shorter of the two".to_owned(),
+    };
+    reader.problem(&blamed.spot, &show_time(blamed.value), &wrong);
+}
+
+/// The same address is not listened on twice.
+pub(super) fn listen(reader: &mut Reader<'_>, addresses: &Reading<Vec<(IpAddr, Spot)>>) {
+    for (index, (address, spot)) in addresses.value.iter().enumerate() {
+        let mut before = addresses.value.iter().take(index);
+        if let Some((_, first)) = before.find(|(other, _)| other == address) {
+            let wrong = Wrong {
+                expected: format!("each address once (it is {} too)", first.key),
+                remedy: "remove one of the two".to_owned(),
+            };
+            reader.problem(spot, &format!("{address} again"), &wrong);
+        }
+    }
+}
+
+/// Health and metrics do not want the TCP port on which clients are answered.
+pub(super) fn admin(
+    reader: &mut Reader<'_>,
+    addresses: &Reading<Vec<(IpAddr, Spot)>>,
+    port: &Reading<u16>,
+    sockets: [&Reading<SocketAddr>; 2],
+) {
+    if !addresses.is_sound || !port.is_sound || port.value == 0 {
+        return;
+    }
+    for socket in sockets {
+        let ip = socket.value.ip();
+        let taken = addresses
+            .value
+            .iter()
+            .find(|(listen, _)| covers(*listen, ip) || covers(ip, *listen));
+        if let (Some((listen, _)), true) = (taken, socket.value.port() == port.value) {
+            if !socket.is_sound {
+                continue;
+            }
+            let wrong = Wrong {
+                expected: format!(
+                    "another port than listen.port, since TCP clients are answered on {}",
+                    SocketAddr::new(*listen, port.value)
+                ),
+                remedy: format!("choose another port for {}", socket.spot.key),
+            };
+            reader.problem(&socket.spot, &socket.value.to_string(), &wrong);
+        }
+    }
+}
+
+/// No upstream is one of the agent's own sockets. `host` lists the addresses of this host; it is
+/// asked only where a wildcard is listened on.
+pub(super) fn own_sockets(
+    reader: &mut Reader<'_>,
+    addresses: &Reading<Vec<(IpAddr, Spot)>>,
+    port: &Reading<u16>,
+    zones: &[ZoneReading],
+    host: impl FnOnce() -> std::io::Result<Vec<IpAddr>>,
+) {
+    if !port.is_sound || port.value == 0 {
+        return;
+    }
+    let wildcard = addresses
+        .value
+        .iter()
+        .find(|(address, _)| address.is_unspecified());
+    let host = match wildcard.map(|(_, spot)| (spot, host())) {
+        None => Vec::new(),
+        Some((_, Ok(host))) => host,
+        Some((spot, Err(error))) => {
+            let warning = spot.problem(
+                format!("the addresses of this host cannot be listed ({error})"),
+                "check by hand that no upstream is an address of this host",
+            );
+            reader.collected.warnings.push(warning);
+            Vec::new()
+        }
+    };
+    let is_own = |upstream: IpAddr| {
+        addresses.value.iter().any(|(listen, _)| {
+            *listen == upstream || (covers(*listen, upstream) && host.contains(&upstream))
+        })
+    };
+    for (upstream, spot) in zones.iter().flat_map(|zone| &zone.upstreams) {
+        if upstream.port() == port.value && is_own(upstream.ip()) {
+            let wrong = Wrong {
+                expected: "a server other than the agent, which listens there and would ask itself"
+                    .to_owned(),
+                remedy: "write the address of the cluster's DNS, e.g. of its Service".to_owned(),
+            };
+            reader.problem(spot, &format!("the upstream {upstream}"), &wrong);
+        }
+    }
+}

@@ -1,0 +1,566 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one table of keys. The parser's known keys, the environment variables, the flags and
+//! docs/configuration.md all come from it.
+
+use std::time::Duration;
+
+use super::limits::{self, Limit};
+use super::text;
+
+/// One key of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Where it stands in the file, e.g. `cache.size`; `zones[].name` for a key of each zone.
+    pub path: &'static str,
+    /// What it holds.
+    pub kind: Kind,
+    /// The default where the kind has none of its own, as it would be written.
+    pub default: &'static str,
+    /// Whether a reload applies it; otherwise a changed value needs a restart.
+    pub reload: bool,
+    /// What it means, in Markdown. The first sentence stands for itself: it is the help of the flag.
+    pub doc: &'static str,
+}
+
+/// What a key holds.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// The version of the file's form: 1.
+    Version,
+    /// A domain name.
+    Domain,
+    /// Addresses of this host.
+    Addresses,
+    /// Addresses of Services: `ADDRESS` or `env:NAME`.
+    Services,
+    /// As `Services`, or `off`.
+    ServicesOrOff,
+    /// Addresses, or `auto`.
+    AddressesOrAuto,
+    /// A number.
+    Count(Limit<u64>),
+    /// A number, or `auto`.
+    CountOrAuto(Limit<u64>),
+    /// Bytes.
+    Size(Limit<u64>),
+    /// A duration.
+    Time(Limit<Duration>),
+    /// A duration of whole seconds.
+    Seconds(Limit<Duration>),
+    /// `true` or `false`.
+    Switch(bool),
+    /// One of a few words.
+    Word(&'static [&'static str]),
+    /// The name of a network interface.
+    Interface,
+    /// A file.
+    Path,
+    /// A file in the form of resolv.conf(5).
+    ResolvConf,
+    /// An address and a port; the port where none is given.
+    Socket(u16),
+    /// The list of zones.
+    Zones,
+    /// Upstream servers: `ADDRESS`, `ADDRESS:PORT`, `[v6]:PORT` or `env:NAME`.
+    Upstreams,
+}
+
+/// Sections in the order of the documentation: the word before the first dot, and what is there.
+pub const SECTIONS: [(&str, &str); 10] = [
+    ("version", "The form of the file."),
+    ("cluster", "The cluster that is served."),
+    ("listen", "Where clients are answered, over UDP and TCP."),
+    (
+        "intercept",
+        "How the kernel steers queries to the agent. **This version reads and checks these keys \
+         and does not act on them yet.**",
+    ),
+    ("workers", "Threads that answer."),
+    ("cache", "The store of answers."),
+    (
+        "zones",
+        "Which upstream servers are asked for which names: the zone with the longest matching \
+         name is taken. The list must hold the root zone `.`. A zone for the cluster's domain is \
+         made where the list has none, with the upstreams of the zone that encloses it, and the \
+         shorter of that zone's lifetimes and the cluster's. The list is given as a whole: \
+         `NODENS_ZONES` and `--zones` take its YAML text and replace the list of the file.",
+    ),
+    ("limits", "Bounds on the work under way, and on its time."),
+    ("admin", "Health, metrics and the admin socket."),
+    ("log", "What is logged, to standard error."),
+];
+
+const fn key(
+    path: &'static str,
+    kind: Kind,
+    default: &'static str,
+    reload: bool,
+    doc: &'static str,
+) -> Key {
+    Key {
+        path,
+        kind,
+        default,
+        reload,
+        doc,
+    }
+}
+
+/// Every key, section by section.
+pub const KEYS: &[Key] = &[
+    key(
+        "version",
+        Kind::Version,
+        "1",
+        false,
+        "The form of the file. `1` is the only one there is.",
+    ),
+    key(
+        "cluster.domain",
+        Kind::Domain,
+        "cluster.local",
+        false,
+        "The cluster's domain, as kubelet's `clusterDomain` has it. Names at and below it get \
+         the shorter lifetimes of the cluster zone.",
+    ),
+    key(
+        "cluster.dnsService",
+        Kind::Services,
+        "`[]`",
+        false,
+        "The addresses of the cluster's DNS Service, which pods have in their resolv.conf today. \
+         They are captured where `intercept.enabled` is true.",
+    ),
+    key(
+        "listen.addresses",
+        Kind::Addresses,
+        "169.254.20.10",
+        false,
+        "Addresses of this node to listen on, IPv4 and IPv6. `0.0.0.0` and `::` stand for all \
+         addresses of the node.",
+    ),
+    key(
+        "listen.port",
+        Kind::Count(limits::LISTEN_PORT),
+        "",
+        false,
+        "Port for UDP and TCP (RFC 1035 section 4.2). `0` lets the kernel choose one.",
+    ),
+    key(
+        "listen.udpSize",
+        Kind::Count(limits::UDP_SIZE),
+        "",
+        false,
+        "Largest answer over UDP in octets that is sent and announced (RFC 6891 section 6.2.5). \
+         What is larger is truncated, and the client asks again over TCP.",
+    ),
+    key(
+        "listen.tcpIdle",
+        Kind::Time(limits::TCP_IDLE),
+        "",
+        false,
+        "A client's TCP connection without a query this long is closed (RFC 7766 section 6.2.3).",
+    ),
+    key(
+        "listen.tcpConnections",
+        Kind::Count(limits::TCP_CONNECTIONS),
+        "",
+        false,
+        "Clients' TCP connections at one time, in total (RFC 7766 section 6.2.2).",
+    ),
+    key(
+        "listen.tcpConnectionsPerClient",
+        Kind::Count(limits::TCP_CONNECTIONS_PER_CLIENT),
+        "",
+        false,
+        "Clients' TCP connections at one time, of one source address (RFC 7766 section 6.2.2).",
+    ),
+    key(
+        "intercept.enabled",
+        Kind::Switch(false),
+        "",
+        false,
+        "Whether queries to `cluster.dnsService` are steered to the agent. `false` needs no \
+         privilege at all: the agent then only listens. No effect yet.",
+    ),
+    key(
+        "intercept.interface",
+        Kind::Interface,
+        "nodens0",
+        false,
+        "The interface that holds the node-local addresses. No effect yet.",
+    ),
+    key(
+        "intercept.redirectTo",
+        Kind::AddressesOrAuto,
+        "auto",
+        false,
+        "One node-local address for each of `cluster.dnsService`. `auto` takes the addresses \
+         after `listen.addresses`. No effect yet.",
+    ),
+    key(
+        "intercept.fallback",
+        Kind::ServicesOrOff,
+        "off",
+        false,
+        "The address of a Service of CoreDNS that exists for this alone: the kernel sends \
+         queries there when the agent is dead. No effect yet.",
+    ),
+    key(
+        "intercept.deadAfter",
+        Kind::Time(limits::DEAD_AFTER),
+        "",
+        false,
+        "The agent counts as dead this long after its last sign of life. No effect yet.",
+    ),
+    key(
+        "workers",
+        Kind::CountOrAuto(limits::WORKERS),
+        "auto",
+        false,
+        "Threads that answer from the cache. `auto` is one for each CPU that the process may \
+         run on, 64 at most.",
+    ),
+    key(
+        "cache.size",
+        Kind::Size(limits::CACHE_SIZE),
+        "",
+        true,
+        "Budget in bytes for everything that is kept, positive and negative answers alike.",
+    ),
+    key(
+        "cache.staleFor",
+        Kind::Time(limits::STALE_FOR),
+        "",
+        true,
+        "How long an expired answer may still be served while no upstream answers (RFC 8767). \
+         `0s` turns stale answers off. No effect yet.",
+    ),
+    key(
+        "cache.prefetch",
+        Kind::Switch(true),
+        "",
+        true,
+        "Whether popular entries are refreshed before they expire. No effect yet.",
+    ),
+    key(
+        "zones",
+        Kind::Zones,
+        "`[]`",
+        true,
+        "The list of zones. In the file each is a mapping of the keys below.",
+    ),
+    key(
+        "zones[].name",
+        Kind::Domain,
+        "(must be given)",
+        true,
+        "The zone's name. `\".\"` is the root: all names that no other zone takes.",
+    ),
+    key(
+        "zones[].upstreams",
+        Kind::Upstreams,
+        "(this or `resolv.conf`)",
+        true,
+        "The servers to ask.",
+    ),
+    key(
+        "zones[].resolv.conf",
+        Kind::ResolvConf,
+        "(this or `upstreams`)",
+        true,
+        "A file whose `nameserver` lines are the servers to ask. It is read at start and at each \
+         reload.",
+    ),
+    key(
+        "zones[].transport",
+        Kind::Word(&["tcp"]),
+        "tcp",
+        true,
+        "How the servers are spoken to (RFC 7766). This version speaks `tcp`.",
+    ),
+    key(
+        "zones[].maxTtl",
+        Kind::Seconds(limits::MAX_TTL),
+        "1h; 30s for the cluster's domain",
+        true,
+        "Longest lifetime of a positive answer. Longer TTLs are cut, shorter ones kept as they \
+         are (RFC 8767 section 4). `0s` keeps nothing.",
+    ),
+    key(
+        "zones[].maxNegativeTtl",
+        Kind::Seconds(limits::MAX_NEGATIVE_TTL),
+        "30s; 5s for the cluster's domain",
+        true,
+        "Longest lifetime of a negative answer (RFC 2308 section 5). `0s` keeps nothing.",
+    ),
+    key(
+        "limits.inFlight",
+        Kind::Count(limits::IN_FLIGHT),
+        "",
+        true,
+        "Misses under way at one time, every waiting client counted. Beyond it the answer is \
+         SERVFAIL with an Extended DNS Error (RFC 8914).",
+    ),
+    key(
+        "limits.queryTimeout",
+        Kind::Time(limits::QUERY_TIMEOUT),
+        "",
+        true,
+        "From a query's arrival to its answer, whatever the upstream does. Clients commonly ask \
+         again after 5 s. At least `limits.attemptTimeout`.",
+    ),
+    key(
+        "limits.attemptTimeout",
+        Kind::Time(limits::ATTEMPT_TIMEOUT),
+        "",
+        true,
+        "One try at one upstream server. At least `limits.connectTimeout`.",
+    ),
+    key(
+        "limits.connectTimeout",
+        Kind::Time(limits::CONNECT_TIMEOUT),
+        "",
+        true,
+        "Opening a connection to an upstream server.",
+    ),
+    key(
+        "limits.upstreamConnections",
+        Kind::Count(limits::UPSTREAM_CONNECTIONS),
+        "",
+        true,
+        "Connections to one upstream server at one time. CoreDNS answers a connection's queries \
+         one after the other, so this many can be under way at once.",
+    ),
+    key(
+        "limits.upstreamIdle",
+        Kind::Time(limits::UPSTREAM_IDLE),
+        "",
+        true,
+        "An upstream connection without a query this long is closed. CoreDNS closes after 10 s.",
+    ),
+    key(
+        "limits.drainTimeout",
+        Kind::Time(limits::DRAIN_TIMEOUT),
+        "",
+        true,
+        "How long what is in flight may still take after SIGTERM.",
+    ),
+    key(
+        "admin.health",
+        Kind::Socket(limits::HEALTH_PORT),
+        "first of `listen.addresses`, port 9254",
+        false,
+        "Where `/healthz` and `/readyz` answer over HTTP. The port may be left out.",
+    ),
+    key(
+        "admin.metrics",
+        Kind::Socket(limits::METRICS_PORT),
+        "first of `listen.addresses`, port 9253",
+        false,
+        "Where `/metrics` answers over HTTP. The port may be left out; it may be the same \
+         address and port as `admin.health`.",
+    ),
+    key(
+        "admin.socket",
+        Kind::Path,
+        "/run/nodens/admin.sock",
+        false,
+        "The socket that `nodens status` and its like talk to. No effect yet.",
+    ),
+    key(
+        "log.level",
+        Kind::Word(&["error", "warn", "info", "debug", "trace"]),
+        "info",
+        true,
+        "The least severe records that are written. Names of queries appear from `debug` on.",
+    ),
+    key(
+        "log.format",
+        Kind::Word(&["auto", "json", "text"]),
+        "auto",
+        false,
+        "The form of the records. `auto` is `text` on a terminal and `json` elsewhere.",
+    ),
+];
+
+/// The key at a path, e.g. `cache.size` or `zones[].name`.
+#[must_use]
+pub fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+impl Key {
+    /// Whether an environment variable and a flag set it: everything but `version` (which speaks
+    /// of the file) and the keys of single zones.
+    #[must_use]
+    pub fn is_overridable(&self) -> bool {
+        self.path != "version" && !self.path.contains("[]")
+    }
+
+    /// The section it belongs to.
+    #[must_use]
+    pub fn section(&self) -> &'static str {
+        self.path.split(['.', '[']).next().unwrap_or(self.path)
+    }
+
+    /// Its environment variable, e.g. `NODENS_LISTEN_UDP_SIZE`. Underscores behind the first are
+    /// free: see [`super::source`].
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("NODENS_{}", self.words('_').to_ascii_uppercase())
+    }
+
+    /// Its flag without the dashes in front, e.g. `listen-udp-size`.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        self.words('-')
+    }
+
+    /// The words of the path, in lower case.
+    fn words(&self, between: char) -> String {
+        let mut words = String::with_capacity(self.path.len() + 4);
+        for letter in self.path.chars() {
+            if letter == '.' {
+                words.push(between);
+                continue;
+            }
+            if letter.is_ascii_uppercase() {
+                words.push(between);
+            }
+            words.push(letter.to_ascii_lowercase());
+        }
+        words
+    }
+
+    /// The default as it would be written.
+    #[must_use]
+    pub fn default_text(&self) -> String {
+        if !self.default.is_empty() {
+            return self.default.to_owned();
+        }
+        match self.kind {
+            Kind::Count(limit) => limit.default.to_string(),
+            Kind::Size(limit) => text::show_size(limit.default),
+            Kind::Time(limit) | Kind::Seconds(limit) => text::show_time(limit.default),
+            Kind::Switch(on) => on.to_string(),
+            _ => String::new(),
+        }
+    }
+
+    /// The form of its values and their bounds, in words.
+    #[must_use]
+    pub fn bounds(&self) -> String {
+        match self.kind {
+            Kind::Version => "`1`".to_owned(),
+            Kind::Domain => "a domain name".to_owned(),
+            Kind::Addresses => format!("1 to {} addresses", limits::MAX_LISTEN_ADDRESSES),
+            Kind::Services => "list of `ADDRESS` or `env:NAME`".to_owned(),
+            Kind::ServicesOrOff => "`off`, or list of `ADDRESS` or `env:NAME`".to_owned(),
+            Kind::AddressesOrAuto => "`auto`, or list of addresses".to_owned(),
+            Kind::Count(limit) => format!("{} to {}", limit.min, limit.max),
+            Kind::CountOrAuto(limit) => format!("`auto`, or {} to {}", limit.min, limit.max),
+            Kind::Size(limit) => format!(
+                "{} to {}",
+                text::show_size(limit.min),
+                text::show_size(limit.max)
+            ),
+            Kind::Time(limit) => format!(
+                "{} to {}",
+                text::show_time(limit.min),
+                text::show_time(limit.max)
+            ),
+            Kind::Seconds(limit) => format!(
+                "{} to {}, whole seconds",
+                text::show_time(limit.min),
+                text::show_time(limit.max)
+            ),
+            Kind::Switch(_) => "`true`, `false`".to_owned(),
+            Kind::Word(words) => words
+                .iter()
+                .map(|word| format!("`{word}`"))
+                .collect::<Vec<_>>()
+                .join(", "),
+            Kind::Interface => "1 to 15 characters".to_owned(),
+            Kind::Path => "an absolute path".to_owned(),
+            Kind::ResolvConf => "a path".to_owned(),
+            Kind::Socket(_) => "`ADDRESS`, `ADDRESS:PORT`, `[v6]:PORT`".to_owned(),
+            Kind::Zones => format!("at most {} zones", limits::MAX_ZONES),
+            Kind::Upstreams => format!(
+                "1 to {} of `ADDRESS`, `ADDRESS:PORT`, `[v6]:PORT`, `env:NAME`",
+                limits::MAX_UPSTREAMS
+            ),
+        }
+    }
+
+    /// What a value is called in the help of its flag.
+    #[must_use]
+    pub fn value_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Version | Kind::Count(_) => "NUMBER",
+            Kind::Domain | Kind::Interface => "NAME",
+            Kind::Addresses | Kind::Services => "ADDRESS,...",
+            Kind::ServicesOrOff => "ADDRESS,...|off",
+            Kind::AddressesOrAuto => "ADDRESS,...|auto",
+            Kind::CountOrAuto(_) => "NUMBER|auto",
+            Kind::Size(_) => "SIZE",
+            Kind::Time(_) | Kind::Seconds(_) => "DURATION",
+            Kind::Switch(_) => "true|false",
+            Kind::Word(_) => "WORD",
+            Kind::Path | Kind::ResolvConf => "PATH",
+            Kind::Socket(_) => "ADDRESS:PORT",
+            Kind::Zones => "YAML",
+            Kind::Upstreams => "UPSTREAM,...",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_key_has_one_path_one_variable_and_one_flag() {
+        let mut seen = BTreeSet::new();
+        for key in KEYS {
+            assert!(seen.insert(key.path.to_owned()), "{}", key.path);
+            if key.is_overridable() {
+                assert!(seen.insert(key.flag()) || key.flag() == key.path);
+                assert!(seen.insert(key.variable().replace('_', "")), "{}", key.path);
+            }
+            assert!(!key.default_text().is_empty(), "{}", key.path);
+            assert!(!key.bounds().is_empty(), "{}", key.path);
+            assert!(
+                SECTIONS.iter().any(|(name, _)| *name == key.section()),
+                "{}",
+                key.path
+            );
+        }
+    }
+
+    #[test]
+    fn names_are_split_at_dots_and_capitals() {
+        let key = find("listen.tcpConnectionsPerClient").unwrap();
+        assert_eq!(key.flag(), "listen-tcp-connections-per-client");
+        assert_eq!(key.variable(), "NODENS_LISTEN_TCP_CONNECTIONS_PER_CLIENT");
+        assert_eq!(find("workers").unwrap().variable(), "NODENS_WORKERS");
+    }
+
+    #[test]
+    fn every_default_lies_within_its_bounds() {
+        for key in KEYS {
+            match key.kind {
+                Kind::Count(limit) | Kind::Size(limit) => {
+                    assert!(limit.holds(&limit.default), "{}", key.path);
+                }
+                Kind::Time(limit) | Kind::Seconds(limit) => {
+                    assert!(limit.holds(&limit.default), "{}", key.path);
+                }
+                _ => {}
+            }
+        }
+        assert!(limits::CLUSTER_MAX_TTL.holds(&limits::CLUSTER_MAX_TTL.default));
+        assert!(limits::CLUSTER_MAX_NEGATIVE_TTL.holds(&limits::CLUSTER_MAX_NEGATIVE_TTL.default));
+    }
+}

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The program as a user meets it: arguments in, text and exit code out.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails like the test")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// A file of its own that goes away with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(content: &str) -> Self {
+        let file = Self::absent();
+        std::fs::write(&file.0, content).unwrap();
+        file
+    }
+
+    /// Only the name.
+    fn absent() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let name = format!("nodens-cli-{}-{number}.yaml", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The program with an empty environment.
+fn nodens(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nodens"));
+    command.args(arguments).env_clear();
+    command
+}
+
+/// Exit code, standard output, standard error.
+fn ends(command: &mut Command) -> (i32, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
+    (
+        status.code().unwrap(),
+        String::from_utf8(stdout).unwrap(),
+        String::from_utf8(stderr).unwrap(),
+    )
+}
+
+#[test]
+fn the_version_is_the_one_of_the_package() {
+    let (code, out, err) = ends(&mut nodens(&["--version"]));
+    let version = format!("nodens {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (0, version.as_str(), "")
+    );
+}
+
+#[test]
+fn help_ends_well_and_wrong_usage_with_64() {
+    for arguments in [
+        &["--help"][..],
+        &["help"],
+        &["run", "--help"],
+        &["check", "-h"],
+    ] {
+        let (code, out, err) = ends(&mut nodens(arguments));
+        assert_eq!(code, 0, "{arguments:?}: {err}");
+        assert!(out.contains("Usage:"), "{arguments:?}: {out}");
+    }
+    for arguments in [
+        &[][..],
+        &["walk"],
+        &["--config", "x"],
+        &["run", "--corefile", "x"],
+        &["run", "--listen-prot", "53"],
+        &["check", "--config"],
+        &["check", "x"],
+    ] {
+        let (code, out, err) = ends(&mut nodens(arguments));
+        assert_eq!(code, 64, "{arguments:?}");
+        assert_eq!(out, "");
+        assert!(err.contains("Usage:") || err.contains("error:"), "{err}");
+    }
+    let (_, _, err) = ends(&mut nodens(&["run", "--listen-prot", "53"]));
+    assert!(err.contains("--listen-port"), "{err}");
+}
+
+#[test]
+fn a_good_file_is_ok_and_its_warnings_are_told() {
+    let file = Scratch::new(
+        "listen: { addresses: [127.0.0.1, '::1'], port: 5300 }\n\
+         cache: { size: 1MiB, staleFor: 1h }\n\
+         zones:\n  - { name: \".\", upstreams: [10.96.0.50] }\n",
+    );
+    let (code, out, err) = ends(&mut nodens(&["check", "--config", file.path()]));
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(
+        out,
+        format!(
+            "ok: {} (2 zones, listening on 127.0.0.1, ::1 port 5300, cache 1MiB)\n",
+            file.path()
+        )
+    );
+    assert_eq!(
+        err,
+        format!(
+            "warning: {}:2:32: cache.staleFor: this version does not serve stale answers yet; \
+             the key has no effect; it may stay\n",
+            file.path()
+        )
+    );
+}
+
+#[test]
+fn a_bad_file_ends_with_64_and_every_problem() {
+    let file =
+        Scratch::new("listen: { port: dns }\nzones:\n  - { name: \".\", upstream: [10.0.0.1] }\n");
+    let path = file.path();
+    let expected = format!(
+        "{path}:1:17: listen.port: found \"dns\", expected a whole number from 0 to 65535; \
+         write a number like 53\n\
+         {path}:3:5: zones[0]: found a zone without servers, expected upstreams or resolv.conf; \
+         add the servers to ask, e.g. `upstreams: [10.96.0.10]`\n\
+         {path}:3:18: zones[0].upstream: found the unknown key \"upstream\", expected one of name, \
+         upstreams, resolv.conf, transport, maxTtl, maxNegativeTtl; did you mean upstreams?\n\
+         3 problems\n"
+    );
+    for command in ["check", "run"] {
+        let (code, out, err) = ends(&mut nodens(&[command, "--config", path]));
+        assert_eq!((code, out.as_str()), (64, ""), "{command}");
+        assert_eq!(err, expected, "{command}");
+    }
+}
+
+#[test]
+fn one_problem_is_counted_as_one() {
+    let missing = "/nonexistent/nodens.yaml";
+    let (code, _, err) = ends(&mut nodens(&["check", "--config", missing]));
+    assert_eq!(code, 64);
+    assert_eq!(
+        err,
+        format!(
+            "{missing}: found no such file, expected a configuration file; create it, or correct \
+             the path\n1 problem\n"
+        )
+    );
+}
+
+#[test]
+fn the_environment_and_the_flags_are_read() {
+    let zones = "[{name: ., upstreams: ['env:KUBE_DNS_UPSTREAM_SERVICE_HOST']}]";
+    let check = || {
+        let mut command = nodens(&["check", "--listen-port", "5301", "--cache-size=2MiB"]);
+        command
+            .env("NODENS_ZONES", zones)
+            .env("NODENS_LISTEN_ADDRESSES", "127.0.0.1")
+            .env("NODENS_LISTEN_PORT", "5302")
+            .env("NODENS_UPSTREAM_PORT_53_TCP_ADDR", "10.96.0.50");
+        command
+    };
+    let (code, out, err) = ends(check().env("KUBE_DNS_UPSTREAM_SERVICE_HOST", "10.96.0.50"));
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.ends_with("(2 zones, listening on 127.0.0.1 port 5301, cache 2MiB)\n"),
+        "{out}"
+    );
+    assert_eq!(err, "");
+
+    let (code, _, err) = ends(&mut check());
+    assert_eq!(code, 64);
+    assert!(
+        err.starts_with("environment variable NODENS_ZONES: zones[0].upstreams[0] (line 1, column 24 of the value)"),
+        "{err}"
+    );
+    assert!(err.contains("Service kube-dns-upstream"), "{err}");
+}
+
+#[test]
+fn a_directory_and_a_file_without_permission_say_so() {
+    let directory = std::env::temp_dir();
+    let (code, _, err) = ends(&mut nodens(&[
+        "check",
+        "--config",
+        directory.to_str().unwrap(),
+    ]));
+    assert_eq!(code, 64);
+    assert!(
+        err.contains("found a directory, expected a configuration file"),
+        "{err}"
+    );
+
+    // Root reads everything: as another user this is a plain file without read permission.
+    let file = Scratch::new("version: 1\n");
+    set_mode(&file, 0o000);
+    let arguments = ["check", "--config", file.path()];
+    let mut command = nodens(&arguments);
+    // Held to the end: where the test runs as root, nobody must reach the program.
+    let mut copy = None;
+    if rustix::process::geteuid().is_root() {
+        let program = copy.insert(Scratch::absent());
+        // By another process: a program that is open for writing here, or in a child that another
+        // test forks meanwhile, cannot be run (ETXTBSY).
+        let mut cp = Command::new("cp");
+        cp.arg(env!("CARGO_BIN_EXE_nodens")).arg(&program.0);
+        assert!(cp.status().unwrap().success());
+        set_mode(program, 0o755);
+        command = Command::new(&program.0);
+        command.args(arguments).env_clear().uid(65_534).gid(65_534);
+    }
+    let (code, _, err) = ends(&mut command);
+    assert_eq!(code, 64);
+    assert!(
+        err.contains("found a file that this user may not read"),
+        "{err}"
+    );
+}
+
+fn set_mode(file: &Scratch, mode: u32) {
+    let permissions = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(&file.0, permissions).unwrap();
+}
