@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod lifecycle;
 pub mod miss;
+pub mod resolve;
 pub mod serve;
 pub mod telemetry;
 pub mod wire;

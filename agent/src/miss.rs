@@ -17,6 +17,7 @@ use crate::wire::edns::Edns;
 use crate::wire::header::{Flags, HEADER};
 use crate::wire::name::MAX_NAME;
 use crate::wire::query::Query;
+use crate::wire::question::Question;
 
 /// Misses that can wait for the cold thread; some 10 ms of its work.
 pub const QUEUE: usize = 2048;
@@ -68,6 +69,13 @@ impl Asked {
     #[must_use]
     pub fn question(&self) -> &[u8] {
         &self.question[..usize::from(self.len)]
+    }
+
+    /// The question in canonical form.
+    #[must_use]
+    pub fn canonical(&self) -> Option<Question> {
+        let dnssec_ok = self.edns.is_some_and(|edns| edns.dnssec_ok);
+        Question::read(self.question(), dnssec_ok, self.flags.has(Flags::CD))
     }
 
     /// The client's number for the exchange.
@@ -191,7 +199,6 @@ impl AsFd for Receiver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::question::Question;
 
     fn miss(id: u16) -> Miss {
         let mut message = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];

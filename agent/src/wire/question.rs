@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The canonical question: what two queries must share to have the same answer.
 
+use super::cursor::Cursor;
 use super::name::{MAX_NAME, Name};
 
 /// Octets behind the name: type and flags.
@@ -41,6 +42,17 @@ impl Question {
         let mut question = Self::new();
         question.set(name.as_wire(), qtype, false, false, false);
         question
+    }
+
+    /// Takes a question section: a name without compression, a type, class IN or ANY. `None` where
+    /// the octets are no such section.
+    #[must_use]
+    pub fn read(section: &[u8], dnssec_ok: bool, checking_disabled: bool) -> Option<Self> {
+        let mut cursor = Cursor::new(section, 0);
+        let (name, qtype, qclass) = (cursor.plain_name()?, cursor.u16()?, cursor.u16()?);
+        let mut question = Self::new();
+        question.set(name, qtype, dnssec_ok, checking_disabled, qclass == 255);
+        (cursor.position() == section.len()).then_some(question)
     }
 
     /// Takes a valid name in wire form and the rest of the question.

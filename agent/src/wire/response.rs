@@ -9,6 +9,18 @@ use super::{qtype, rcode};
 /// Octets of TTL offsets that the largest message can need: a record has at least 11 octets.
 pub const MAX_OFFSETS: usize = 2 * (super::MAX_MESSAGE / 11 + 1);
 
+/// Octets of TTL offsets that reading this message can need.
+#[must_use]
+pub fn offsets_needed(message: &[u8]) -> usize {
+    let Some(header) = Header::read(message) else {
+        return 0;
+    };
+    let records = [header.answers, header.authorities, header.additionals]
+        .into_iter()
+        .fold(0_usize, |sum, count| sum.saturating_add(count.into()));
+    records.saturating_mul(2).min(MAX_OFFSETS)
+}
+
 /// What a response must match.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One TCP connection to an upstream (RFC 7766): one question on it at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::upstream::Failure;
+use crate::telemetry::cells::{Outcome, UpstreamCells};
+use crate::telemetry::registry::Telemetry;
+use crate::wire::answer::Answer;
+use crate::wire::edns;
+use crate::wire::header::{Flags, HEADER, Header};
+use crate::wire::question::Question;
+use crate::wire::response::{self, Expected, Lie, Response};
+use crate::wire::{qtype, rcode};
+
+/// Octets of the length in front of a message (RFC 1035 section 4.2.2).
+const PREFIX: usize = 2;
+/// Room for most responses; a longer one gets what its length says.
+const BUFFER: usize = 1024;
+/// Responses that do not belong to the question, before the connection is given up.
+const LIES: usize = 8;
+/// The UDP size that a question announces in octets. It says nothing about an answer over TCP.
+const UDP_SIZE: u16 = 1232;
+
+/// A question as it goes over the wire, with its length in front.
+#[derive(Debug)]
+pub(super) struct Request {
+    id: u16,
+    frame: Vec<u8>,
+    question_end: usize,
+}
+
+impl Request {
+    /// `turn` makes the ID: nobody outside sees a connection's octets, so it need only differ from
+    /// those before it.
+    pub(super) fn new(question: &Question, turn: u64) -> Self {
+        let [.., a, b] = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15).swap_bytes().to_be_bytes();
+        let id = u16::from_be_bytes([a, b]);
+        let checking_disabled = if question.checking_disabled() {
+            Flags::CD
+        } else {
+            0
+        };
+        let header = Header {
+            id,
+            // AD asks to be told whether the data was validated (RFC 6840 section 5.7).
+            flags: Flags(Flags::RD | Flags::AD | checking_disabled),
+            questions: 1,
+            additionals: 1,
+            ..Header::default()
+        };
+        let length = HEADER + question.name().len() + 4 + edns::OPT_LEN;
+        let mut frame = Vec::with_capacity(PREFIX + length);
+        frame.extend(u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
+        frame.resize(PREFIX + HEADER, 0);
+        header.write(&mut frame[PREFIX..]);
+        frame.extend(question.name());
+        frame.extend(question.qtype().to_be_bytes());
+        frame.extend(question.qclass().to_be_bytes());
+        let question_end = frame.len();
+        let dnssec_ok = if question.dnssec_ok() { edns::DO } else { 0 };
+        frame.push(0);
+        frame.extend(qtype::OPT.to_be_bytes());
+        frame.extend(UDP_SIZE.to_be_bytes());
+        frame.extend([0, 0]);
+        frame.extend(dnssec_ok.to_be_bytes());
+        frame.extend([0, 0]);
+        Self {
+            id,
+            frame,
+            question_end,
+        }
+    }
+
+    fn expected(&self) -> Expected<'_> {
+        Expected {
+            id: self.id,
+            question: &self.frame[PREFIX + HEADER..self.question_end],
+        }
+    }
+}
+
+/// A response that belongs to its question.
+#[derive(Debug)]
+pub(super) struct Exchanged {
+    pub(super) response: Response,
+    message: Vec<u8>,
+    offsets: Vec<u8>,
+}
+
+impl Exchanged {
+    /// The response as it is kept and sent on.
+    pub(super) fn answer(&self) -> Answer<'_> {
+        self.response.answer(&self.message, &self.offsets)
+    }
+
+    /// Whether the server could or would not answer: another may.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(
+            self.response.rcode,
+            rcode::SERVFAIL | rcode::REFUSED | rcode::NOTIMP
+        ) || self.response.rcode > 15
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    /// When it should end.
+    ends: Instant,
+    used: Instant,
+    is_fresh: bool,
+    count: Count,
+}
+
+/// Counts a connection from its beginning to its end.
+#[derive(Debug)]
+struct Count(Arc<Telemetry>, u16);
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.0.resolve.upstream(self.1).close();
+    }
+}
+
+impl Connection {
+    pub(super) fn new(
+        stream: TcpStream,
+        max_age: Duration,
+        telemetry: &Arc<Telemetry>,
+        index: u16,
+    ) -> Self {
+        telemetry.resolve.upstream(index).open();
+        let now = Instant::now();
+        Self {
+            stream,
+            ends: now + max_age,
+            used: now,
+            is_fresh: true,
+            count: Count(Arc::clone(telemetry), index),
+        }
+    }
+
+    /// Whether a question may go over it: not too old, and nothing came that nobody asked for, nor
+    /// its end.
+    pub(super) fn is_usable(&mut self, now: Instant, idle: Duration) -> bool {
+        let silent = self.stream.try_read(&mut [0]);
+        now < self.ends
+            && now < self.used + idle
+            && matches!(silent, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
+    /// Asks and waits for the answer; gives the connection back with it. What does not belong to
+    /// the question is dropped and counted.
+    pub(super) async fn exchange(
+        mut self,
+        request: &Request,
+        cells: &UpstreamCells,
+    ) -> Result<(Self, Exchanged), Failure> {
+        let result = self.ask(request, cells).await;
+        match result {
+            Ok(exchanged) => {
+                self.is_fresh = false;
+                self.used = Instant::now();
+                Ok((self, exchanged))
+            }
+            Err(Outcome::Reset | Outcome::Closed) if !self.is_fresh => Err(Failure::Stale),
+            Err(outcome) => Err(Failure::Outcome(outcome)),
+        }
+    }
+
+    async fn ask(&mut self, request: &Request, cells: &UpstreamCells) -> Result<Exchanged, Outcome> {
+        let written = self.stream.write_all(&request.frame).await;
+        written.map_err(|error| Outcome::of(&error))?;
+        for _ in 0..LIES {
+            let mut message = self.read().await.map_err(|error| Outcome::of(&error))?;
+            let mut offsets = vec![0; response::offsets_needed(&message)];
+            match Response::parse(&mut message, &request.expected(), &mut offsets) {
+                Ok(response) => {
+                    return Ok(Exchanged {
+                        response,
+                        message,
+                        offsets,
+                    });
+                }
+                Err(lie) => cells.end(match lie {
+                    Lie::Malformed => Outcome::Malformed,
+                    Lie::WrongId => Outcome::WrongId,
+                    Lie::WrongQuestion => Outcome::WrongQuestion,
+                }),
+            }
+        }
+        Err(Outcome::Malformed)
+    }
+
+    /// Reads one message.
+    async fn read(&mut self) -> std::io::Result<Vec<u8>> {
+        // One read has both length and message, where the server wrote both at once.
+        let mut buffer = Vec::with_capacity(BUFFER);
+        loop {
+            if let Some((prefix, rest)) = buffer.split_first_chunk::<PREFIX>() {
+                let length = usize::from(u16::from_be_bytes(*prefix));
+                if rest.len() >= length {
+                    // More than one message behind one question: the second is not looked at, and
+                    // the connection ends with its answer unread.
+                    self.ends = if rest.len() > length {
+                        self.used
+                    } else {
+                        self.ends
+                    };
+                    buffer.truncate(PREFIX + length);
+                    buffer.drain(..PREFIX);
+                    return Ok(buffer);
+                }
+                buffer.reserve(PREFIX + length - buffer.len());
+            }
+            if self.stream.read_buf(&mut buffer).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Questions under way, each with all who wait for it: identical misses cost one upstream query.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::connection::Exchanged;
+use super::{Resolver, To, Waiter, lock};
+use crate::wire::edns::ExtendedError;
+use crate::wire::question::Question;
+
+/// The questions under way.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    flights: HashMap<Box<[u8]>, Vec<Waiter>, foldhash::quality::RandomState>,
+    waiters: usize,
+}
+
+/// What became of a waiter.
+#[derive(Debug)]
+pub(super) enum Joined {
+    /// Nobody asks this yet: the caller must. With the time of arrival.
+    Leads(u64),
+    /// Somebody does.
+    Coalesced,
+    /// The same client waits for the same already: it sent its query again.
+    Repeated,
+    /// As many wait as may.
+    Over(Box<Waiter>),
+}
+
+impl Flights {
+    /// Clients that wait.
+    pub(super) fn waiters(&self) -> usize {
+        self.waiters
+    }
+
+    /// Has `waiter` wait for the answer to `question`, with at most `limit` clients in total.
+    pub(super) fn join(&mut self, question: &Question, waiter: Waiter, limit: usize) -> Joined {
+        let others = self.flights.get_mut(question.as_octets());
+        if others.as_ref().is_some_and(|others| {
+            others.iter().any(|other| other.is_same_query(&waiter))
+        }) {
+            return Joined::Repeated;
+        }
+        if self.waiters >= limit {
+            return Joined::Over(Box::new(waiter));
+        }
+        self.waiters += 1;
+        if let Some(others) = others {
+            others.push(waiter);
+            return Joined::Coalesced;
+        }
+        let arrived_ns = waiter.arrived_ns;
+        self.flights
+            .insert(question.as_octets().into(), vec![waiter]);
+        Joined::Leads(arrived_ns)
+    }
+
+    fn land(&mut self, question: &Question) -> Vec<Waiter> {
+        let waiters = self.flights.remove(question.as_octets()).unwrap_or_default();
+        self.waiters -= waiters.len();
+        waiters
+    }
+}
+
+impl Waiter {
+    /// Whether this is the other one's query once more: same client, port, listener and ID.
+    /// A TCP client does not repeat itself on one connection.
+    fn is_same_query(&self, other: &Self) -> bool {
+        match (&self.to, &other.to) {
+            (
+                To::Datagram { client, listener },
+                To::Datagram {
+                    client: other_client,
+                    listener: other_listener,
+                },
+            ) => {
+                client == other_client
+                    && listener == other_listener
+                    && self.asked.id() == other.asked.id()
+            }
+            _ => false,
+        }
+    }
+}
+
+/// One question under way. Whatever ends it, a panic too, everybody who waits is answered.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) question: Question,
+    resolver: Arc<Resolver>,
+    zone: u16,
+    is_settled: bool,
+}
+
+impl Flight {
+    pub(super) fn new(resolver: &Arc<Resolver>, question: Question, zone: u16) -> Self {
+        Self {
+            question,
+            resolver: Arc::clone(resolver),
+            zone,
+            is_settled: false,
+        }
+    }
+
+    /// Gives everybody the answer.
+    pub(super) fn settle(mut self, exchanged: &Exchanged) {
+        let waiters = self.land();
+        let answer = exchanged.answer();
+        self.resolver
+            .answer(waiters, &self.question, self.zone, &answer);
+    }
+
+    /// Tells everybody that there is none.
+    pub(super) fn fail(mut self, why: ExtendedError) {
+        let waiters = self.land();
+        self.resolver
+            .fail(waiters, &self.question, self.zone, Some(why));
+    }
+
+    fn land(&mut self) -> Vec<Waiter> {
+        self.is_settled = true;
+        let mut flights = lock(&self.resolver.flights);
+        let waiters = flights.land(&self.question);
+        let in_flight = &self.resolver.telemetry.resolve.in_flight;
+        in_flight.store(flights.waiters() as u64, Relaxed);
+        waiters
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            let waiters = self.land();
+            let why = Some(ExtendedError::DRAINING);
+            self.resolver.fail(waiters, &self.question, self.zone, why);
+        }
+    }
+}

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The cold side: what the cache cannot answer is asked upstream, once for all who wait.
+//!
+//! ```text
+//! miss ─► late hit? ─► join in-flight or lead ─► route ─► exchange with upstream ─► insert ─► settle
+//!                      (flights)                (routes)  (upstream, connection)             every waiter
+//! ```
+//!
+//! Everything runs on one thread, so a lock here is never waited for; it only lets the compiler see
+//! that nothing is shared by accident.
+
+mod connection;
+mod flights;
+mod routes;
+mod settle;
+mod upstream;
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use self::connection::Exchanged;
+use self::flights::{Flight, Flights, Joined};
+pub use self::routes::Routes;
+use self::routes::Route;
+use self::upstream::Failure;
+use crate::cache::{Cache, Draft, Lookup, Reader, Tick};
+use crate::config::Limits;
+use crate::miss::{Asked, Receiver};
+use crate::telemetry::cells::Outcome;
+use crate::telemetry::clock::Clock;
+use crate::telemetry::counters::{NO_ZONE, add};
+use crate::telemetry::registry::Telemetry;
+use crate::wire::edns::ExtendedError;
+use crate::wire::header::Flags;
+use crate::wire::question::Question;
+use crate::wire::rcode;
+use crate::wire::response::Response;
+
+/// Misses that are taken in before other tasks get their turn.
+const TURN: usize = 64;
+
+/// Tries of one query: each at the next server, or at the same on a fresh connection.
+const TRIES: usize = 3;
+
+/// How long an answer that says "no" without an SOA is kept, in seconds. RFC 2308 section 5 keeps
+/// it not at all; a second damps a client that asks again at once.
+const DAMPING_SECONDS: u32 = 1;
+
+/// Who waits for an answer, and where it goes.
+#[derive(Debug)]
+pub struct Waiter {
+    /// The query.
+    pub asked: Asked,
+    /// When it came, in nanoseconds of the agent's clock.
+    pub arrived_ns: u64,
+    /// Where the answer goes.
+    pub to: To,
+}
+
+/// Where an answer goes.
+#[derive(Clone, Debug)]
+pub enum To {
+    /// A UDP client.
+    Datagram {
+        /// Its address.
+        client: SocketAddr,
+        /// The listener that it asked.
+        listener: u32,
+    },
+    /// A TCP connection.
+    Stream {
+        /// Takes messages with their length in front (RFC 1035 section 4.2.2).
+        replies: mpsc::Sender<Vec<u8>>,
+        /// The client's family.
+        is_ipv6: bool,
+        /// The idle timeout in units of 100 ms (RFC 7828 section 3.1).
+        keepalive: u16,
+    },
+}
+
+/// The cold side's state.
+#[derive(Debug)]
+pub struct Resolver {
+    cache: Cache,
+    reader: Mutex<Reader>,
+    routes: ArcSwap<Routes>,
+    limits: ArcSwap<Limits>,
+    flights: Mutex<Flights>,
+    listeners: Mutex<HashMap<u32, Arc<UdpSocket>>>,
+    /// Room for one reply.
+    buffer: Mutex<Vec<u8>>,
+    udp_size: u16,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Resolver {
+    /// A resolver that keeps its answers in `cache`.
+    #[must_use]
+    pub fn new(
+        cache: Cache,
+        reader: Reader,
+        routes: Routes,
+        limits: Limits,
+        udp_size: u16,
+        telemetry: Arc<Telemetry>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            cache,
+            reader: Mutex::new(reader),
+            routes: ArcSwap::from_pointee(routes),
+            limits: ArcSwap::from_pointee(limits),
+            flights: Mutex::default(),
+            listeners: Mutex::default(),
+            buffer: Mutex::new(vec![0; settle::BUFFER]),
+            udp_size,
+            telemetry,
+        })
+    }
+
+    /// Lets answers go out through a listener's socket.
+    pub fn open(&self, listener: u32, socket: Arc<UdpSocket>) {
+        lock(&self.listeners).insert(listener, socket);
+    }
+
+    /// Lets go of a listener's socket.
+    pub fn close(&self, listener: u32) {
+        lock(&self.listeners).remove(&listener);
+    }
+
+    /// The zones and servers in force.
+    #[must_use]
+    pub fn routes(&self) -> Arc<Routes> {
+        self.routes.load_full()
+    }
+
+    /// Puts other zones and limits in force. What is under way ends as it began.
+    pub fn reload(&self, routes: Routes, limits: Limits) {
+        self.routes.store(Arc::new(routes));
+        self.limits.store(Arc::new(limits));
+    }
+
+    /// Clients that wait for an answer.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        lock(&self.flights).waiters()
+    }
+
+    /// Takes in what workers hand over, for ever.
+    ///
+    /// # Errors
+    /// The runtime cannot watch the queue.
+    pub async fn take_in(self: Arc<Self>, queue: Receiver) -> std::io::Result<()> {
+        let queue = AsyncFd::new(queue)?;
+        loop {
+            let mut taken = 0;
+            while let Some(miss) = queue.get_ref().pop() {
+                let to = To::Datagram {
+                    client: miss.client,
+                    listener: miss.listener,
+                };
+                self.ask(Waiter {
+                    asked: miss.asked,
+                    arrived_ns: miss.arrived_ns,
+                    to,
+                });
+                taken += 1;
+                if taken % TURN == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            if queue.get_ref().sleep() {
+                let mut rang = queue.readable().await?;
+                queue.get_ref().silence();
+                rang.clear_ready();
+            }
+        }
+    }
+
+    /// Answers a waiter, now or later: from the cache where the answer came meanwhile, with others
+    /// who ask the same, or by asking upstream.
+    pub fn ask(self: &Arc<Self>, waiter: Waiter) {
+        let Some(question) = waiter.asked.canonical() else {
+            return;
+        };
+        let Some(waiter) = self.answer_late_hit(&question, waiter) else {
+            return;
+        };
+        let route = Arc::clone(self.routes.load().of(question.name()));
+        let cells = &self.telemetry.resolve;
+        cells.miss(route.zone);
+        let joined = lock(&self.flights).join(&question, waiter, self.limits.load().in_flight);
+        match joined {
+            Joined::Over(waiter) => {
+                add(&cells.over_limit, 1);
+                let why = ExtendedError::OVER_LIMIT;
+                self.fail([*waiter], &question, NO_ZONE, Some(why));
+            }
+            Joined::Coalesced => add(&cells.coalesced, 1),
+            Joined::Repeated => {}
+            Joined::Leads(arrived_ns) => {
+                let flight = Flight::new(self, question, route.zone);
+                let resolving = Arc::clone(self).resolve(flight, route, arrived_ns);
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "a drain sees it: it waits until no flight is left"
+                )]
+                tokio::spawn(resolving);
+            }
+        }
+        cells.in_flight.store(self.in_flight() as u64, Relaxed);
+    }
+
+    /// Asks upstream for all who wait on a flight. The second straight line of the program.
+    async fn resolve(self: Arc<Self>, flight: Flight, route: Arc<Route>, arrived_ns: u64) {
+        let limits = self.limits.load_full();
+        let waited = Duration::from_nanos(Clock.now_ns().saturating_sub(arrived_ns));
+        let deadline = Instant::now() + limits.query_timeout.saturating_sub(waited);
+        match self.exchange(&flight.question, &route, &limits, deadline).await {
+            Ok(exchanged) => {
+                self.keep(&flight.question, &route, &exchanged);
+                flight.settle(&exchanged);
+            }
+            Err(why) => flight.fail(why),
+        }
+    }
+
+    /// Asks servers in turn until one answers, none is left to try, or the time is up.
+    async fn exchange(
+        &self,
+        question: &Question,
+        route: &Route,
+        limits: &Limits,
+        deadline: Instant,
+    ) -> Result<Exchanged, ExtendedError> {
+        let mut refused = None;
+        let mut why = ExtendedError::NO_UPSTREAM;
+        for server in route.servers().take(TRIES.max(route.server_count())) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let attempt = server.ask(question, limits);
+            match tokio::time::timeout(limits.attempt_timeout.min(left), attempt).await {
+                Ok(Ok(exchanged)) if exchanged.is_refusal() => {
+                    // CoreDNS sheds load with REFUSED: another server may do better. Passed on only
+                    // where all say so.
+                    let was_only_one = route.server_count() == 1;
+                    refused = Some(exchanged);
+                    if was_only_one {
+                        break;
+                    }
+                }
+                Ok(Ok(exchanged)) => return Ok(exchanged),
+                Ok(Err(failure)) => {
+                    if failure.is_network() {
+                        why = ExtendedError::NETWORK;
+                    }
+                }
+                Err(_) => {
+                    why = ExtendedError::NO_UPSTREAM;
+                    server.failed(Failure::Outcome(Outcome::Timeout));
+                }
+            }
+        }
+        refused.ok_or(why)
+    }
+
+    /// Keeps an answer for as long as its records and its zone allow.
+    fn keep(&self, question: &Question, route: &Route, exchanged: &Exchanged) {
+        let Some(seconds) = lifetime(&exchanged.response, route) else {
+            return;
+        };
+        let now = Tick::of(Clock.now());
+        let draft = Draft {
+            question,
+            answer: exchanged.answer(),
+            zone: route.zone,
+            stored: now,
+            expires: now.after_seconds(seconds),
+        };
+        // Where it is refused the cache counts it, and the clients have their answer anyway.
+        let _ = self.cache.insert(&draft);
+    }
+
+    /// Answers from the cache where the answer has come since the worker looked.
+    fn answer_late_hit(&self, question: &Question, waiter: Waiter) -> Option<Waiter> {
+        let now = Tick::of(Clock.now());
+        let mut reader = lock(&self.reader);
+        let session = reader.online();
+        let Lookup::Hit(entry) = session.get(question, now) else {
+            return Some(waiter);
+        };
+        add(&self.telemetry.resolve.coalesced, 1);
+        self.telemetry.resolve.miss(entry.zone());
+        self.answer([waiter], question, entry.zone(), &entry.answer(now));
+        None
+    }
+}
+
+/// How long an answer may be kept, in seconds; `None` is not at all.
+fn lifetime(response: &Response, route: &Route) -> Option<u32> {
+    if response.flags.has(Flags::TC) {
+        return None;
+    }
+    let denied = response
+        .negative_ttl
+        .map(|seconds| seconds.min(route.max_negative_ttl));
+    let [answers, ..] = response.counts;
+    let seconds = match (response.rcode, answers) {
+        // A chain of CNAMEs that ends in nothing has both.
+        (rcode::NOERROR | rcode::NXDOMAIN, 1..) => {
+            let positive = response.min_ttl.unwrap_or(0).min(route.max_ttl);
+            let damped = (response.rcode == rcode::NXDOMAIN).then_some(DAMPING_SECONDS);
+            positive.min(denied.or(damped).unwrap_or(positive))
+        }
+        (rcode::NOERROR | rcode::NXDOMAIN, 0) => denied.unwrap_or(DAMPING_SECONDS),
+        _ => 0,
+    };
+    (seconds > 0).then_some(seconds)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // All of it belongs to the cold thread; a task that panicked left it whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Zones and their servers: the longest zone that encloses a name takes it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::upstream::Server;
+use crate::config::Zone;
+use crate::telemetry::registry::Telemetry;
+use crate::wire::name::Name;
+
+/// One zone's way upstream.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// Its index in counters.
+    pub(super) zone: u16,
+    /// Longest lifetime of a positive answer in seconds.
+    pub(super) max_ttl: u32,
+    /// Longest lifetime of a negative answer in seconds.
+    pub(super) max_negative_ttl: u32,
+    servers: Vec<Arc<Server>>,
+    next: AtomicUsize,
+}
+
+impl Route {
+    pub(super) fn server_count(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// The servers in turn, over and over: each call begins with the next one.
+    pub(super) fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
+        let first = self.next.fetch_add(1, Relaxed) % self.servers.len().max(1);
+        self.servers.iter().cycle().skip(first)
+    }
+}
+
+/// All zones.
+#[derive(Debug)]
+pub struct Routes {
+    by_name: HashMap<Box<[u8]>, Arc<Route>, foldhash::quality::RandomState>,
+    root: Arc<Route>,
+    servers: HashMap<SocketAddr, Arc<Server>>,
+    zones: Vec<Zone>,
+}
+
+impl Routes {
+    /// Routes for `zones`, of which one is the root. Servers of `former` with the same address are
+    /// taken over with their connections.
+    #[must_use]
+    pub fn new(zones: &[Zone], telemetry: &Arc<Telemetry>, former: Option<&Self>) -> Self {
+        let mut servers = HashMap::new();
+        let mut by_name = HashMap::with_hasher(foldhash::quality::RandomState::default());
+        for zone in zones {
+            let of_zone = zone.upstreams.iter().map(|upstream| {
+                let address = upstream.value;
+                let known = former.and_then(|former| former.servers.get(&address));
+                let server = servers.entry(address).or_insert_with(|| {
+                    known.map_or_else(|| Server::new(address, telemetry), Arc::clone)
+                });
+                Arc::clone(server)
+            });
+            let route = Arc::new(Route {
+                zone: telemetry.zone(&zone.name.to_string()),
+                max_ttl: zone.max_ttl,
+                max_negative_ttl: zone.max_negative_ttl,
+                servers: of_zone.collect(),
+                next: AtomicUsize::new(0),
+            });
+            by_name.insert(zone.name.as_wire().into(), route);
+        }
+        let root = by_name.get(Name::ROOT.as_wire()).map_or_else(
+            || {
+                Arc::new(Route {
+                    zone: telemetry.zone("."),
+                    max_ttl: 0,
+                    max_negative_ttl: 0,
+                    servers: Vec::new(),
+                    next: AtomicUsize::new(0),
+                })
+            },
+            Arc::clone,
+        );
+        Self {
+            by_name,
+            root,
+            servers,
+            zones: zones.to_vec(),
+        }
+    }
+
+    /// The route of a lower-case name in wire form.
+    pub(super) fn of(&self, name: &[u8]) -> &Arc<Route> {
+        let mut rest = name;
+        while let Some((&len, tail)) = rest.split_first() {
+            if let Some(route) = self.by_name.get(rest) {
+                return route;
+            }
+            let Some(parent) = tail.get(usize::from(len)..).filter(|_| len > 0) else {
+                break;
+            };
+            rest = parent;
+        }
+        &self.root
+    }
+
+    /// Whether a name would be asked of the same servers under `other`, for the same lifetimes:
+    /// then what was cached for it may stay.
+    #[must_use]
+    pub fn agree_on(&self, other: &Self, name: &[u8]) -> bool {
+        self.definition(name) == other.definition(name)
+    }
+
+    /// What the configuration says of a name, without the places where it says so.
+    fn definition(&self, name: &[u8]) -> Option<(&Name, Vec<SocketAddr>, u32, u32)> {
+        let enclosing = self.zones.iter().filter(|zone| zone.name.encloses(name));
+        let zone = enclosing.max_by_key(|zone| zone.name.as_wire().len())?;
+        let upstreams = zone.upstreams.iter().map(|upstream| upstream.value);
+        Some((
+            &zone.name,
+            upstreams.collect(),
+            zone.max_ttl,
+            zone.max_negative_ttl,
+        ))
+    }
+
+    /// Every server once.
+    pub(super) fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
+        self.servers.values()
+    }
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One upstream server and its connections.
+//!
+//! CoreDNS answers a connection strictly in order and closes it after 10 s without a query, so a
+//! connection carries one query at a time, there are as many as are needed at once, and we close
+//! them before it does.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::connection::{Connection, Exchanged, Request};
+use super::{Resolver, lock};
+use crate::config::Limits;
+use crate::telemetry::cells::{Outcome, UpstreamCells};
+use crate::telemetry::registry::Telemetry;
+use crate::wire::question::Question;
+
+/// Longest life of a connection; it ends up to a fifth earlier or later, so that load moves to
+/// servers that came since, and not all of it at once.
+const MAX_AGE: Duration = Duration::from_secs(30);
+
+/// Why a server gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// How the try ended.
+    Outcome(Outcome),
+    /// The connection had been used before: its server may be well.
+    Stale,
+}
+
+impl Failure {
+    /// Whether the network said so, rather than nobody anything.
+    pub(super) fn is_network(self) -> bool {
+        matches!(
+            self,
+            Self::Outcome(
+                Outcome::Refused | Outcome::Unreachable | Outcome::Reset | Outcome::Closed
+            )
+        )
+    }
+}
+
+/// An upstream server.
+#[derive(Debug)]
+pub(super) struct Server {
+    address: SocketAddr,
+    index: u16,
+    telemetry: Arc<Telemetry>,
+    /// Connections that wait for a query, the one used last at the end.
+    idle: Mutex<Vec<Connection>>,
+    /// One permit a connection that may be in use.
+    places: Semaphore,
+    permits: Mutex<usize>,
+    is_failing: AtomicBool,
+    asked: AtomicU64,
+}
+
+impl Server {
+    pub(super) fn new(address: SocketAddr, telemetry: &Arc<Telemetry>) -> Arc<Self> {
+        Arc::new(Self {
+            address,
+            index: telemetry.upstreams.index(&address.to_string()),
+            telemetry: Arc::clone(telemetry),
+            idle: Mutex::default(),
+            places: Semaphore::new(0),
+            permits: Mutex::new(0),
+            is_failing: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
+        })
+    }
+
+    /// Asks the server one question. Dropping the future ends the connection that it used.
+    pub(super) async fn ask(
+        &self,
+        question: &Question,
+        limits: &Limits,
+    ) -> Result<Exchanged, Failure> {
+        self.allow(limits.upstream_connections);
+        let Ok(_place) = self.places.acquire().await else {
+            return Err(Failure::Outcome(Outcome::Failed));
+        };
+        let request = Request::new(question, self.asked.fetch_add(1, Relaxed));
+        while let Some(idle) = self.take_idle(limits) {
+            match idle.exchange(&request, self.cells()).await {
+                Ok((connection, exchanged)) => return Ok(self.answered(connection, exchanged)),
+                // It ended while it waited, most likely: at once on another.
+                Err(Failure::Stale) => {}
+                Err(failure) => return Err(self.failed(failure)),
+            }
+            // One that had been idle has failed: the others may be as old.
+            lock(&self.idle).clear();
+        }
+        let fresh = match self.connect(limits).await {
+            Ok(fresh) => fresh,
+            Err(outcome) => return Err(self.failed(Failure::Outcome(outcome))),
+        };
+        match fresh.exchange(&request, self.cells()).await {
+            Ok((connection, exchanged)) => Ok(self.answered(connection, exchanged)),
+            Err(failure) => Err(self.failed(failure)),
+        }
+    }
+
+    /// Opens a connection, or says how that ended.
+    pub(super) async fn connect(&self, limits: &Limits) -> Result<Connection, Outcome> {
+        let connecting = TcpStream::connect(self.address);
+        let stream = match tokio::time::timeout(limits.connect_timeout, connecting).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(Outcome::of(&error)),
+            Err(_) => return Err(Outcome::ConnectTimeout),
+        };
+        // A question is one small segment: it must not wait for more (RFC 7766 section 8).
+        let _ = stream.set_nodelay(true);
+        let turn = self.asked.load(Relaxed);
+        let spread = u32::try_from(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).unwrap_or(0);
+        let max_age = MAX_AGE * 4 / 5 + MAX_AGE * 2 / 5 * spread / 256;
+        Ok(Connection::new(stream, max_age, &self.telemetry, self.index))
+    }
+
+    /// Counts a failed try and says so once.
+    pub(super) fn failed(&self, failure: Failure) -> Failure {
+        let outcome = match failure {
+            Failure::Outcome(outcome) => outcome,
+            Failure::Stale => Outcome::Closed,
+        };
+        self.cells().end(outcome);
+        if !self.is_failing.swap(true, Relaxed) {
+            let (_, error) = Outcome::ALL[outcome as usize];
+            tracing::warn!(upstream = %self.address, error, "an upstream does not answer");
+        }
+        Failure::Outcome(outcome)
+    }
+
+    /// Closes connections that have waited for `idle` without a query.
+    pub(super) fn close_idle(&self, idle: Duration) {
+        let now = Instant::now();
+        lock(&self.idle).retain_mut(|connection| connection.is_usable(now, idle));
+    }
+
+    fn answered(&self, connection: Connection, exchanged: Exchanged) -> Exchanged {
+        self.cells().end(Outcome::Answered);
+        if self.is_failing.swap(false, Relaxed) {
+            tracing::info!(upstream = %self.address, "an upstream answers again");
+        }
+        lock(&self.idle).push(connection);
+        exchanged
+    }
+
+    /// The connection that was used last: those used least go unused and end.
+    fn take_idle(&self, limits: &Limits) -> Option<Connection> {
+        let now = Instant::now();
+        let mut idle = lock(&self.idle);
+        while let Some(mut connection) = idle.pop() {
+            if connection.is_usable(now, limits.upstream_idle) {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Follows the limit on connections as it is configured.
+    fn allow(&self, connections: usize) {
+        let wanted = connections;
+        let mut permits = lock(&self.permits);
+        if *permits < wanted {
+            self.places.add_permits(wanted - *permits);
+            *permits = wanted;
+        } else if *permits > wanted {
+            // What is in use now is taken away when it comes back.
+            *permits -= self.places.forget_permits(*permits - wanted);
+        }
+    }
+
+    fn cells(&self) -> &UpstreamCells {
+        self.telemetry.resolve.upstream(self.index)
+    }
+}
+
+impl Outcome {
+    /// How a try ended that the system ended.
+    pub(super) fn of(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::ConnectionRefused => Self::Refused,
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Self::Reset,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Self::Unreachable,
+            ErrorKind::TimedOut => Self::ConnectTimeout,
+            ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Failed,
+        }
+    }
+}
+
+impl Resolver {
+    /// Closes upstream connections that wait too long; once a second.
+    pub fn close_idle(&self) {
+        let idle = self.limits.load().upstream_idle;
+        for server in self.routes.load().servers() {
+            server.close_idle(idle);
+        }
+    }
+
+    /// Whether any server of any zone takes a connection.
+    pub async fn reaches_an_upstream(&self) -> bool {
+        let limits = self.limits.load_full();
+        let routes = self.routes.load_full();
+        for server in routes.servers() {
+            if let Ok(connection) = server.connect(&limits).await {
+                lock(&server.idle).push(connection);
+                return true;
+            }
+        }
+        false
+    }
+}
