@@ -3,15 +3,8 @@
 
 use std::process::ExitCode;
 
-use nodens::cli::{self, exit::Exit, output};
+use nodens::{cli, daemon};
 
 fn main() -> ExitCode {
-    cli::execute(
-        std::env::args_os(),
-        std::env::vars_os(),
-        |_loaded, _sources| {
-            output::complain("nodens run: the daemon is not wired\n");
-            Exit::Bug.into()
-        },
-    )
+    cli::execute(std::env::args_os(), std::env::vars_os(), daemon::run)
 }

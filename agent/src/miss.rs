@@ -2,16 +2,16 @@
 //! The only bridge from the hot side to the cold one: a bounded queue that goes one way.
 //!
 //! A worker puts a miss in and forgets it; the cold side answers the client itself, on the same
-//! socket. Nothing flows back. A worker writes the eventfd only where the cold side said that it
+//! socket. Nothing flows back. A worker rings the bell, a pipe, only where the cold side said that it
 //! sleeps, so a burst costs one system call.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::wire::edns::Edns;
 use crate::wire::header::{Flags, HEADER};
@@ -106,6 +106,7 @@ impl Asked {
 #[derive(Debug)]
 struct Shared {
     queue: ArrayQueue<Miss>,
+    /// The writing end of a pipe.
     bell: OwnedFd,
     asleep: AtomicBool,
 }
@@ -118,17 +119,19 @@ pub struct Sender(Arc<Shared>);
 #[derive(Debug)]
 pub struct Receiver(Arc<Shared>);
 
-/// Makes a queue.
+/// Makes a queue. The third part is the reading end of the bell: readable where a worker rang;
+/// whoever was woken reads it empty.
 ///
 /// # Errors
-/// The kernel gave no eventfd.
-pub fn queue() -> std::io::Result<(Sender, Receiver)> {
+/// The kernel gave no pipe.
+pub fn queue() -> std::io::Result<(Sender, Receiver, OwnedFd)> {
+    let (ear, bell) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let shared = Arc::new(Shared {
         queue: ArrayQueue::new(QUEUE),
-        bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        bell,
         asleep: AtomicBool::new(false),
     });
-    Ok((Sender(Arc::clone(&shared)), Receiver(shared)))
+    Ok((Sender(Arc::clone(&shared)), Receiver(shared), ear))
 }
 
 impl Sender {
@@ -144,7 +147,7 @@ impl Sender {
         fence(Ordering::SeqCst);
         if self.0.asleep.load(Ordering::Relaxed) && self.0.asleep.swap(false, Ordering::AcqRel) {
             // It cannot fail but by being full, and then the bell rings already.
-            let _ = rustix::io::write(&self.0.bell, &1_u64.to_ne_bytes());
+            let _ = rustix::io::write(&self.0.bell, &[1]);
         }
     }
 }
@@ -180,20 +183,6 @@ impl Receiver {
         self.0.asleep.store(false, Ordering::Relaxed);
         false
     }
-
-    /// Takes back what rang.
-    pub fn silence(&self) {
-        let mut count = [0; 8];
-        // An error is "nothing rang".
-        let _ = rustix::io::read(&self.0.bell, &mut count);
-    }
-}
-
-impl AsFd for Receiver {
-    /// The bell: readable where a worker rang.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.bell.as_fd()
-    }
 }
 
 #[cfg(test)]
@@ -213,28 +202,28 @@ mod tests {
         }
     }
 
-    fn rang(receiver: &Receiver) -> bool {
-        rustix::io::read(receiver, &mut [0; 8]).is_ok()
+    fn rang(ear: &OwnedFd) -> bool {
+        rustix::io::read(ear, &mut [0; 1]).is_ok()
     }
 
     #[test]
     fn the_bell_rings_once_and_only_for_one_who_sleeps() {
-        let (sender, receiver) = queue().unwrap();
+        let (sender, receiver, ear) = queue().unwrap();
         assert!(sender.push(miss(1)));
         sender.ring();
-        assert!(!rang(&receiver));
+        assert!(!rang(&ear));
         assert!(!receiver.sleep(), "a miss waits");
         assert_eq!(receiver.pop().unwrap().asked.id(), 1);
         assert!(receiver.sleep());
         assert!(sender.push(miss(2)) && sender.push(miss(3)));
         sender.ring();
         sender.ring();
-        assert!(rang(&receiver) && !rang(&receiver));
+        assert!(rang(&ear) && !rang(&ear));
     }
 
     #[test]
     fn a_full_queue_says_so_and_keeps_what_it_has() {
-        let (sender, receiver) = queue().unwrap();
+        let (sender, receiver, _ear) = queue().unwrap();
         let taken = (0..).take_while(|&id| sender.push(miss(id))).count();
         assert_eq!((taken, receiver.len()), (QUEUE, QUEUE));
         assert_eq!(receiver.pop().unwrap().asked.id(), 0);

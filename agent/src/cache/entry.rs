@@ -109,6 +109,12 @@ impl<'a> Entry<'a> {
         self.question
     }
 
+    /// The lower-case name that was asked for, in wire form.
+    #[must_use]
+    pub fn name(&self) -> &'a [u8] {
+        Question::name_of(self.question)
+    }
+
     /// The zone that the entry counts for.
     #[must_use]
     pub fn zone(&self) -> u16 {

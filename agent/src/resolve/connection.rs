@@ -39,7 +39,10 @@ impl Request {
     /// `turn` makes the ID: nobody outside sees a connection's octets, so it need only differ from
     /// those before it.
     pub(super) fn new(question: &Question, turn: u64) -> Self {
-        let [.., a, b] = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15).swap_bytes().to_be_bytes();
+        let [.., a, b] = turn
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .swap_bytes()
+            .to_be_bytes();
         let id = u16::from_be_bytes([a, b]);
         let checking_disabled = if question.checking_disabled() {
             Flags::CD
@@ -116,7 +119,7 @@ pub(super) struct Connection {
     ends: Instant,
     used: Instant,
     is_fresh: bool,
-    count: Count,
+    _count: Count,
 }
 
 /// Counts a connection from its beginning to its end.
@@ -143,7 +146,7 @@ impl Connection {
             ends: now + max_age,
             used: now,
             is_fresh: true,
-            count: Count(Arc::clone(telemetry), index),
+            _count: Count(Arc::clone(telemetry), index),
         }
     }
 
@@ -175,7 +178,11 @@ impl Connection {
         }
     }
 
-    async fn ask(&mut self, request: &Request, cells: &UpstreamCells) -> Result<Exchanged, Outcome> {
+    async fn ask(
+        &mut self,
+        request: &Request,
+        cells: &UpstreamCells,
+    ) -> Result<Exchanged, Outcome> {
         let written = self.stream.write_all(&request.frame).await;
         written.map_err(|error| Outcome::of(&error))?;
         for _ in 0..LIES {

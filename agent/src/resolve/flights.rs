@@ -39,9 +39,10 @@ impl Flights {
     /// Has `waiter` wait for the answer to `question`, with at most `limit` clients in total.
     pub(super) fn join(&mut self, question: &Question, waiter: Waiter, limit: usize) -> Joined {
         let others = self.flights.get_mut(question.as_octets());
-        if others.as_ref().is_some_and(|others| {
-            others.iter().any(|other| other.is_same_query(&waiter))
-        }) {
+        if others
+            .as_ref()
+            .is_some_and(|others| others.iter().any(|other| other.is_same_query(&waiter)))
+        {
             return Joined::Repeated;
         }
         if self.waiters >= limit {
@@ -59,7 +60,10 @@ impl Flights {
     }
 
     fn land(&mut self, question: &Question) -> Vec<Waiter> {
-        let waiters = self.flights.remove(question.as_octets()).unwrap_or_default();
+        let waiters = self
+            .flights
+            .remove(question.as_octets())
+            .unwrap_or_default();
         self.waiters -= waiters.len();
         waiters
     }

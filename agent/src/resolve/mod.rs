@@ -17,19 +17,20 @@ mod upstream;
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::connection::Exchanged;
 use self::flights::{Flight, Flights, Joined};
-pub use self::routes::Routes;
 use self::routes::Route;
+pub use self::routes::Routes;
 use self::upstream::Failure;
 use crate::cache::{Cache, Draft, Lookup, Reader, Tick};
 use crate::config::Limits;
@@ -156,12 +157,12 @@ impl Resolver {
     /// Takes in what workers hand over, for ever.
     ///
     /// # Errors
-    /// The runtime cannot watch the queue.
-    pub async fn take_in(self: Arc<Self>, queue: Receiver) -> std::io::Result<()> {
-        let queue = AsyncFd::new(queue)?;
+    /// The runtime cannot watch the bell.
+    pub async fn take_in(self: Arc<Self>, queue: Receiver, ear: OwnedFd) -> std::io::Result<()> {
+        let ear = pipe::Receiver::from_owned_fd(ear)?;
         loop {
             let mut taken = 0;
-            while let Some(miss) = queue.get_ref().pop() {
+            while let Some(miss) = queue.pop() {
                 let to = To::Datagram {
                     client: miss.client,
                     listener: miss.listener,
@@ -176,10 +177,10 @@ impl Resolver {
                     tokio::task::yield_now().await;
                 }
             }
-            if queue.get_ref().sleep() {
-                let mut rang = queue.readable().await?;
-                queue.get_ref().silence();
-                rang.clear_ready();
+            if queue.sleep() {
+                ear.readable().await?;
+                // Nothing there is a false alarm of the runtime's.
+                let _ = ear.try_read(&mut [0; 64]);
             }
         }
     }
@@ -223,7 +224,10 @@ impl Resolver {
         let limits = self.limits.load_full();
         let waited = Duration::from_nanos(Clock.now_ns().saturating_sub(arrived_ns));
         let deadline = Instant::now() + limits.query_timeout.saturating_sub(waited);
-        match self.exchange(&flight.question, &route, &limits, deadline).await {
+        match self
+            .exchange(&flight.question, &route, &limits, deadline)
+            .await
+        {
             Ok(exchanged) => {
                 self.keep(&flight.question, &route, &exchanged);
                 flight.settle(&exchanged);

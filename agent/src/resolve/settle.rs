@@ -29,9 +29,13 @@ impl Resolver {
         zone: u16,
         answer: &Answer<'_>,
     ) {
-        self.settle(waiters, question, zone, answer.flags.rcode(), |message, query, shape| {
-            reply::answer(message, query, answer, shape)
-        });
+        self.settle(
+            waiters,
+            question,
+            zone,
+            answer.flags.rcode(),
+            |message, query, shape| reply::answer(message, query, answer, shape),
+        );
     }
 
     /// Answers all of `waiters` with SERVFAIL.
@@ -42,9 +46,13 @@ impl Resolver {
         zone: u16,
         why: Option<ExtendedError>,
     ) {
-        self.settle(waiters, question, zone, rcode::SERVFAIL, |message, query, shape| {
-            reply::failure(message, query, rcode::SERVFAIL, why, shape)
-        });
+        self.settle(
+            waiters,
+            question,
+            zone,
+            rcode::SERVFAIL,
+            |message, query, shape| reply::failure(message, query, rcode::SERVFAIL, why, shape),
+        );
     }
 
     fn settle(

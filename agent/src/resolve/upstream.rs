@@ -119,7 +119,12 @@ impl Server {
         let turn = self.asked.load(Relaxed);
         let spread = u32::try_from(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).unwrap_or(0);
         let max_age = MAX_AGE * 4 / 5 + MAX_AGE * 2 / 5 * spread / 256;
-        Ok(Connection::new(stream, max_age, &self.telemetry, self.index))
+        Ok(Connection::new(
+            stream,
+            max_age,
+            &self.telemetry,
+            self.index,
+        ))
     }
 
     /// Counts a failed try and says so once.

@@ -107,6 +107,39 @@ impl Workers {
         Ok(workers)
     }
 
+    /// Where commands to the workers go.
+    #[must_use]
+    pub fn desk(&self) -> Desk {
+        Desk {
+            mailboxes: self.mailboxes.clone(),
+        }
+    }
+
+    /// Has every worker answer what waits, and waits until all have ended.
+    pub fn stop(self) {
+        for mailbox in &self.mailboxes {
+            mailbox.send(Command::Stop);
+        }
+        for thread in self.threads {
+            // A worker that panicked has said so through `failed`.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Tells the workers what to serve.
+#[derive(Clone)]
+pub struct Desk {
+    mailboxes: Vec<Arc<Mailbox>>,
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").finish_non_exhaustive()
+    }
+}
+
+impl Desk {
     /// Has every worker serve its member of the group, under this number.
     pub fn open(&self, listener: u32, group: &Group) {
         for (mailbox, socket) in self.mailboxes.iter().zip(&group.sockets) {
@@ -121,17 +154,6 @@ impl Workers {
     pub fn close(&self, listener: u32) {
         for mailbox in &self.mailboxes {
             mailbox.send(Command::Close { listener });
-        }
-    }
-
-    /// Has every worker answer what waits, and waits until all have ended.
-    pub fn stop(self) {
-        for mailbox in &self.mailboxes {
-            mailbox.send(Command::Stop);
-        }
-        for thread in self.threads {
-            // A worker that panicked has said so through `failed`.
-            let _ = thread.join();
         }
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -17,13 +18,14 @@ struct Running {
     workers: Workers,
     cache: Cache,
     misses: Receiver,
+    _ear: OwnedFd,
     telemetry: Telemetry,
     group: Group,
 }
 
 fn running(count: usize) -> Running {
     let cache = Cache::new(1 << 20, count).unwrap();
-    let (sender, misses) = miss::queue().unwrap();
+    let (sender, misses, ear) = miss::queue().unwrap();
     let telemetry = Telemetry::new(count);
     telemetry.zone("example.");
     let seats = telemetry
@@ -38,11 +40,12 @@ fn running(count: usize) -> Running {
     let failed: Failed = Arc::new(|why| panic!("{why}"));
     let workers = Workers::start(seats, 1232, &failed).unwrap();
     let group = Group::bind("127.0.0.1:0".parse().unwrap(), count).unwrap();
-    workers.open(0, &group);
+    workers.desk().open(0, &group);
     Running {
         workers,
         cache,
         misses,
+        _ear: ear,
         telemetry,
         group,
     }
@@ -166,7 +169,7 @@ fn listeners_come_and_go_while_others_are_served() {
     let running = running(2);
     keep(&running.cache, "hit.example");
     let second = Group::bind("[::1]:0".parse().unwrap(), 2).unwrap();
-    running.workers.open(1, &second);
+    running.workers.desk().open(1, &second);
     let old = client(&running.group);
     let new = UdpSocket::bind("[::1]:0").unwrap();
     new.connect(second.address).unwrap();
@@ -178,7 +181,7 @@ fn listeners_come_and_go_while_others_are_served() {
     }
     let address = second.address;
     drop(second);
-    running.workers.close(1);
+    running.workers.desk().close(1);
     let free = (0..5000).any(|_| {
         std::thread::yield_now();
         UdpSocket::bind(address).is_ok()

@@ -9,7 +9,8 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use super::families::{LABELS, Label, QUESTIONS, SECTIONS};
+use super::families::SECTIONS;
+use super::labels::{LABELS, Label, QUESTIONS};
 use super::latency::Distribution;
 use super::registry::{Scrape, Telemetry};
 

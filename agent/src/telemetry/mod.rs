@@ -14,6 +14,7 @@ pub mod clock;
 pub mod counters;
 pub mod exposition;
 mod families;
+mod labels;
 pub mod latency;
 pub mod log;
 mod process;

@@ -110,9 +110,14 @@ impl Question {
     /// The lower-case name in wire form.
     #[must_use]
     pub fn name(&self) -> &[u8] {
-        self.octets
-            .get(..usize::from(self.len).saturating_sub(SUFFIX))
-            .unwrap_or(&[])
+        Self::name_of(self.as_octets())
+    }
+
+    /// The name in what [`Self::as_octets`] gave.
+    #[must_use]
+    pub fn name_of(octets: &[u8]) -> &[u8] {
+        let end = octets.len().saturating_sub(SUFFIX);
+        octets.get(..end).unwrap_or(&[])
     }
 
     /// The query type.

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Health, readiness and metrics over HTTP, on the cold thread.
+//!
+//! Whoever reaches these ports must not be able to harm the agent through them: kubelet kills a
+//! process whose `/healthz` does not answer. So the number of connections is bounded, every one
+//! of them has an end, and at the bound the oldest goes rather than the newest: a page takes a
+//! millisecond, so the oldest is one that says nothing, and a probe gets through a crowd of them.
+
+mod pages;
+mod server;
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use crate::config;
+use crate::lifecycle::ready::Health;
+use crate::telemetry::registry::Telemetry;
+
+/// What the pages tell of.
+#[derive(Debug)]
+pub struct AdminState {
+    /// For `/healthz` and `/readyz`.
+    pub health: Arc<Health>,
+    /// For `/metrics`.
+    pub telemetry: Arc<Telemetry>,
+}
+
+/// Which pages a listener has, besides `/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// `/healthz` and `/readyz`.
+    Health,
+    /// `/metrics`.
+    Metrics,
+    /// All of them.
+    All,
+}
+
+/// An admin address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("listen on {address} for {pages} ({origin})")]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// What would have been found there.
+    pub pages: Pages,
+    /// Where the address was configured.
+    pub origin: config::Origin,
+    /// What the system says.
+    pub source: io::Error,
+}
+
+/// Listens on the configured addresses; on one for all pages where both are the same.
+///
+/// # Errors
+/// The first address that the system refuses.
+pub fn bind(admin: &config::Admin) -> Result<Vec<(TcpListener, Pages)>, BindError> {
+    let wanted: &[_] = if admin.health.value == admin.metrics.value {
+        &[(&admin.health, Pages::All)]
+    } else {
+        &[
+            (&admin.health, Pages::Health),
+            (&admin.metrics, Pages::Metrics),
+        ]
+    };
+    let listen = |&(located, pages): &(&config::Located<SocketAddr>, Pages)| {
+        let listener = TcpListener::bind(located.value).map_err(|source| BindError {
+            address: located.value,
+            pages,
+            origin: located.origin.clone(),
+            source,
+        })?;
+        Ok((listener, pages))
+    };
+    wanted.iter().map(listen).collect()
+}
+
+/// Serves the pages until `shutdown` resolves; a drain alone does not end it. Connections still
+/// open are then closed.
+///
+/// # Errors
+/// When the runtime does not take a listener. Nothing that a client does ends it.
+pub async fn serve(
+    listeners: Vec<(TcpListener, Pages)>,
+    state: Arc<AdminState>,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    serve_within(server::Limits::default(), listeners, state, shutdown).await
+}
+
+async fn serve_within(
+    limits: server::Limits,
+    listeners: Vec<(TcpListener, Pages)>,
+    state: Arc<AdminState>,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let mut loops = JoinSet::new();
+    for (listener, pages) in listeners {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        loops.spawn(server::accept(listener, pages, Arc::clone(&state), limits));
+    }
+    shutdown.await;
+    loops.shutdown().await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What each path answers.
+
+use std::fmt;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::{AdminState, Pages};
+use crate::lifecycle::ready::Reasons;
+use crate::telemetry::clock::Clock;
+use crate::telemetry::exposition;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+impl Pages {
+    /// The paths with what they are good for.
+    fn paths(self) -> &'static [(&'static str, &'static str)] {
+        const ALL: [(&str, &str); 3] = [
+            ("/healthz", "whether the process is worth keeping"),
+            ("/readyz", "whether queries may be sent here"),
+            ("/metrics", "figures for Prometheus"),
+        ];
+        match self {
+            Self::Health => &ALL[..2],
+            Self::Metrics => &ALL[2..],
+            Self::All => &ALL,
+        }
+    }
+
+    fn list(self) -> String {
+        self.paths()
+            .iter()
+            .map(|(path, use_)| format!("{path}  {use_}\n"))
+            .collect()
+    }
+}
+
+impl fmt::Display for Pages {
+    /// The paths, separated by commas.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths: Vec<_> = self.paths().iter().map(|&(path, _)| path).collect();
+        f.write_str(&paths.join(", "))
+    }
+}
+
+/// Answers one request. Its body is not read: no page takes one.
+pub(super) fn answer<B>(
+    request: &Request<B>,
+    pages: Pages,
+    state: &AdminState,
+) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    if path != "/" && !pages.paths().iter().any(|&(known, _)| known == path) {
+        let text = format!("no such page here; there are\n{}", pages.list());
+        return page(StatusCode::NOT_FOUND, text);
+    }
+    // hyper leaves the body away for HEAD.
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n".to_owned());
+        refusal
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refusal;
+    }
+    match path {
+        "/healthz" => verdict(state.health.live(Clock.now_ns())),
+        "/readyz" => verdict(state.health.ready(Clock.now_ns())),
+        "/metrics" => {
+            let mut metrics = page(StatusCode::OK, state.telemetry.expose());
+            let content_type = HeaderValue::from_static(exposition::CONTENT_TYPE);
+            metrics.headers_mut().insert(CONTENT_TYPE, content_type);
+            metrics
+        }
+        _ => {
+            let title = concat!("nodens ", env!("CARGO_PKG_VERSION"), "\n\n");
+            page(StatusCode::OK, title.to_owned() + &pages.list())
+        }
+    }
+}
+
+fn verdict(verdict: Result<(), Reasons>) -> Response<Full<Bytes>> {
+    match verdict {
+        Ok(()) => page(StatusCode::OK, "ok\n".to_owned()),
+        Err(reasons) => page(StatusCode::SERVICE_UNAVAILABLE, format!("{reasons}\n")),
+    }
+}
+
+fn page(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The only wiring: builds the parts in order, and ends them in order.
+//!
+//! | thread | runs |
+//! |---|---|
+//! | main | waits for the end |
+//! | worker-N | [`crate::serve`] |
+//! | cold | [`crate::resolve`], [`crate::stream`], [`crate::admin`], signals, reload |
+//! | pulse | [`crate::lifecycle::pulse`] |
+
+mod cold;
+mod follow;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::thread::{Builder, JoinHandle};
+
+use tokio::sync::oneshot;
+
+use self::cold::Cold;
+use crate::admin::{self, Pages};
+use crate::cache::{Cache, Draft, Tick};
+use crate::cli::exit::Exit;
+use crate::cli::output;
+use crate::config::{Config, Loaded, Problem, Sources};
+use crate::lifecycle::pulse::{self, PULSE_NAME, PULSE_TYPE, Pulse};
+use crate::lifecycle::ready::Health;
+use crate::lifecycle::reload::Reload;
+use crate::listeners::{self, Bound, Listeners};
+use crate::miss;
+use crate::resolve::{Resolver, Routes};
+use crate::serve::{self, Failed, Seat, Workers};
+use crate::stream::Streams;
+use crate::telemetry::clock::Clock;
+use crate::telemetry::counters::NO_ZONE;
+use crate::telemetry::log;
+use crate::telemetry::registry::{CacheFigures, Source, Sources as Scraped, Telemetry};
+use crate::wire::answer::Answer;
+use crate::wire::header::Flags;
+use crate::wire::name::Name;
+use crate::wire::question::Question;
+
+/// Readers of the cache beside the workers: resolver and streams.
+const COLD_READERS: usize = 2;
+
+/// The daemon's own end of the command line: starts, waits, says how it ended.
+#[must_use]
+pub fn run(loaded: Loaded, sources: Sources) -> ExitCode {
+    let log = log::init(&loaded.config.log).ok();
+    for warning in &loaded.warnings {
+        tracing::warn!(%warning, "the configuration has a warning");
+    }
+    match Running::start(loaded.config, sources, log) {
+        Ok(running) => running.wait().into(),
+        Err(error) => error.report().into(),
+    }
+}
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Something that the configuration asks for cannot be had.
+    #[error("the configuration cannot be put in force")]
+    Configuration(Vec<Problem>),
+    /// No upstream could be reached, and `--require-upstream` was given.
+    #[error("no upstream can be reached")]
+    NoUpstream,
+    /// The system has no memory, thread or descriptor for us.
+    #[error("start: {step}")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    fn report(&self) -> Exit {
+        match self {
+            Self::Configuration(problems) => {
+                output::complain_of(problems);
+                Exit::Usage
+            }
+            Self::NoUpstream => {
+                output::complain(
+                    "no upstream takes a connection, and --require-upstream was given; check \
+                     zones[].upstreams and that CoreDNS runs\n",
+                );
+                Exit::NoUpstream
+            }
+            Self::System { step, source } => {
+                output::complain(&format!("cannot start: {step}: {source}\n"));
+                Exit::Bug
+            }
+        }
+    }
+}
+
+/// How the daemon came to its end.
+#[derive(Debug)]
+enum End {
+    /// A signal asked for it.
+    Drain,
+    /// A second signal asked for it.
+    Now,
+    /// A part failed that nothing goes on without.
+    Failed(String),
+}
+
+/// The running daemon.
+#[derive(Debug)]
+pub struct Running {
+    /// Where DNS is served.
+    pub dns: Vec<SocketAddr>,
+    /// Where health and metrics are.
+    pub admin: Vec<SocketAddr>,
+    workers: Workers,
+    ends: mpsc::Receiver<End>,
+    /// Tells the cold thread that the workers have ended.
+    workers_ended: oneshot::Sender<()>,
+    cold: JoinHandle<()>,
+    _pulse: Pulse,
+}
+
+impl Running {
+    /// Starts everything: listeners first, then those who serve them, then those who watch.
+    ///
+    /// # Errors
+    /// Says what could not be had; nothing is left running.
+    pub fn start(
+        config: Config,
+        sources: Sources,
+        log: Option<log::LogControl>,
+    ) -> Result<Self, StartError> {
+        let count = usize::from(config.workers.unwrap_or(0));
+        let count = if count == 0 {
+            serve::default_workers()
+        } else {
+            count
+        };
+        let (bound, admin) = bind(&config, count).map_err(StartError::Configuration)?;
+        let admin_addresses = admin
+            .iter()
+            .filter_map(|(listener, _)| listener.local_addr().ok());
+        let admin_addresses: Vec<SocketAddr> = admin_addresses.collect();
+        let cache = Cache::new(config.cache.size_bytes, count + COLD_READERS)
+            .map_err(system("map the cache's memory"))?;
+        pin_pulse_name(&cache);
+        let telemetry = Arc::new(Telemetry::new(count));
+        let routes = Routes::new(&config.zones, &telemetry, None);
+        let (sender, queue, ear) = miss::queue().map_err(system("make the queue of misses"))?;
+        let seats = telemetry.workers.iter().filter_map(|cells| {
+            Some(Seat {
+                reader: cache.reader()?,
+                misses: sender.clone(),
+                cells: Arc::clone(cells),
+            })
+        });
+        let (end, ends) = mpsc::channel();
+        let failed: Failed = {
+            let end = end.clone();
+            Arc::new(move |why| {
+                let _ = end.send(End::Failed(format!("a worker ended: {why}")));
+            })
+        };
+        let workers = Workers::start(seats.collect(), config.listen.udp_size, &failed)
+            .map_err(system("start the workers"))?;
+        let (Some(resolving), Some(streaming)) = (cache.reader(), cache.reader()) else {
+            return Err(StartError::System {
+                step: "read the cache",
+                source: io::Error::other("no place for a reader"),
+            });
+        };
+        let resolver = Resolver::new(
+            cache.clone(),
+            resolving,
+            routes,
+            config.limits.clone(),
+            config.listen.udp_size,
+            Arc::clone(&telemetry),
+        );
+        let streams = Streams::new(
+            Arc::clone(&resolver),
+            streaming,
+            Arc::clone(&telemetry.stream),
+            &config.listen,
+        );
+        let mut listeners = Listeners::new(workers.desk(), Arc::clone(&resolver));
+        let accepting = bound.into_iter().map(|one| listeners.open(one)).collect();
+        let dns = listeners.addresses();
+        let health = Arc::new(Health::new(&dns, &pulse::cpus(), Clock.now_ns()));
+        connect_scrape(&telemetry, &cache, &health, &listeners);
+        telemetry.agent.config_loaded(Clock.wall().as_secs());
+        let (workers_ended, workers_have_ended) = oneshot::channel();
+        let (started, has_started) = mpsc::channel();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            workers = count,
+            listen = ?dns,
+            admin = ?admin_addresses,
+            zones = config.zones.len(),
+            cache_size = config.cache.size_bytes,
+            "serving"
+        );
+        let cold = Cold {
+            queue,
+            ear,
+            resolver: Arc::clone(&resolver),
+            streams,
+            accepting,
+            listeners,
+            listen: config.listen.clone(),
+            workers: count,
+            admin,
+            health: Arc::clone(&health),
+            telemetry: Arc::clone(&telemetry),
+            cache: cache.clone(),
+            end,
+            workers_have_ended,
+            require_upstream: sources.require_upstream,
+            drain_timeout: config.limits.drain_timeout,
+            reload: Reload {
+                sources,
+                config,
+                cache,
+                resolver,
+                telemetry,
+                log,
+            },
+        };
+        let cold = Builder::new()
+            .name("cold".to_owned())
+            .spawn(move || cold.live(&started))
+            .map_err(system("start the cold thread"))?;
+        match has_started.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                workers.stop();
+                return Err(error);
+            }
+            Err(_) => {
+                workers.stop();
+                return Err(StartError::System {
+                    step: "start the cold thread",
+                    source: io::Error::other("it ended at once"),
+                });
+            }
+        }
+        let pulse = Pulse::start(health).map_err(system("start the pulse"))?;
+        Ok(Self {
+            dns,
+            admin: admin_addresses,
+            workers,
+            ends,
+            workers_ended,
+            cold,
+            _pulse: pulse,
+        })
+    }
+
+    /// Waits for the end; drains where that is asked for.
+    #[must_use]
+    pub fn wait(self) -> Exit {
+        match self.ends.recv() {
+            Ok(End::Drain) => {}
+            Ok(End::Now) => return Exit::Done,
+            Ok(End::Failed(why)) => {
+                tracing::error!(why, "a part of the agent has failed");
+                return Exit::Bug;
+            }
+            Err(_) => {
+                tracing::error!("the cold thread ended by itself");
+                return Exit::Bug;
+            }
+        }
+        // What waits in the sockets is answered or handed over before the cold side counts who
+        // still waits. Beside this thread, which must hear a second signal.
+        let (workers, workers_ended) = (self.workers, self.workers_ended);
+        let stopping = Builder::new().name("drain".to_owned()).spawn(move || {
+            workers.stop();
+            let _ = workers_ended.send(());
+        });
+        if let Err(error) = stopping {
+            tracing::error!(%error, "no thread for the drain");
+            return Exit::Bug;
+        }
+        loop {
+            match self.ends.recv() {
+                Ok(End::Now) => {
+                    tracing::warn!("a second signal: ending at once");
+                    return Exit::Done;
+                }
+                Ok(_) => {}
+                // The cold thread has let go of its end: it is over.
+                Err(_) => break,
+            }
+        }
+        if self.cold.join().is_err() {
+            tracing::error!("the cold thread has panicked");
+            return Exit::Bug;
+        }
+        Exit::Done
+    }
+}
+
+/// Binds all that is listened on, or names all that cannot be.
+#[expect(clippy::type_complexity, reason = "DNS and admin, side by side")]
+fn bind(
+    config: &Config,
+    workers: usize,
+) -> Result<(Vec<Bound>, Vec<(TcpListener, Pages)>), Vec<Problem>> {
+    let dns = listeners::bind_all(&config.listen, workers);
+    let admin = admin::bind(&config.admin).map_err(|error| {
+        let key = "port there";
+        listeners::problem(&error.origin, error.address, "TCP", key, &error.source)
+    });
+    match (dns, admin) {
+        (Ok(dns), Ok(admin)) => Ok((dns, admin)),
+        (dns, admin) => {
+            let mut problems = dns.err().unwrap_or_default();
+            problems.extend(admin.err());
+            Err(problems)
+        }
+    }
+}
+
+/// Puts the name that the pulse asks for into the cache for good: it is answered on the path of
+/// every other hit, and by no upstream.
+fn pin_pulse_name(cache: &Cache) {
+    /// A TXT record at the question's name: one string.
+    const RECORD: &[u8] = b"\xc0\x0c\x00\x10\x00\x01\x00\x00\x00\x00\x00\x06\x05alive";
+    const TTL_AT: [u8; 2] = [6, 0];
+    let name = Name::parse(PULSE_NAME).unwrap_or(Name::ROOT);
+    // Without it the agent would never be ready, and say so.
+    let _ = cache.pin(&Draft {
+        question: &Question::of(&name, PULSE_TYPE),
+        answer: Answer {
+            flags: Flags(0),
+            counts: [1, 0, 0],
+            records: RECORD,
+            ttl_offsets: &TTL_AT,
+            age: 0,
+        },
+        zone: NO_ZONE,
+        stored: Tick(0),
+        expires: Tick::NEVER,
+    });
+}
+
+/// Tells a scrape where to find what is not in cells.
+fn connect_scrape(
+    telemetry: &Telemetry,
+    cache: &Cache,
+    health: &Arc<Health>,
+    listeners: &Listeners,
+) {
+    let (cache, health, sockets) = (cache.clone(), Arc::clone(health), listeners.sockets());
+    telemetry.connect(Scraped {
+        cache: Source::new(move || {
+            let figures = cache.figures();
+            CacheFigures {
+                entries: figures.entries,
+                used_bytes: figures.bytes,
+                budget_bytes: figures.budget_bytes,
+                inserts: figures.inserts,
+                replaced: figures.replaced,
+                evictions: figures.evictions,
+                expired: figures.expired,
+                refused: figures.refused_too_large + figures.refused_no_room,
+                ghost_hits: figures.ghost_hits,
+            }
+        }),
+        drops: Source::new(move || listeners::drops(&sockets)),
+        health: Source::new(move || health.figures(Clock.now_ns())),
+    });
+}
+
+fn system(step: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::System { step, source }
+}

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Listen addresses: from what is configured to bound sockets, UDP and TCP on the same port, and
+//! to those who serve them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::{Listen, Located, Origin, Problem};
+use crate::resolve::Resolver;
+use crate::serve::{Desk, Group, Queue};
+
+/// Connections that wait to be taken.
+const BACKLOG: i32 = 1024;
+/// Ports that are tried where the kernel chooses one and TCP has it already.
+const PORT_TRIES: usize = 16;
+
+/// A bound address.
+#[derive(Debug)]
+pub struct Bound {
+    /// UDP: a socket a worker.
+    pub group: Group,
+    /// TCP.
+    pub listener: TcpListener,
+}
+
+impl Bound {
+    /// The address and port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.group.address
+    }
+}
+
+/// Binds every address that `listen` means.
+///
+/// # Errors
+/// All problems at once.
+pub fn bind_all(listen: &Listen, workers: usize) -> Result<Vec<Bound>, Vec<Problem>> {
+    let addresses = expand(listen).map_err(|error| {
+        vec![Problem {
+            origin: listen.port.origin.clone(),
+            message: format!("the host's addresses cannot be read: {error}"),
+            remedy: "list addresses instead of a wildcard".to_owned(),
+        }]
+    })?;
+    let mut bound = Vec::new();
+    let mut problems = Vec::new();
+    for address in &addresses {
+        match bind(address, &listen.port, workers) {
+            Ok(one) => bound.push(one),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() {
+        Ok(bound)
+    } else {
+        Err(problems)
+    }
+}
+
+/// Sockets of each listen address, for those who ask what the kernel dropped.
+pub type Sockets = Arc<Mutex<BTreeMap<SocketAddr, Vec<Arc<UdpSocket>>>>>;
+
+/// The addresses that are served.
+#[derive(Debug)]
+pub struct Listeners {
+    next: u32,
+    numbers: BTreeMap<SocketAddr, u32>,
+    sockets: Sockets,
+    desk: Desk,
+    resolver: Arc<Resolver>,
+}
+
+impl Listeners {
+    /// None yet; those that come are served by these workers and this resolver.
+    #[must_use]
+    pub fn new(desk: Desk, resolver: Arc<Resolver>) -> Self {
+        Self {
+            next: 0,
+            numbers: BTreeMap::new(),
+            sockets: Sockets::default(),
+            desk,
+            resolver,
+        }
+    }
+
+    /// Has an address served over UDP; gives back its TCP listener.
+    pub fn open(&mut self, bound: Bound) -> TcpListener {
+        let number = self.next;
+        self.next += 1;
+        let address = bound.address();
+        if !bound.group.is_steered {
+            tracing::warn!(
+                %address,
+                "the kernel does not steer queries by CPU; they are answered at a higher price"
+            );
+        }
+        if let Some(socket) = bound.group.sockets.first() {
+            self.resolver.open(number, Arc::clone(socket));
+        }
+        self.desk.open(number, &bound.group);
+        self.numbers.insert(address, number);
+        lock(&self.sockets).insert(address, bound.group.sockets);
+        bound.listener
+    }
+
+    /// Lets go of an address.
+    pub fn close(&mut self, address: SocketAddr) {
+        if let Some(number) = self.numbers.remove(&address) {
+            self.desk.close(number);
+            self.resolver.close(number);
+            lock(&self.sockets).remove(&address);
+        }
+    }
+
+    /// The addresses, with their ports.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.numbers.keys().copied().collect()
+    }
+
+    /// The sockets of each address, now and later.
+    #[must_use]
+    pub fn sockets(&self) -> Sockets {
+        Arc::clone(&self.sockets)
+    }
+}
+
+/// Datagrams that the kernel dropped at our sockets so far, by listen address.
+#[must_use]
+pub fn drops(sockets: &Sockets) -> Vec<(String, u64)> {
+    let sockets = lock(sockets);
+    let of = |(address, members): (&SocketAddr, &Vec<Arc<UdpSocket>>)| {
+        let queues = members
+            .iter()
+            .filter_map(|socket| Queue::of(socket.as_fd()).ok());
+        let dropped = queues.map(|queue| u64::from(queue.dropped)).sum();
+        (address.to_string(), dropped)
+    };
+    sockets.iter().map(of).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // A map is whole between its calls.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether any of the addresses is a wildcard, which stands for those that the host has.
+#[must_use]
+pub fn has_wildcard(listen: &Listen) -> bool {
+    listen
+        .addresses
+        .iter()
+        .any(|address| address.value.is_unspecified())
+}
+
+/// The addresses that `listen` means now, each with the entry that it comes from: wildcards are
+/// those of the host of their family, but for IPv6 link-local ones, which need a zone.
+///
+/// # Errors
+/// The host's addresses cannot be read.
+pub fn expand(listen: &Listen) -> io::Result<Vec<Located<IpAddr>>> {
+    let mut seen = BTreeSet::new();
+    let mut all = Vec::new();
+    for entry in &listen.addresses {
+        let addresses = if entry.value.is_unspecified() {
+            let host = if_addrs::get_if_addrs()?.into_iter().map(|own| own.ip());
+            host.filter(|ip| ip.is_ipv4() == entry.value.is_ipv4() && !is_link_local_v6(*ip))
+                .collect()
+        } else {
+            vec![entry.value]
+        };
+        for value in addresses {
+            if seen.insert(value) {
+                all.push(Located {
+                    value,
+                    origin: entry.origin.clone(),
+                });
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn is_link_local_v6(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// Binds UDP and TCP at an address.
+///
+/// # Errors
+/// Says in words what is wrong and what to do, with the place in the configuration.
+pub fn bind(
+    address: &Located<IpAddr>,
+    port: &Located<u16>,
+    workers: usize,
+) -> Result<Bound, Problem> {
+    let wanted = SocketAddr::new(address.value, port.value);
+    let tries = if port.value == 0 { PORT_TRIES } else { 1 };
+    let mut result = Err(io::Error::from(ErrorKind::AddrInUse));
+    let mut proto = "UDP";
+    for _ in 0..tries {
+        proto = "UDP";
+        let group = Group::bind(wanted, workers);
+        let listener = group.as_ref().ok().map(|group| {
+            proto = "TCP";
+            listen_tcp(group.address)
+        });
+        result = match (group, listener) {
+            (Ok(group), Some(Ok(listener))) => return Ok(Bound { group, listener }),
+            (Err(error), _) | (_, Some(Err(error))) => Err(error),
+            (Ok(_), None) => Err(io::Error::other("no listener")),
+        };
+    }
+    match result {
+        Ok(bound) => Ok(bound),
+        Err(error) => Err(problem(
+            &address.origin,
+            wanted,
+            proto,
+            "listen.port",
+            &error,
+        )),
+    }
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Connections of an agent before us may still be in TIME_WAIT; a listener is refused anyway.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// What it means that an address cannot be listened on, and what to do.
+#[must_use]
+pub fn problem(
+    origin: &Origin,
+    at: SocketAddr,
+    proto: &str,
+    port_key: &str,
+    error: &io::Error,
+) -> Problem {
+    let (found, remedy) = match error.kind() {
+        ErrorKind::AddrInUse => (
+            "another program, or another nodens, has this port".to_owned(),
+            format!(
+                "find it with `ss -lnp 'sport = :{}'` and stop it, or choose another {port_key}",
+                at.port()
+            ),
+        ),
+        ErrorKind::AddrNotAvailable => (
+            "this host does not have the address".to_owned(),
+            format!(
+                "give it to an interface (`ip address add {} dev lo`), or list an address that \
+                 `ip address` shows",
+                at.ip()
+            ),
+        ),
+        ErrorKind::PermissionDenied => (
+            "this user may not bind a port below 1024".to_owned(),
+            format!(
+                "start as root or with the capability NET_BIND_SERVICE, or choose a {port_key} of \
+                 1024 or more"
+            ),
+        ),
+        _ => (error.to_string(), "see the system's error above".to_owned()),
+    };
+    Problem {
+        origin: origin.clone(),
+        message: format!("cannot listen on {at} over {proto}: {found}"),
+        remedy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Origin;
+
+    fn located<T>(value: T) -> Located<T> {
+        Located {
+            value,
+            origin: Origin::Flag {
+                flag: "--listen-addresses".to_owned(),
+            },
+        }
+    }
+
+    #[test]
+    fn udp_and_tcp_have_the_same_port_and_a_second_agent_is_told_who_has_it() {
+        let ip = located(IpAddr::from([127, 0, 0, 1]));
+        let first = bind(&ip, &located(0), 2).unwrap();
+        assert_eq!(first.listener.local_addr().unwrap(), first.address());
+        let port = located(first.address().port());
+        let second = bind(&ip, &port, 2).unwrap_err().to_string();
+        assert!(
+            second.contains("--listen-addresses: cannot listen on 127.0.0.1:"),
+            "{second}"
+        );
+        assert!(
+            second.contains("another nodens") && second.contains("ss -lnp"),
+            "{second}"
+        );
+        drop(first.group);
+        let third = bind(&ip, &port, 2).unwrap_err().to_string();
+        assert!(third.contains("over TCP"), "{third}");
+    }
+
+    #[test]
+    fn an_address_of_another_host_is_named_with_the_remedy() {
+        let ip = located(IpAddr::from([192, 0, 2, 1]));
+        let refused = bind(&ip, &located(0), 1).unwrap_err().to_string();
+        assert!(refused.contains("does not have the address"), "{refused}");
+        assert!(refused.contains("ip address add 192.0.2.1"), "{refused}");
+    }
+}
