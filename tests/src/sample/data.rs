@@ -197,6 +197,7 @@ fn outside() -> (Zone, Zone) {
     add("", OUTSIDE_TTL, txt(&["v=spf1 -all"]));
     add("mail", OUTSIDE_TTL, address_data(ip("192.0.2.25")));
     add("www", OUTSIDE_TTL, cname("example.org"));
+    add("dangling", OUTSIDE_TTL, cname("missing.example.org"));
     add("text", OUTSIDE_TTL, txt(&["no address", "two strings, \"quoted\""]));
     // A chain whose TTLs differ, so that each can be seen to age on its own.
     add("chain", 60, cname("chain2.example.org"));

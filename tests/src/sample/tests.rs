@@ -89,7 +89,12 @@ fn an_external_name_is_an_alias_with_what_its_target_has() {
     let bare = ask("bare.prod.svc.cluster.local", A);
     assert_eq!((bare.rcode(), bare.answers.len()), (NoError, 1));
     let gone = ask("gone.prod.svc.cluster.local", A);
-    assert_eq!((gone.rcode(), gone.answers.len()), (NXDomain, 1));
+    assert_eq!((gone.rcode(), gone.answers.len()), (NoError, 1));
+    assert!(bare.authorities.is_empty() && gone.authorities.is_empty());
+    // A resolver of the world outside says more (RFC 6604, RFC 2308 section 2.1).
+    let dangling = ask("dangling.example.org", A);
+    assert_eq!((dangling.rcode(), dangling.answers.len()), (NXDomain, 1));
+    assert_eq!(dangling.authorities[0].record_type(), SOA);
 }
 
 #[test]

@@ -112,6 +112,13 @@ impl Zone {
     }
 }
 
+impl Default for Zones {
+    /// The sample cluster and its world.
+    fn default() -> Self {
+        Self::sample()
+    }
+}
+
 impl Zones {
     pub(super) fn new(mut zones: Vec<Zone>) -> Self {
         // Longest first, so that the first that fits is the right one.
@@ -180,7 +187,10 @@ impl Zones {
                 .cloned()
                 .collect();
             if !wanted.is_empty() {
-                found.additionals = self.addresses_of_targets(&wanted);
+                if found.answers.is_empty() {
+                    // Behind an alias CoreDNS adds nothing.
+                    found.additionals = self.addresses_of_targets(&wanted);
+                }
                 found.answers.extend(wanted);
                 break;
             }
@@ -196,6 +206,11 @@ impl Zones {
                 continue;
             }
             let is_bench = super::respond::is_bench(&qname.to_ascii());
+            if found.authoritative && !found.answers.is_empty() {
+                // The kubernetes plugin of CoreDNS gives an alias alone and NOERROR, whatever
+                // became of its target, and no SOA.
+                break;
+            }
             if records.is_none() && !zone.is_empty_non_terminal(&qname) && !is_bench {
                 found.rcode = ResponseCode::NXDomain;
             }
