@@ -230,7 +230,10 @@ impl Response {
         };
         ensure!(outline.is_response(), "QR is clear in {outline:?}");
         if let Some(asked) = Outline::read(query) {
-            ensure!(asked.id == outline.id, "asked {asked:?}, got ID of {outline:?}");
+            ensure!(
+                asked.id == outline.id,
+                "asked {asked:?}, got ID of {outline:?}"
+            );
             ensure!(
                 asked.question == outline.question,
                 "asked {asked:?}, got the question of {outline:?}"

@@ -192,7 +192,12 @@ impl Drop for Host {
     fn drop(&mut self) {
         *lock(&self.door.closing) = true;
         self.door.changed.notify_all();
-        for thread in self.accepting.take().into_iter().chain(self.answering.take()) {
+        for thread in self
+            .accepting
+            .take()
+            .into_iter()
+            .chain(self.answering.take())
+        {
             thread.end();
         }
         for stream in lock(&self.door.open).values() {

@@ -234,7 +234,12 @@ impl Outline {
     /// Reads a message; `None` when it has no whole header or its question cannot be read.
     #[must_use]
     pub fn read(message: &[u8]) -> Option<Self> {
-        let word = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
+        let word = |at: usize| {
+            Some(u16::from_be_bytes([
+                *message.get(at)?,
+                *message.get(at + 1)?,
+            ]))
+        };
         let counts = [word(4)?, word(6)?, word(8)?, word(10)?];
         let mut outline = Self {
             id: word(0)?,

@@ -136,7 +136,9 @@ impl Tap {
     #[must_use]
     pub fn most_in_flight(&self) -> usize {
         let queries = self.queries();
-        let tcp = queries.iter().filter(|message| message.connection.is_some());
+        let tcp = queries
+            .iter()
+            .filter(|message| message.connection.is_some());
         tcp.map(|message| message.in_flight).max().unwrap_or(0)
     }
 

@@ -117,7 +117,11 @@ fn compression_loops_fill_a_message_to_its_last_octet() {
 
 #[test]
 fn a_sequence_goes_on_with_its_last_steps() {
-    let fault = Fault::start(sequence([vec![], vec![Step::Send(Reply::Rcode(2))], good()]));
+    let fault = Fault::start(sequence([
+        vec![],
+        vec![Step::Send(Reply::Rcode(2))],
+        good(),
+    ]));
     let fault = fault.unwrap();
     let client = Client::new(fault.addr()).patience(Duration::from_millis(200));
     let bytes = query().to_bytes();

@@ -145,7 +145,11 @@ fn services() -> Vec<Service> {
         cluster_ip(
             "kube-dns.kube-system",
             &["10.96.0.10", "fd00:10:96::a"],
-            &[("dns", "udp", 53), ("dns-tcp", "tcp", 53), ("metrics", "tcp", 9153)],
+            &[
+                ("dns", "udp", 53),
+                ("dns-tcp", "tcp", 53),
+                ("metrics", "tcp", 9153),
+            ],
         ),
         cluster_ip(
             "web.prod",
@@ -193,12 +197,20 @@ fn outside() -> (Zone, Zone) {
     for address in ["192.0.2.10", "192.0.2.11", "2001:db8::10"] {
         add("", OUTSIDE_TTL, address_data(ip(address)));
     }
-    add("", OUTSIDE_TTL, RData::MX(MX::new(10, name("mail.example.org"))));
+    add(
+        "",
+        OUTSIDE_TTL,
+        RData::MX(MX::new(10, name("mail.example.org"))),
+    );
     add("", OUTSIDE_TTL, txt(&["v=spf1 -all"]));
     add("mail", OUTSIDE_TTL, address_data(ip("192.0.2.25")));
     add("www", OUTSIDE_TTL, cname("example.org"));
     add("dangling", OUTSIDE_TTL, cname("missing.example.org"));
-    add("text", OUTSIDE_TTL, txt(&["no address", "two strings, \"quoted\""]));
+    add(
+        "text",
+        OUTSIDE_TTL,
+        txt(&["no address", "two strings, \"quoted\""]),
+    );
     // A chain whose TTLs differ, so that each can be seen to age on its own.
     add("chain", 60, cname("chain2.example.org"));
     add("chain2", 30, cname("example.org"));
@@ -207,10 +219,18 @@ fn outside() -> (Zone, Zone) {
     add("day", 86_400, address_data(ip("192.0.2.3")));
     // Answers above 1,232 octets and above 4,096.
     for n in 0..10 {
-        add("big", OUTSIDE_TTL, txt(&[&format!("{n:02} {}", "b".repeat(180))]));
+        add(
+            "big",
+            OUTSIDE_TTL,
+            txt(&[&format!("{n:02} {}", "b".repeat(180))]),
+        );
     }
     for n in 0..40 {
-        add("huge", OUTSIDE_TTL, txt(&[&format!("{n:02} {}", "h".repeat(200))]));
+        add(
+            "huge",
+            OUTSIDE_TTL,
+            txt(&[&format!("{n:02} {}", "h".repeat(200))]),
+        );
     }
     for n in 0..100 {
         add("many", OUTSIDE_TTL, a(Ipv4Addr::new(198, 51, 100, n)));
@@ -220,8 +240,16 @@ fn outside() -> (Zone, Zone) {
         add("crowd", OUTSIDE_TTL, a(Ipv4Addr::new(198, 51, 100, n)));
     }
     let mut com = Zone::new("example.com", OUTSIDE_TTL, false);
-    com.add("api.example.com", OUTSIDE_TTL, address_data(ip("192.0.2.80")));
-    com.add("api.example.com", OUTSIDE_TTL, address_data(ip("2001:db8::80")));
+    com.add(
+        "api.example.com",
+        OUTSIDE_TTL,
+        address_data(ip("192.0.2.80")),
+    );
+    com.add(
+        "api.example.com",
+        OUTSIDE_TTL,
+        address_data(ip("2001:db8::80")),
+    );
     (org, com)
 }
 

@@ -172,8 +172,7 @@ impl State {
         self.total.fetch_add(1, Relaxed);
         let outline = Outline::read(query);
         if let Some(outline) = &outline
-            && let Some(response) =
-                respond::bench(query, outline, self.bench_ttl.load(Relaxed))
+            && let Some(response) = respond::bench(query, outline, self.bench_ttl.load(Relaxed))
         {
             return Some(response);
         }

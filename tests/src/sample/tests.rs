@@ -67,12 +67,18 @@ fn a_named_port_has_srv_records_with_the_addresses_of_their_targets() {
 #[test]
 fn addresses_have_their_names_back() {
     let v4 = ask("34.12.96.10.in-addr.arpa", PTR);
-    assert_eq!(v4.answers[0].data.to_string(), "web.prod.svc.cluster.local.");
+    assert_eq!(
+        v4.answers[0].data.to_string(),
+        "web.prod.svc.cluster.local."
+    );
     let v6 = ask(
         "2.2.c.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa",
         PTR,
     );
-    assert_eq!(v6.answers[0].data.to_string(), "web.prod.svc.cluster.local.");
+    assert_eq!(
+        v6.answers[0].data.to_string(),
+        "web.prod.svc.cluster.local."
+    );
     let pod = ask("21.1.244.10.in-addr.arpa", PTR);
     assert_eq!(
         pod.answers[0].data.to_string(),
@@ -185,7 +191,10 @@ fn what_does_not_fit_is_cut_at_a_record_and_says_so() {
 #[test]
 fn names_in_answers_point_at_the_question_and_keep_its_letter_case() {
     let response = ask("WEB.proD.svc.Cluster.Local", A);
-    assert_eq!(response.answers[0].name.to_ascii(), "WEB.proD.svc.Cluster.Local.");
+    assert_eq!(
+        response.answers[0].name.to_ascii(),
+        "WEB.proD.svc.Cluster.Local."
+    );
     let question = 12 + response.outline.question.len();
     assert_eq!(response.bytes.len(), question + 16);
 }
@@ -260,7 +269,9 @@ fn every_name_below_bench_has_an_address_that_can_be_checked() {
     sample.set_bench_ttl(77);
     for query in [
         Query::new("X1.bench.cluster.local", A),
-        Query::new("x2.bench.cluster.local", A).edns(1232).dnssec_ok(),
+        Query::new("x2.bench.cluster.local", A)
+            .edns(1232)
+            .dnssec_ok(),
     ] {
         let response = client.udp(&query).unwrap();
         let name = response.queries[0].name.to_ascii();
@@ -269,7 +280,10 @@ fn every_name_below_bench_has_an_address_that_can_be_checked() {
     }
     let none = client.query("x1.bench.cluster.local", AAAA).unwrap();
     assert_eq!((none.rcode(), none.authorities.len()), (NoError, 1));
-    assert_ne!(bench_address("x1.bench.cluster.local"), bench_address("x2.bench.cluster.local"));
+    assert_ne!(
+        bench_address("x1.bench.cluster.local"),
+        bench_address("x2.bench.cluster.local")
+    );
 }
 
 #[test]

@@ -151,7 +151,11 @@ impl Zones {
         let records = zone.records.entry(owner.clone()).or_default();
         records.retain(|record| record.record_type() != rtype);
         for data in data {
-            assert_eq!(data.record_type(), rtype, "a record of the type that is set");
+            assert_eq!(
+                data.record_type(),
+                rtype,
+                "a record of the type that is set"
+            );
             records.push(Record::from_rdata(owner.clone(), ttl, data));
         }
         if records.is_empty() {
@@ -177,9 +181,8 @@ impl Zones {
         for _ in 0..MAX_CHAIN {
             let zone = self.of(&qname);
             let records = zone.records.get(&qname);
-            let is_wanted = |record: &&Record| {
-                record.record_type() == qtype || qtype == RecordType::ANY
-            };
+            let is_wanted =
+                |record: &&Record| record.record_type() == qtype || qtype == RecordType::ANY;
             let wanted: Vec<Record> = records
                 .into_iter()
                 .flatten()
@@ -194,12 +197,13 @@ impl Zones {
                 found.answers.extend(wanted);
                 break;
             }
-            let alias = records.into_iter().flatten().find_map(|record| {
-                match &record.data {
+            let alias = records
+                .into_iter()
+                .flatten()
+                .find_map(|record| match &record.data {
                     RData::CNAME(target) => Some((record.clone(), target.0.to_lowercase())),
                     _ => None,
-                }
-            });
+                });
             if let Some((record, target)) = alias {
                 found.answers.push(record);
                 qname = target;
@@ -236,9 +240,8 @@ impl Zones {
                 targets.push(target);
             }
         }
-        let is_address = |record: &&Record| {
-            matches!(record.record_type(), RecordType::A | RecordType::AAAA)
-        };
+        let is_address =
+            |record: &&Record| matches!(record.record_type(), RecordType::A | RecordType::AAAA);
         let owned = targets.into_iter().filter_map(|target| {
             let target = target.to_lowercase();
             self.of(&target).records.get(&target)
