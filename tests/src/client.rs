@@ -209,7 +209,7 @@ impl Connection {
     /// `WouldBlock` when nothing came in time, and what the socket reports: `ConnectionReset` is
     /// one of them.
     pub fn receive(&mut self) -> io::Result<Option<Vec<u8>>> {
-        self.frames.next()
+        self.frames.receive()
     }
 
     /// The stream itself.

@@ -27,7 +27,7 @@ impl Frames {
     /// # Errors
     /// `UnexpectedEof` when the peer closed in mid-message, `WouldBlock` at the read timeout, and
     /// what the socket reports.
-    pub fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+    pub fn receive(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(message) = self.take() {
                 return Ok(Some(message));
@@ -97,10 +97,10 @@ mod tests {
                 near.write_all(&[byte]).unwrap();
             }
         });
-        assert_eq!(frames.next().unwrap().unwrap(), b"first");
-        assert_eq!(frames.next().unwrap().unwrap(), b"");
-        assert_eq!(frames.next().unwrap().unwrap(), b"third");
-        assert!(frames.next().unwrap().is_none());
+        assert_eq!(frames.receive().unwrap().unwrap(), b"first");
+        assert_eq!(frames.receive().unwrap().unwrap(), b"");
+        assert_eq!(frames.receive().unwrap().unwrap(), b"third");
+        assert!(frames.receive().unwrap().is_none());
         writer.join().unwrap();
     }
 
@@ -109,7 +109,7 @@ mod tests {
         let (mut near, mut frames) = pair();
         near.write_all(&[0, 5, b'h', b'a']).unwrap();
         drop(near);
-        let error = frames.next().unwrap_err();
+        let error = frames.receive().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

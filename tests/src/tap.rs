@@ -197,7 +197,7 @@ impl Record {
     fn pump(&self, direction: Direction, number: u64, from: Arc<TcpStream>, to: &TcpStream) {
         let mut frames = Frames::new(from);
         loop {
-            match frames.next() {
+            match frames.receive() {
                 Ok(Some(message)) => {
                     self.note(direction, Some(number), &message);
                     if frames::write(to, &message).is_err() {

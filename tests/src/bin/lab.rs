@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `lab run`: what `make run` calls. The agent in front of a sample cluster's DNS, on this
 //! machine's loopback interface, without any privilege.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a tool of the lab: it reads its own environment and waits for its child"
-)]
 
 use std::fs;
 use std::io::Write;

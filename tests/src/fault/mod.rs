@@ -293,7 +293,7 @@ impl<F: Fn(&Asked) -> Vec<Step> + Send + Sync + 'static> Service for Scripted<F>
         }
         let mut frames = Frames::new(Arc::clone(&stream));
         let mut in_connection = 0;
-        while let Ok(Some(query)) = frames.next() {
+        while let Ok(Some(query)) = frames.receive() {
             let asked = self.note(&query, Some(number), in_connection);
             in_connection += 1;
             let steps = (self.script)(&asked);

@@ -198,7 +198,8 @@ impl Answer {
         Self {
             id: outline.map_or(0, |outline| outline.id),
             flags: flags | QR | AA | RA,
-            question: outline.map_or(vec![0, 0, 1, 0, 1], |outline| outline.question.clone()),
+            question: outline
+                .map_or_else(|| vec![0, 0, 1, 0, 1], |outline| outline.question.clone()),
             qtype: outline.map_or(A, |outline| outline.qtype),
             edns: outline.is_some_and(|outline| outline.edns.is_some()),
             counts: [0; 3],

@@ -212,7 +212,7 @@ impl Service for Answerer {
         loop {
             let timeout = stream.set_read_timeout(Some(idle));
             // An error here is the end of the connection: idle too long, reset, or closed.
-            let (Ok(()), Ok(Some(query))) = (timeout, frames.next()) else {
+            let (Ok(()), Ok(Some(query))) = (timeout, frames.receive()) else {
                 return;
             };
             if idle == FIRST_QUERY {
