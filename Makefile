@@ -67,6 +67,10 @@ advisories: $(DENY) ## known flaws of the dependencies (fetches the advisory dat
 docs-check: ## the code's documentation builds without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
+.PHONY: docs
+docs: ## write docs/configuration.md and docs/metrics.md anew from the code
+	UPDATE_DOCS=1 cargo test --locked -p nodens --lib -- config:: telemetry::
+
 .PHONY: agent
 agent: ## the agent as it ships
 	cargo build --locked --release -p nodens
