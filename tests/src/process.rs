@@ -245,7 +245,11 @@ mod tests {
             Ok(program.log().contains("hello").then_some(()))
         })
         .unwrap();
-        assert!(program.resident_bytes().unwrap() > 100_000);
+        // While one program takes the place of the other its memory is small.
+        wait_for("its memory", Duration::from_secs(5), || {
+            Ok((program.resident_bytes()? > 100_000).then_some(()))
+        })
+        .unwrap();
         assert!(program.status().unwrap().is_none());
         let pid = program.pid();
         let path = dir.path().to_owned();
