@@ -398,10 +398,9 @@ pub fn http_get(server: SocketAddr, path: &str) -> anyhow::Result<HttpResponse> 
     let mut stream = TcpStream::connect_timeout(&server, HTTP)
         .with_context(|| format!("connect to http://{server}{path}"))?;
     stream.set_read_timeout(Some(HTTP))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"
-    )?;
+    // In one piece, as clients send it.
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut text = String::new();
     stream
         .read_to_string(&mut text)
