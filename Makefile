@@ -1,3 +1,111 @@
 # SPDX-License-Identifier: Apache-2.0
 # Every command of the project. CI calls these and nothing else.
 .DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# Tools that are built once and kept outside the tree.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodens
+COREDNS_VERSION := 1.14.4
+COREDNS := $(CACHE)/coredns-$(COREDNS_VERSION)/coredns
+DENY_VERSION := 0.20.2
+DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+
+# Where `make run` listens, on 127.0.0.1.
+PORT ?= 5300
+HEALTH_PORT ?= 9254
+METRICS_PORT ?= 9253
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## the agent in front of a sample cluster's DNS (PORT=, HEALTH_PORT=, METRICS_PORT=)
+	cargo build --locked --release -p nodens -p nodens-tests --bin nodens --bin lab
+	@$(TARGET)/release/lab run --release-bin $(TARGET)/release/nodens \
+	  --port $(PORT) --health-port $(HEALTH_PORT) --metrics-port $(METRICS_PORT)
+
+.PHONY: test
+test: ## everything that must pass; the last line sums it up
+	@tests/run.sh
+
+.PHONY: deps
+deps: ## install the Debian packages that are missing
+	@tests/deps.sh
+
+.PHONY: check
+check: lint docs-check ## everything but the tests: lint and docs-check
+
+.PHONY: fmt
+fmt: ## format the code
+	cargo fmt --all
+
+.PHONY: lint
+lint: fmt-check clippy deny ## formatting, clippy, licences and sources of the dependencies
+
+.PHONY: fmt-check
+fmt-check:
+	cargo fmt --all --check
+
+.PHONY: clippy
+clippy:
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+# Advisories need a database that is fetched from elsewhere: `make advisories`.
+.PHONY: deny
+deny: $(DENY)
+	PATH="$(dir $(DENY)):$$PATH" cargo deny --all-features check bans licenses sources
+
+.PHONY: advisories
+advisories: $(DENY) ## known flaws of the dependencies (fetches the advisory database from GitHub)
+	PATH="$(dir $(DENY)):$$PATH" cargo deny --all-features check advisories
+
+.PHONY: docs-check
+docs-check: ## the code's documentation builds without a warning
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+.PHONY: docs
+docs: ## write docs/configuration.md and docs/metrics.md anew from the code
+	UPDATE_DOCS=1 cargo test --locked -p nodens --lib -- config:: telemetry::
+
+.PHONY: agent
+agent: ## the agent as it ships
+	cargo build --locked --release -p nodens
+
+# The tests run the agent as it ships, hence NODENS_BIN.
+.PHONY: cargo-test
+cargo-test: agent coredns ## unit, property and end-to-end tests
+	NODENS_BIN=$(TARGET)/release/nodens cargo test --locked --workspace --no-fail-fast
+
+# Release code, for loom visits very many interleavings; not linked as one, which gains nothing here.
+.PHONY: model
+model: ## every interleaving of the cache's lock-free reads (loom)
+	RUSTFLAGS="--cfg nodens_loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+	  cargo test --locked -p nodens --lib --release --target-dir $(TARGET)/model -- cache::
+
+# The sanitizer is a nightly feature. Where there is no nightly, the stable compiler is told to
+# take it: its runtime is part of every toolchain.
+.PHONY: asan
+asan: ## the modules with unsafe code under AddressSanitizer
+	if cargo +nightly --version >/dev/null 2>&1; \
+	  then export RUSTUP_TOOLCHAIN=nightly; else export RUSTC_BOOTSTRAP=1; fi; \
+	RUSTFLAGS="-Zsanitizer=address" cargo test --locked -p nodens --lib \
+	  --target $(HOST) --target-dir $(TARGET)/asan -- cache:: serve::
+
+.PHONY: coredns
+coredns: $(COREDNS) ## build the CoreDNS of the tests into the user's cache (once, about 4 minutes)
+
+# The version is part of the path. Built under another name: what is there is whole.
+$(COREDNS):
+	@mkdir -p $(@D)
+	@echo "building CoreDNS $(COREDNS_VERSION) into $(@D), about 4 minutes on two CPUs"
+	cd tests/coredns && CGO_ENABLED=0 go build -mod=readonly -trimpath -buildvcs=false \
+	  -o $@.part github.com/coredns/coredns
+	@mv $@.part $@
+
+$(DENY):
+	@mkdir -p $(CACHE)
+	cargo install --locked --version $(DENY_VERSION) --root $(CACHE)/cargo-deny-$(DENY_VERSION) cargo-deny

@@ -1,2 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The lab: what the end-to-end tests, `make run` and `make bench` are built from.
+//!
+//! ```text
+//!   client ──► agent ──► tap ──► sample | coredns | fault
+//! ```
+//!
+//! [`client`] asks, [`agent`] is the real program under test, [`tap`] records what went upstream,
+//! and behind it stands one of three upstreams: [`sample`], a cluster DNS of our own with every
+//! kind of name; [`coredns`], the real CoreDNS with the same names; [`fault`], which misbehaves as
+//! it is told. All of it stays on the loopback interface.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the lab is no part of the agent: it owns its clock, its waits and its environment"
+)]
+
+pub mod agent;
+pub mod client;
+pub mod coredns;
+pub mod fault;
+pub mod frames;
+pub mod host;
+pub mod process;
+pub mod query;
+pub mod sample;
+pub mod tap;

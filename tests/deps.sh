@@ -1,0 +1,41 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Installs what is missing of the Debian packages that `make run` and `make test` need.
+# Rust and Go come from their own installers: they are checked for, not installed.
+set -u
+
+missing=""
+need() { # COMMAND PACKAGE: the reason is the comment beside the call
+	command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+need cc gcc              # Rust links with it
+need dig bind9-dnsutils  # asks the agent as a user would
+need curl curl           # reads health and metrics as a user would
+[ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev" # gcc alone cannot link
+
+status=0
+if [ -n "$missing" ]; then
+	install="apt-get install -y --no-install-recommends$missing"
+	if ! command -v apt-get >/dev/null 2>&1; then
+		echo "deps: missing, and this is no Debian:$missing" >&2
+		status=1
+	elif [ "$(id -u)" -eq 0 ]; then
+		echo "deps: installing$missing"
+		export DEBIAN_FRONTEND=noninteractive
+		# shellcheck disable=SC2086 # one word each package
+		apt-get update -q && $install || status=1
+	else
+		echo "deps: missing packages; run: sudo $install" >&2
+		status=1
+	fi
+fi
+
+command -v cargo >/dev/null 2>&1 || {
+	echo "deps: cargo is missing; install Rust from https://rustup.rs" >&2
+	status=1
+}
+command -v go >/dev/null 2>&1 || {
+	echo "deps: go is missing; the tests build CoreDNS with it: https://go.dev/dl" >&2
+	status=1
+}
+exit $status
