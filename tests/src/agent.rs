@@ -367,8 +367,8 @@ impl Builder {
             if let Some(status) = program.status()? {
                 bail!("the agent ended with {status}");
             }
-            // Opcode STATUS: answered with NOTIMP by the agent itself.
-            let query = Query::new("ready.invalid", 1u16).opcode(2);
+            // A name that the agent owns: answered without an upstream.
+            let query = Query::new("pulse.nodens.internal", 16u16);
             let answers = client.udp(&query).and_then(|_| client.tcp(&query));
             Ok(answers.ok().map(|_| ()))
         });

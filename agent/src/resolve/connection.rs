@@ -152,7 +152,7 @@ impl Connection {
 
     /// Whether a question may go over it: not too old, and nothing came that nobody asked for, nor
     /// its end.
-    pub(super) fn is_usable(&mut self, now: Instant, idle: Duration) -> bool {
+    pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
         let silent = self.stream.try_read(&mut [0]);
         now < self.ends
             && now < self.used + idle

@@ -144,7 +144,7 @@ impl Server {
     /// Closes connections that have waited for `idle` without a query.
     pub(super) fn close_idle(&self, idle: Duration) {
         let now = Instant::now();
-        lock(&self.idle).retain_mut(|connection| connection.is_usable(now, idle));
+        lock(&self.idle).retain(|connection| connection.is_usable(now, idle));
     }
 
     fn answered(&self, connection: Connection, exchanged: Exchanged) -> Exchanged {
@@ -160,7 +160,7 @@ impl Server {
     fn take_idle(&self, limits: &Limits) -> Option<Connection> {
         let now = Instant::now();
         let mut idle = lock(&self.idle);
-        while let Some(mut connection) = idle.pop() {
+        while let Some(connection) = idle.pop() {
             if connection.is_usable(now, limits.upstream_idle) {
                 return Some(connection);
             }

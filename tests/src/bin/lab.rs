@@ -215,8 +215,8 @@ fn announce(port: u16, advice: String) {
     std::thread::spawn(move || {
         let client = Client::new(([127, 0, 0, 1], port).into());
         let client = client.patience(Duration::from_millis(200));
-        // Opcode STATUS: answered with NOTIMP by the agent itself.
-        let query = Query::new("ready.invalid", 1u16).opcode(2);
+        // A name that the agent owns: answered without an upstream.
+        let query = Query::new("pulse.nodens.internal", 16u16);
         let answered =
             nodens_tests::process::wait_for("an answer", START, || Ok(client.udp(&query).ok()));
         match answered {
