@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The benchmark: the agent and the echo, side by side, round by round.
+//!
+//! A round starts both anew. A comparison runs both in turns of a fraction of a second, the
+//! first of a turn changing, so that what the host does meanwhile hits both; each turn begins
+//! with a warm-up that is not counted and ends when the last reply is in, so that both readings
+//! of the meter find an idle server. The figure of a round is the ratio of CPU time a query
+//! within it; the table shows the median of the rounds.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::client::{Load, Outcome, Pace, Spacing, Transport, micros};
+use super::echo::Layout;
+use super::histogram::Histogram;
+use super::meter::{CpuMeter, Memory};
+use super::names::{Names, Pick};
+use super::process::Server;
+use super::question::Expect;
+use super::report::{Goal, Report, Row, Unit, machine, median};
+use super::upstream::Upstream;
+use super::{Random, cpus};
+
+/// The names that hits ask for.
+const PATTERN: &str = "n######.bench.example";
+/// How many names the agent holds at the end.
+const MANY: u64 = 100_000;
+/// How many it holds at first.
+const FEW: u64 = 1000;
+/// Queries under way of each client in a saturated run.
+const WINDOW: usize = 128;
+/// Misses under way of all clients.
+const MISS_WINDOW: usize = 64;
+/// Queries a second of all paced clients.
+const PACED_PER_SECOND: f64 = 20_000.0;
+/// The share of lost queries above which a round is worth nothing.
+const MOST_LOSS: f64 = 0.001;
+/// The agent's cache: the default of the agent.
+const CACHE: &str = "64MiB";
+/// Starts of the agent for the last row, at least.
+const STARTS: usize = 20;
+
+/// How the benchmark is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The agent's binary.
+    pub agent: PathBuf,
+    /// The echo's binary.
+    pub echo: PathBuf,
+    /// Rounds, at least 1.
+    pub rounds: usize,
+    /// Turns of each side in a comparison.
+    pub turns: usize,
+    /// How long a turn measures.
+    pub turn: Duration,
+    /// The echo plays the agent too: the ratios must then be 1. Says how far to trust a run.
+    pub control: bool,
+    /// Whether the paced clients are pinned, one to each CPU.
+    pub pin_paced: bool,
+    /// How paced queries are spread.
+    pub spacing: Spacing,
+}
+
+/// One side of a comparison.
+struct Side<'a> {
+    server: &'a Server,
+    load: Load,
+}
+
+/// What one side cost in a round.
+#[derive(Default)]
+struct Cost {
+    on_cpu: Duration,
+    received: u64,
+    elapsed: Duration,
+    latency: Histogram,
+    lateness: Histogram,
+}
+
+impl Cost {
+    /// CPU time of the server a query, in microseconds.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "queries are counted far below 2^53"
+    )]
+    fn us_per_query(&self) -> f64 {
+        micros(self.on_cpu) / self.received.max(1) as f64
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "queries are counted far below 2^53"
+    )]
+    fn per_second(&self) -> f64 {
+        self.received as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+}
+
+/// The comparisons that are made in every round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    Few,
+    Many,
+    Paced,
+    Miss,
+}
+
+impl Work {
+    const ALL: [Self; 4] = [Self::Few, Self::Many, Self::Paced, Self::Miss];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Few => "saturated hits, 1,000 names: q/CPU-s against the echo",
+            Self::Many => "saturated hits, 100,000 names: q/CPU-s against the echo",
+            Self::Paced => "20,000 q/s paced, blocking clients: CPU/q against the one-thread echo",
+            Self::Miss => "miss over TCP, one query a connection: CPU/q against the echo",
+        }
+    }
+}
+
+/// What has been measured of one comparison.
+#[derive(Default)]
+struct Series {
+    ratios: Vec<f64>,
+    echo: Vec<Cost>,
+    agent: Vec<Cost>,
+}
+
+/// A benchmark under way.
+struct Bench<'a> {
+    options: &'a Options,
+    cpus: Vec<usize>,
+    upstream: Upstream,
+    progress: &'a mut dyn Write,
+    series: [Series; 4],
+    idle_bytes: Vec<f64>,
+    entry_bytes: Vec<f64>,
+    starts: Vec<f64>,
+    doubts: Vec<String>,
+}
+
+/// Runs the benchmark; what happens meanwhile is told to `progress`.
+///
+/// # Errors
+/// Where a server cannot be started or gives a wrong answer. Lost queries only drop a round.
+pub fn run(options: &Options, progress: &mut dyn Write) -> Result<Report> {
+    ensure!(options.rounds > 0 && options.turns > 0, "nothing to do");
+    let mut bench = Bench {
+        options,
+        cpus: cpus().context("ask which CPUs we may use")?,
+        upstream: Upstream::start().context("start the upstream")?,
+        progress,
+        series: Default::default(),
+        idle_bytes: Vec::new(),
+        entry_bytes: Vec::new(),
+        starts: Vec::new(),
+        doubts: Vec::new(),
+    };
+    bench.look_around();
+    for round in 1..=options.rounds {
+        writeln!(bench.progress, "round {round} of {}", options.rounds)?;
+        if options.control {
+            bench.control_round()?;
+        } else {
+            bench.round()?;
+        }
+    }
+    if !options.control {
+        bench.measure_starts()?;
+    }
+    Ok(bench.into_report())
+}
+
+impl Bench<'_> {
+    /// Notes what on this machine makes figures doubtful.
+    fn look_around(&mut self) {
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let latest = load.split(' ').next().and_then(|n| n.parse::<f64>().ok());
+        if let Some(latest) = latest.filter(|&latest| latest > 0.5) {
+            self.doubts.push(format!(
+                "the machine was not quiet: load average {latest} before the first round"
+            ));
+        }
+        let queues = "/sys/class/net/lo/queues/rx-0/rps_cpus";
+        let steered = std::fs::read_to_string(queues).unwrap_or_default();
+        if steered.contains(|c: char| c.is_ascii_hexdigit() && c != '0') {
+            self.doubts.push(format!(
+                "receive packet steering is on ({queues}): queries change their CPU"
+            ));
+        }
+    }
+
+    fn round(&mut self) -> Result<()> {
+        let echo = Server::echo(&self.options.echo, Layout::PerCpu)?;
+        let echo_one = Server::echo(&self.options.echo, Layout::OneThread)?;
+        let agent = Server::agent(&self.options.agent, self.upstream.address, CACHE)?;
+        let idle = Memory::of(agent.pid())?.resident_bytes;
+
+        self.fill(&agent, FEW)?;
+        self.compare(Work::Few, &echo, &agent)?;
+        self.compare(Work::Paced, &echo_one, &agent)?;
+        self.fill(&agent, MANY)?;
+        let full = Memory::of(agent.pid())?.resident_bytes;
+        #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^53")]
+        {
+            self.idle_bytes.push(idle as f64);
+            self.entry_bytes
+                .push((full as f64 - idle as f64) / MANY as f64);
+        }
+        self.compare(Work::Many, &echo, &agent)?;
+        self.compare(Work::Miss, &echo, &agent)
+    }
+
+    /// The echo against itself.
+    fn control_round(&mut self) -> Result<()> {
+        for (work, layout) in [
+            (Work::Few, Layout::PerCpu),
+            (Work::Paced, Layout::OneThread),
+            (Work::Many, Layout::PerCpu),
+        ] {
+            let echo = Server::echo(&self.options.echo, layout)?;
+            let other = Server::echo(&self.options.echo, layout)?;
+            self.compare(work, &echo, &other)?;
+        }
+        Ok(())
+    }
+
+    fn pinned(&self) -> Vec<Option<usize>> {
+        self.cpus.iter().copied().map(Some).collect()
+    }
+
+    /// A saturated run of A queries that asks for any of `count` names.
+    fn saturated(&self, server: SocketAddr, count: u64, expect: Expect) -> Result<Load> {
+        Ok(Load {
+            server,
+            transport: Transport::Udp,
+            pace: Pace::Closed { window: WINDOW },
+            names: Names::new(PATTERN, count, Pick::Uniform)?,
+            expect,
+            clients: self.pinned(),
+            duration: self.options.turn,
+            timeout: Duration::from_secs(5),
+            seed: Random::seed_of_the_moment(),
+        })
+    }
+
+    fn load(&self, work: Work, server: SocketAddr, is_echo: bool) -> Result<Load> {
+        let expect = if is_echo {
+            Expect::Echo
+        } else {
+            Expect::Address
+        };
+        let count = if work == Work::Many { MANY } else { FEW };
+        let saturated = self.saturated(server, count, expect)?;
+        Ok(match work {
+            Work::Few | Work::Many => saturated,
+            Work::Paced => Load {
+                pace: Pace::Paced {
+                    per_second: PACED_PER_SECOND,
+                    spacing: self.options.spacing,
+                },
+                clients: if self.options.pin_paced {
+                    self.pinned()
+                } else {
+                    vec![None; self.cpus.len()]
+                },
+                ..saturated
+            },
+            // The echo has no misses: it stands for the price of the socket, saturated.
+            Work::Miss if is_echo => saturated,
+            Work::Miss => Load {
+                pace: Pace::Closed {
+                    window: MISS_WINDOW.div_ceil(self.cpus.len()),
+                },
+                names: Names::new("n#.bench.example", 1, Pick::New)?,
+                ..saturated
+            },
+        })
+    }
+
+    /// Asks for each of the first `count` names until none of them goes upstream any more.
+    fn fill(&self, agent: &Server, count: u64) -> Result<()> {
+        let load = Load {
+            pace: Pace::Closed {
+                window: MISS_WINDOW.div_ceil(self.cpus.len()),
+            },
+            names: Names::new(PATTERN, count, Pick::Once)?,
+            duration: Duration::from_secs(120),
+            ..self.saturated(agent.address, count, Expect::Address)?
+        };
+        for _ in 0..5 {
+            let before = self.upstream.queries();
+            let outcome = load.run()?;
+            ensure_right(&outcome)?;
+            if self.upstream.queries() == before && outcome.lost == 0 {
+                return Ok(());
+            }
+        }
+        bail!("the agent does not keep {count} names: it asks upstream again and again")
+    }
+
+    /// One round of a comparison.
+    fn compare(&mut self, work: Work, echo: &Server, agent: &Server) -> Result<()> {
+        let control = self.options.control;
+        let mut costs = [Cost::default(), Cost::default()];
+        for turn in 0..self.options.turns {
+            for side in [turn % 2, 1 - turn % 2] {
+                let is_agent = side == 1;
+                let server = if is_agent { agent } else { echo };
+                let load = self.load(work, server.address, control || !is_agent)?;
+                let side = Side { server, load };
+                let judged = is_agent && !control;
+                if let Err(why) =
+                    self.turn(work, &side, judged, &mut costs[usize::from(is_agent)])?
+                {
+                    let doubt = format!("a round of {:?} was dropped: {why}", work);
+                    writeln!(self.progress, "  {}", doubt.to_uppercase())?;
+                    self.doubts.push(doubt);
+                    return Ok(());
+                }
+            }
+        }
+        let [echo, agent] = costs;
+        let (limit, cost) = (echo.us_per_query(), agent.us_per_query());
+        let ratio = match work {
+            Work::Few | Work::Many => limit / cost,
+            Work::Paced | Work::Miss => cost / limit,
+        };
+        writeln!(
+            self.progress,
+            "  {work:?}: echo {limit:.2} us/q, agent {cost:.2} us/q, ratio {ratio:.3}"
+        )?;
+        let series = &mut self.series[work as usize];
+        series.ratios.push(ratio);
+        series.echo.push(echo);
+        series.agent.push(agent);
+        Ok(())
+    }
+
+    /// One turn of one side. The inner error says why its round is worth nothing.
+    fn turn(
+        &self,
+        work: Work,
+        side: &Side<'_>,
+        is_agent: bool,
+        cost: &mut Cost,
+    ) -> Result<Result<(), String>> {
+        let warm_up = Load {
+            duration: side.load.duration / 4,
+            ..side.load.clone()
+        };
+        ensure_right(&warm_up.run()?)?;
+        // Misses of the warm-up must not be asked for again.
+        let load = match work {
+            Work::Miss => self.load(work, side.load.server, !is_agent)?,
+            _ => side.load.clone(),
+        };
+
+        let asked = self.upstream.queries();
+        let meter = CpuMeter::of(side.server.pid())?;
+        let outcome = load.run()?;
+        let spent = meter.spent()?;
+        let asked = self.upstream.queries() - asked;
+
+        ensure_right(&outcome)?;
+        cost.on_cpu += spent.on_cpu;
+        cost.received += outcome.received;
+        cost.elapsed += outcome.elapsed;
+        cost.latency.merge(&outcome.latency);
+        cost.lateness.merge(&outcome.lateness);
+        if outcome.loss() > MOST_LOSS {
+            return Ok(Err(format!("{} of {} lost", outcome.lost, outcome.sent)));
+        }
+        if spent.ended > 0 {
+            return Ok(Err(format!("{} threads of the server ended", spent.ended)));
+        }
+        if matches!(work, Work::Paced) && (outcome.per_second() / PACED_PER_SECOND) < 0.95 {
+            return Ok(Err(format!(
+                "only {:.0} q/s were sent",
+                outcome.per_second()
+            )));
+        }
+        let expected = if is_agent && work == Work::Miss {
+            outcome.sent
+        } else {
+            0
+        };
+        // A query repeated after a failure is honest work, a hundredth of them is not.
+        if asked < expected || asked > expected + expected / 100 {
+            return Ok(Err(format!(
+                "{asked} queries went upstream, not {expected}"
+            )));
+        }
+        Ok(Ok(()))
+    }
+
+    /// The last row: starts, each answered by way of the upstream.
+    fn measure_starts(&mut self) -> Result<()> {
+        writeln!(self.progress, "{STARTS} starts")?;
+        for _ in 0..STARTS {
+            let agent = Server::agent(&self.options.agent, self.upstream.address, CACHE)?;
+            self.starts.push(agent.started_in.as_secs_f64());
+        }
+        Ok(())
+    }
+
+    fn into_report(mut self) -> Report {
+        if self.upstream.pipelined() > 0 {
+            self.doubts.push(format!(
+                "{} of {} queries upstream came before the one in front of them was answered",
+                self.upstream.pipelined(),
+                self.upstream.queries()
+            ));
+        }
+        let details = Work::ALL
+            .iter()
+            .flat_map(|&work| details(work, &self.series[work as usize]))
+            .collect();
+        let mut rows: Vec<Row> = Work::ALL
+            .iter()
+            .zip(self.series)
+            .filter(|&(&work, _)| !(self.options.control && work == Work::Miss))
+            .map(|(&work, series)| {
+                let (must, aim) = match (self.options.control, work) {
+                    // A control only says how far a run can be trusted.
+                    (true, _) => (Goal::AtLeast(0.97), Goal::AtLeast(0.99)),
+                    (false, Work::Few) => (Goal::AtLeast(0.90), Goal::AtLeast(0.95)),
+                    (false, Work::Many) => (Goal::AtLeast(0.85), Goal::AtLeast(0.92)),
+                    (false, Work::Paced) => (Goal::AtMost(0.80), Goal::AtMost(0.67)),
+                    (false, Work::Miss) => (Goal::AtMost(4.5), Goal::AtMost(3.5)),
+                };
+                Row {
+                    work: work.title(),
+                    unit: Unit::Ratio,
+                    must,
+                    aim,
+                    figures: series.ratios,
+                }
+            })
+            .collect();
+        if !self.options.control {
+            rows.push(Row {
+                work: "resident memory, idle after one query",
+                unit: Unit::Megabytes,
+                must: Goal::AtMost(8e6),
+                aim: Goal::AtMost(6e6),
+                figures: self.idle_bytes,
+            });
+            rows.push(Row {
+                work: "resident memory a cached A record, at 100,000",
+                unit: Unit::Bytes,
+                must: Goal::AtMost(240.0),
+                aim: Goal::AtMost(160.0),
+                figures: self.entry_bytes,
+            });
+            rows.push(Row {
+                work: "exec to the first answer, by way of the upstream",
+                unit: Unit::Milliseconds,
+                must: Goal::AtMost(0.010),
+                aim: Goal::AtMost(0.005),
+                figures: self.starts,
+            });
+        }
+        Report {
+            machine: machine(self.cpus.len()),
+            rows,
+            details,
+            doubts: self.doubts,
+        }
+    }
+}
+
+/// Absolute figures of a comparison: one line a side.
+fn details(work: Work, series: &Series) -> Vec<String> {
+    [("echo", &series.echo), ("agent", &series.agent)]
+        .into_iter()
+        .filter_map(|(side, costs)| {
+            let of = |figure: fn(&Cost) -> f64| {
+                median(&costs.iter().map(figure).collect::<Vec<_>>())
+            };
+            let (us, rate) = (of(Cost::us_per_query)?, of(Cost::per_second)?);
+            let mut latency = Histogram::default();
+            let mut lateness = Histogram::default();
+            for cost in costs {
+                latency.merge(&cost.latency);
+                lateness.merge(&cost.lateness);
+            }
+            let us_at = |fraction| micros(latency.quantile(fraction));
+            let late = match work {
+                Work::Paced => format!(
+                    "; the clients' own lateness p50 {:.0} p99 {:.0} us",
+                    micros(lateness.quantile(0.5)),
+                    micros(lateness.quantile(0.99))
+                ),
+                _ => String::new(),
+            };
+            Some(format!(
+                "{work:?}, {side}: {us:.2} us/q on CPU, {rate:.0} q/s, latency p50 {:.0} p99 {:.0} p99.9 {:.0} us{late}",
+                us_at(0.5),
+                us_at(0.99),
+                us_at(0.999),
+            ))
+        })
+        .collect()
+}
+
+/// A wrong reply is a bug of the server, or of this program: no figure is worth it.
+fn ensure_right(outcome: &Outcome) -> Result<()> {
+    if let Some(wrong) = &outcome.first_wrong {
+        bail!(
+            "{} wrong replies of {}; {wrong}",
+            outcome.wrong,
+            outcome.sent
+        );
+    }
+    Ok(())
+}
