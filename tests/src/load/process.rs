@@ -89,11 +89,13 @@ impl Server {
         let run = Random::seed_of_the_moment();
         let directory = std::env::temp_dir().join(format!("nodens-bench-{run:016x}"));
         fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let [port, health, metrics] = free_ports()?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let admin = [health, metrics];
         let config = directory.join("config.yaml");
         fs::write(
             &config,
-            configuration(address, upstream, cache, &directory)?,
+            configuration(address, upstream, cache, admin, &directory),
         )?;
         let log = directory.join("stderr");
         let names = Names::new("n#.bench.example", 1, Pick::New)?;
@@ -173,9 +175,10 @@ fn configuration(
     listen: SocketAddr,
     upstream: SocketAddr,
     cache: &str,
+    [health, metrics]: [u16; 2],
     directory: &Path,
-) -> Result<String> {
-    Ok(format!(
+) -> String {
+    format!(
         r#"version: 1
 listen:
   addresses: [{address}]
@@ -194,23 +197,56 @@ admin:
 "#,
         address = listen.ip(),
         port = listen.port(),
-        health = free_port()?,
-        metrics = free_port()?,
         directory = directory.display(),
-    ))
+    )
 }
 
-/// A port of 127.0.0.1 that was free for UDP and TCP a moment ago.
+/// Ports of 127.0.0.1, all different, that were free for UDP and TCP a moment ago.
 ///
 /// # Errors
-/// Where none is found.
-pub fn free_port() -> Result<u16> {
-    for _ in 0..100 {
+/// Where none are found.
+pub fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
+    // All are held until the last is found, so that none comes twice.
+    let mut held = Vec::with_capacity(COUNT);
+    for _ in 0..100 + COUNT {
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = tcp.local_addr()?.port();
-        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
+        if let Ok(udp) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) {
+            held.push((port, tcp, udp));
+        }
+        if held.len() == COUNT {
+            return Ok(std::array::from_fn(|place| held[place].0));
         }
     }
-    bail!("no port is free for both UDP and TCP")
+    bail!("{COUNT} ports that are free for both UDP and TCP were not found")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+    use std::path::Path;
+
+    use super::{Server, free_ports};
+
+    #[test]
+    fn free_ports_differ_and_can_be_bound() {
+        let ports = free_ports::<8>().unwrap();
+        assert_eq!(ports.iter().collect::<HashSet<_>>().len(), 8);
+        for port in ports {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+            UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_agent_that_ends_at_its_start_is_told_with_its_last_words() {
+        let upstream = SocketAddr::from((Ipv4Addr::LOCALHOST, 53));
+        // Reads `run` as the name of a script that is not there.
+        let error = Server::agent(Path::new("/bin/sh"), upstream, "64MiB").unwrap_err();
+        let told = format!("{error:#}");
+        assert!(told.contains("/bin/sh did not start"), "{told}");
+        assert!(told.contains("run"), "{told}");
+        assert!(told.contains("ended with exit status"), "{told}");
+    }
 }

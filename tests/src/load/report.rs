@@ -12,6 +12,8 @@ pub enum Goal {
     AtLeast(f64),
     /// The figure or less.
     AtMost(f64),
+    /// 1, or no further from it than this.
+    NearOne(f64),
 }
 
 impl Goal {
@@ -21,6 +23,7 @@ impl Goal {
         match self {
             Self::AtLeast(bound) => figure >= bound,
             Self::AtMost(bound) => figure <= bound,
+            Self::NearOne(distance) => (figure - 1.0).abs() <= distance,
         }
     }
 
@@ -28,6 +31,7 @@ impl Goal {
         match self {
             Self::AtLeast(bound) => format!(">= {}", unit.show(bound)),
             Self::AtMost(bound) => format!("<= {}", unit.show(bound)),
+            Self::NearOne(distance) => format!("1 ± {distance}"),
         }
     }
 }
@@ -175,7 +179,7 @@ impl Report {
         let widths: [usize; 5] = std::array::from_fn(|column| {
             lines
                 .iter()
-                .map(|cells| cells[column].len())
+                .map(|cells| cells[column].chars().count())
                 .max()
                 .unwrap_or(0)
         });
@@ -301,6 +305,12 @@ mod tests {
             ..row(&[0.7])
         };
         assert_eq!(most.verdict(), Verdict::Must);
+        let near = Row {
+            must: Goal::NearOne(0.03),
+            aim: Goal::NearOne(0.01),
+            ..row(&[1.02])
+        };
+        assert_eq!(near.verdict(), Verdict::Must);
     }
 
     #[test]
