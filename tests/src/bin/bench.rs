@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Arg, ArgAction, Command, value_parser};
 use nodens_tests::load::bench::{Options, run};
-use nodens_tests::load::client::Spacing;
+use nodens_tests::load::client::{Meanwhile, Spacing};
 
 fn main() -> Result<ExitCode> {
     let flag = |name: &'static str, help: &'static str| {
@@ -57,6 +57,10 @@ fn main() -> Result<ExitCode> {
             "even",
             "Paced queries at even distances, not at random",
         ))
+        .arg(flag(
+            "open",
+            "Paced clients send when due, also before the last reply came",
+        ))
         .get_matches();
     let quick = arguments.get_flag("quick");
     let rounds = arguments.get_one::<u16>("rounds").copied();
@@ -77,6 +81,11 @@ fn main() -> Result<ExitCode> {
             Spacing::Even
         } else {
             Spacing::Poisson
+        },
+        meanwhile: if arguments.get_flag("open") {
+            Meanwhile::Send
+        } else {
+            Meanwhile::Block
         },
     };
     let report = run(&options, &mut io::stderr())?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use nodens_tests::load::client::{Load, Outcome, Pace, Spacing, Transport, micros};
+use nodens_tests::load::client::{Load, Meanwhile, Outcome, Pace, Spacing, Transport, micros};
 use nodens_tests::load::meter::{CpuMeter, Memory};
 use nodens_tests::load::names::{Names, Pick};
 use nodens_tests::load::question::Expect;
@@ -44,6 +44,10 @@ fn command() -> Command {
         .arg(flag(
             "even",
             "Paced queries at even distances, not at random",
+        ))
+        .arg(flag(
+            "block",
+            "Paced clients await each reply before the next query, as stub resolvers do",
         ))
         .arg(
             valued(
@@ -176,6 +180,11 @@ fn load(arguments: &ArgMatches) -> Result<Load> {
                 } else {
                     Spacing::Poisson
                 },
+                meanwhile: if arguments.get_flag("block") {
+                    Meanwhile::Block
+                } else {
+                    Meanwhile::Send
+                },
             },
             None => Pace::Closed {
                 window: *required(arguments, "window")?,
@@ -282,4 +291,81 @@ fn main() -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use nodens_tests::load::client::{Meanwhile, Pace, Spacing, Transport};
+    use nodens_tests::load::question::Expect;
+
+    use super::{command, load};
+
+    #[test]
+    fn every_flag_is_read() {
+        let arguments = command().get_matches_from([
+            "load",
+            "127.0.0.1:53",
+            "--rate",
+            "1000",
+            "--even",
+            "--block",
+            "--tcp",
+            "3",
+            "--clients",
+            "5",
+            "--pin",
+            "--names",
+            "a##.example",
+            "--count",
+            "50",
+            "--pick",
+            "zipf",
+            "--exponent",
+            "0.9",
+            "--expect",
+            "address",
+            "--seconds",
+            "0.5",
+            "--timeout",
+            "2",
+            "--seed",
+            "7",
+            "--pid",
+            "1",
+            "--json",
+        ]);
+        let load = load(&arguments).unwrap();
+        assert_eq!(
+            load.pace,
+            Pace::Paced {
+                per_second: 1000.0,
+                spacing: Spacing::Even,
+                meanwhile: Meanwhile::Block
+            }
+        );
+        assert_eq!(load.transport, Transport::Tcp { connections: 3 });
+        assert_eq!(load.clients.len(), 5);
+        assert!(load.clients.iter().all(Option::is_some));
+        assert_eq!(load.names.count(), 50);
+        assert_eq!(load.expect, Expect::Address);
+        assert_eq!(load.duration, Duration::from_millis(500));
+        assert_eq!((load.timeout, load.seed), (Duration::from_secs(2), 7));
+    }
+
+    #[test]
+    fn without_flags_the_loop_is_closed_and_over_udp() {
+        let load = load(&command().get_matches_from(["load", "127.0.0.1:53"])).unwrap();
+        assert_eq!(load.pace, Pace::Closed { window: 64 });
+        assert_eq!(load.transport, Transport::Udp);
+        assert!(load.clients.iter().all(Option::is_none));
+        for wrong in [["--pick", "some"], ["--expect", "all"], ["--seconds", "-1"]] {
+            let given = ["load", "127.0.0.1:53", wrong[0], wrong[1]];
+            let read = command()
+                .try_get_matches_from(given)
+                .map(|a| super::load(&a).is_ok());
+            assert!(!matches!(read, Ok(true)), "{wrong:?}");
+        }
+    }
 }

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::client::{Load, Outcome, Pace, Spacing, Transport, micros};
+use super::client::{Load, Meanwhile, Outcome, Pace, Spacing, Transport, micros};
 use super::echo::Layout;
 use super::histogram::Histogram;
-use super::meter::{CpuMeter, Memory};
+use super::meter::{CpuMeter, Memory, Others};
 use super::names::{Names, Pick};
 use super::process::Server;
 use super::question::Expect;
@@ -39,6 +39,8 @@ const MISS_WINDOW: usize = 64;
 const PACED_PER_SECOND: f64 = 20_000.0;
 /// The share of lost queries above which a round is worth nothing.
 const MOST_LOSS: f64 = 0.001;
+/// The share of the CPUs above which other processes are worth a word.
+const MOST_OTHERS: f64 = 0.1;
 /// The agent's cache: the default of the agent.
 const CACHE: &str = "64MiB";
 /// Starts of the agent for the last row, at least.
@@ -63,6 +65,8 @@ pub struct Options {
     pub pin_paced: bool,
     /// How paced queries are spread.
     pub spacing: Spacing,
+    /// What paced clients do until their replies come.
+    pub meanwhile: Meanwhile,
 }
 
 /// One side of a comparison.
@@ -79,6 +83,8 @@ struct Cost {
     elapsed: Duration,
     latency: Histogram,
     lateness: Histogram,
+    /// The largest share of the CPUs that other processes had in a turn.
+    others: f64,
 }
 
 impl Cost {
@@ -268,6 +274,7 @@ impl Bench<'_> {
                 pace: Pace::Paced {
                     per_second: PACED_PER_SECOND,
                     spacing: self.options.spacing,
+                    meanwhile: self.options.meanwhile,
                 },
                 clients: if self.options.pin_paced {
                     self.pinned()
@@ -338,7 +345,9 @@ impl Bench<'_> {
         };
         writeln!(
             self.progress,
-            "  {work:?}: echo {limit:.2} us/q, agent {cost:.2} us/q, ratio {ratio:.3}"
+            "  {work:?}: echo {limit:.2} us/q, agent {cost:.2} us/q, ratio {ratio:.3}, others \
+             {:.0} %",
+            100.0 * echo.others.max(agent.others)
         )?;
         let series = &mut self.series[work as usize];
         series.ratios.push(ratio);
@@ -367,9 +376,11 @@ impl Bench<'_> {
         };
 
         let asked = self.upstream.queries();
+        let others = Others::watch()?;
         let meter = CpuMeter::of(side.server.pid())?;
         let outcome = load.run()?;
         let spent = meter.spent()?;
+        let others = others.share(self.cpus.len(), spent.on_cpu)?;
         let asked = self.upstream.queries() - asked;
 
         ensure_right(&outcome)?;
@@ -378,6 +389,7 @@ impl Bench<'_> {
         cost.elapsed += outcome.elapsed;
         cost.latency.merge(&outcome.latency);
         cost.lateness.merge(&outcome.lateness);
+        cost.others = cost.others.max(others);
         if outcome.loss() > MOST_LOSS {
             return Ok(Err(format!("{} of {} lost", outcome.lost, outcome.sent)));
         }
@@ -422,6 +434,17 @@ impl Bench<'_> {
                 "{} of {} queries upstream came before the one in front of them was answered",
                 self.upstream.pipelined(),
                 self.upstream.queries()
+            ));
+        }
+        let noisy = self.series.iter().flat_map(|series| {
+            let both = series.echo.iter().zip(&series.agent);
+            both.filter(|(echo, agent)| echo.others.max(agent.others) > MOST_OTHERS)
+        });
+        let noisy = noisy.count();
+        if noisy > 0 {
+            self.doubts.push(format!(
+                "in {noisy} comparisons other processes had more than {:.0} % of the CPUs",
+                100.0 * MOST_OTHERS
             ));
         }
         let details = Work::ALL

@@ -15,6 +15,8 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// The CPU time of a process from a moment on.
 #[derive(Clone, Debug)]
 pub struct CpuMeter {
@@ -98,6 +100,66 @@ fn first_number(text: &str) -> io::Result<u64> {
         .ok_or_else(|| io::Error::other(format!("schedstat says {text:?}")))
 }
 
+/// What others do on the machine meanwhile: the time its CPUs work for other processes.
+#[derive(Clone, Copy, Debug)]
+pub struct Others {
+    all: Duration,
+    own: Duration,
+    begin_ns: u64,
+}
+
+impl Others {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// Where `/proc/stat` cannot be read.
+    pub fn watch() -> io::Result<Self> {
+        Ok(Self {
+            all: all_cpus()?,
+            own: own_cpu(),
+            begin_ns: super::now_ns(),
+        })
+    }
+
+    /// The share of the time of all CPUs, 0 to 1, that went neither to this process nor to
+    /// `server`, the time known to be the server's. Counted in ticks of 10 ms: a hint, no more.
+    ///
+    /// # Errors
+    /// Where `/proc/stat` cannot be read.
+    pub fn share(&self, cpus: usize, server: Duration) -> io::Result<f64> {
+        let ours = own_cpu().saturating_sub(self.own) + server;
+        let others = all_cpus()?.saturating_sub(self.all).saturating_sub(ours);
+        let span = Duration::from_nanos(super::now_ns() - self.begin_ns);
+        let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+        Ok(others.as_secs_f64() / (span * cpus).as_secs_f64().max(1e-9))
+    }
+}
+
+/// The time that all CPUs have worked: user, nice, system, irq, softirq (proc_stat(5)).
+fn all_cpus() -> io::Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let fields: Vec<u64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_ascii_whitespace()
+        .skip(1)
+        .map_while(|field| field.parse().ok())
+        .collect();
+    let [user, nice, system, _idle, _waiting, irq, softirq, ..] = fields[..] else {
+        return Err(io::Error::other("/proc/stat has no line of all CPUs"));
+    };
+    // USER_HZ is 100 on every architecture that we know.
+    Ok(Duration::from_millis(
+        (user + nice + system + irq + softirq) * 10,
+    ))
+}
+
+/// The CPU time of this process, ended threads included.
+fn own_cpu() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
+}
+
 /// Memory of a process, in octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -137,7 +199,7 @@ mod tests {
 
     use rustix::time::{ClockId, clock_gettime};
 
-    use super::{CpuMeter, Memory};
+    use super::{CpuMeter, Memory, Others};
 
     /// Works until the calling thread has been on a CPU for `span` more.
     fn work(span: Duration) {
@@ -167,6 +229,21 @@ mod tests {
         waits.join().unwrap();
         works.join().unwrap();
         assert!(meter.spent().unwrap().ended >= 1);
+    }
+
+    #[test]
+    fn work_of_our_own_is_not_that_of_others() {
+        let others = Others::watch().unwrap();
+        work(Duration::from_millis(300));
+        // One CPU, of which this thread alone had nearly all; were our own work taken for that
+        // of others, the share would rise by 1.
+        let counted = others.share(1, Duration::ZERO).unwrap();
+        let unknown = Others {
+            own: super::own_cpu(),
+            ..others
+        };
+        let all = unknown.share(1, Duration::ZERO).unwrap();
+        assert!(all > counted + 0.2, "{all} and {counted}");
     }
 
     #[test]

@@ -3,8 +3,7 @@
 //!
 //! *Closed loop*: each client keeps a window of queries under way, in batches, so that it costs
 //! less than the server; it finds what a CPU-second of the server is good for. *Paced*: queries
-//! leave at their own times whatever the server does; between them the client sleeps in the
-//! kernel and wakes for a reply or the next query, as a real client does. It never spins: a
+//! are due at their own times; between them the client sleeps in the kernel. It never spins: a
 //! spinning client keeps its CPU awake and hides what a wakeup costs.
 
 use std::io;
@@ -53,7 +52,20 @@ pub enum Pace {
         per_second: f64,
         /// How they are spread.
         spacing: Spacing,
+        /// What a client does until its reply comes.
+        meanwhile: Meanwhile,
     },
+}
+
+/// What a paced client does between a query and its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// Blocks in the kernel for the reply alone, then sleeps until the next query is due: a stub
+    /// resolver. A slow server delays the queries behind; the lateness tells.
+    Block,
+    /// Sends the next query when it is due, whatever the server does. Each wait has a timer,
+    /// which costs the CPU that the server may share.
+    Send,
 }
 
 /// The time between two queries of a paced client.
@@ -268,6 +280,7 @@ impl Load {
             Pace::Paced {
                 per_second,
                 spacing,
+                meanwhile,
             } => {
                 #[expect(clippy::cast_precision_loss, reason = "a count of threads")]
                 let gap_ns = 1e9 * parts as f64 / per_second;
@@ -279,7 +292,7 @@ impl Load {
                     spacing,
                     random: Random::new(self.seed ^ (part + 1)),
                 };
-                client.run_paced(clock.starting(begin, phase), end)
+                client.run_paced(clock.starting(begin, phase), meanwhile, end)
             }
         }
         .context("talk to the server")?;
@@ -356,12 +369,21 @@ impl<L: Link> Client<'_, L> {
         }
     }
 
-    fn run_paced(&mut self, mut clock: Clock, end: u64) -> io::Result<()> {
+    fn run_paced(&mut self, mut clock: Clock, meanwhile: Meanwhile, end: u64) -> io::Result<()> {
+        let window = match meanwhile {
+            Meanwhile::Block => 1,
+            Meanwhile::Send => PACED_WINDOW,
+        };
         let mut sending = true;
         loop {
             let now = now_ns();
-            sending = sending && clock.due() < end;
-            while sending && clock.due() <= now && self.flight.has_room() {
+            // Also when late: what was due and not sent by then is not sent.
+            sending = sending && now < end && clock.due() < end;
+            while sending
+                && clock.due() <= now
+                && self.flight.under_way < window
+                && self.flight.has_room()
+            {
                 sending = self.send_next(now)?;
                 self.outcome.lateness.record(now - clock.due());
                 clock.advance();
@@ -371,7 +393,7 @@ impl<L: Link> Client<'_, L> {
             if !sending && self.flight.under_way == 0 {
                 return Ok(());
             }
-            self.receive(if sending {
+            self.receive(if sending && self.flight.under_way < window {
                 Wait::AtMost(Duration::from_nanos(clock.due().saturating_sub(now_ns())))
             } else {
                 Wait::ForReplies

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use super::{Flight, Load, Outcome, Pace, Spacing, Transport};
+use super::{Flight, Load, Meanwhile, Outcome, Pace, Spacing, Transport};
 use crate::load::echo::{self, Layout};
 use crate::load::names::{Names, Pick};
 use crate::load::question::Expect;
@@ -106,19 +106,15 @@ fn a_window_of_one_on_one_connection_is_never_seen_as_pipelined() {
 }
 
 #[test]
-fn a_paced_run_sends_at_its_rate_whatever_the_spacing() {
+fn a_paced_run_sends_at_its_rate_however_it_is_spread() {
     let server = serve_udp(|query, _| vec![right(query)]);
-    for spacing in [Spacing::Even, Spacing::Poisson] {
-        let outcome = Load {
-            pace: Pace::Paced {
-                per_second: 2000.0,
-                spacing,
-            },
-            duration: Duration::from_secs(1),
-            ..load(server)
-        }
-        .run()
-        .unwrap();
+    for (spacing, meanwhile) in [
+        (Spacing::Even, Meanwhile::Block),
+        (Spacing::Even, Meanwhile::Send),
+        (Spacing::Poisson, Meanwhile::Block),
+        (Spacing::Poisson, Meanwhile::Send),
+    ] {
+        let outcome = paced(server, 2000.0, spacing, meanwhile);
         assert_all_right(&outcome);
         // Four standard deviations of a Poisson count of 2000.
         assert!(
@@ -128,6 +124,37 @@ fn a_paced_run_sends_at_its_rate_whatever_the_spacing() {
         );
         assert_eq!(outcome.lateness.total(), outcome.sent);
     }
+}
+
+#[test]
+fn a_slow_server_delays_a_client_that_blocks_and_no_other() {
+    let slow = || {
+        serve_udp(|query, _| {
+            thread::sleep(Duration::from_millis(5));
+            vec![right(query)]
+        })
+    };
+    // Two clients, each due every 2 ms; one server, 5 ms a query.
+    let blocks = paced(slow(), 1000.0, Spacing::Even, Meanwhile::Block);
+    assert_all_right(&blocks);
+    assert!(blocks.sent <= 250, "{}", blocks.sent);
+    assert!(blocks.lateness.quantile(0.5) > Duration::from_millis(100));
+    let sends = paced(slow(), 1000.0, Spacing::Even, Meanwhile::Send);
+    assert!((980..=1000).contains(&sends.sent), "{}", sends.sent);
+}
+
+fn paced(server: SocketAddr, per_second: f64, spacing: Spacing, meanwhile: Meanwhile) -> Outcome {
+    Load {
+        pace: Pace::Paced {
+            per_second,
+            spacing,
+            meanwhile,
+        },
+        duration: Duration::from_secs(1),
+        ..load(server)
+    }
+    .run()
+    .unwrap()
 }
 
 #[test]
