@@ -44,6 +44,14 @@ fn main() -> Result<ExitCode> {
                 .value_parser(value_parser!(PathBuf))
                 .help("Also write the table there, for docs/benchmarks.md"),
         )
+        .arg(
+            Arg::new("paced-clients")
+                .long("paced-clients")
+                .value_name("N")
+                .default_value("8")
+                .value_parser(value_parser!(u16).range(1..))
+                .help("Paced clients for each CPU, a thread and a socket each"),
+        )
         .arg(flag(
             "quick",
             "Shorter turns, fewer rounds: a look, not a verdict",
@@ -76,6 +84,9 @@ fn main() -> Result<ExitCode> {
         turns: if quick { 2 } else { 6 },
         turn: Duration::from_millis(if quick { 250 } else { 400 }),
         control: arguments.get_flag("control"),
+        paced_clients: arguments
+            .get_one::<u16>("paced-clients")
+            .map_or(1, |&clients| usize::from(clients)),
         pin_paced: !arguments.get_flag("unpinned"),
         spacing: if arguments.get_flag("even") {
             Spacing::Even

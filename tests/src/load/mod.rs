@@ -9,7 +9,7 @@
 //! ```
 //!
 //! [`client::Load`] describes a run and runs it; [`meter`] says what it cost the server;
-//! [`bench`] puts both together into the table of `make bench`. The binaries `load`, `echo` and
+//! [`mod@bench`] puts both together into the table of `make bench`. The binaries `load`, `echo` and
 //! `bench` only read arguments.
 
 #![expect(

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use super::{Flight, Load, Meanwhile, Outcome, Pace, Spacing, Transport};
+use super::flight::Flight;
+use super::{Load, Meanwhile, Outcome, Pace, Spacing, Transport};
 use crate::load::echo::{self, Layout};
 use crate::load::names::{Names, Pick};
 use crate::load::question::Expect;

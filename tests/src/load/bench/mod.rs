@@ -7,6 +7,8 @@
 //! of the meter find an idle server. The figure of a round is the ratio of CPU time a query
 //! within it; the table shows the median of the rounds.
 
+mod series;
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,14 +16,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::client::{Load, Meanwhile, Outcome, Pace, Spacing, Transport, micros};
+use self::series::{Cost, Series, Work, details};
+use super::client::{Load, Meanwhile, Outcome, Pace, Spacing, Transport};
 use super::echo::Layout;
-use super::histogram::Histogram;
 use super::meter::{CpuMeter, Memory, Others};
 use super::names::{Names, Pick};
 use super::process::Server;
 use super::question::Expect;
-use super::report::{Goal, Report, Row, Unit, machine, median};
+use super::report::{Goal, Report, Row, Unit, machine};
 use super::upstream::Upstream;
 use super::{Random, cpus};
 
@@ -61,7 +63,11 @@ pub struct Options {
     pub turn: Duration,
     /// The echo plays the agent too: the ratios must then be 1. Says how far to trust a run.
     pub control: bool,
-    /// Whether the paced clients are pinned, one to each CPU.
+    /// Paced clients for each CPU, at least 1. With one, the scheduler settles the one-thread echo
+    /// beside a client or away from it and its cost doubles from one second to the next; several
+    /// are also what a node has.
+    pub paced_clients: usize,
+    /// Whether the paced clients are pinned, or left to the scheduler.
     pub pin_paced: bool,
     /// How paced queries are spread.
     pub spacing: Spacing,
@@ -73,71 +79,6 @@ pub struct Options {
 struct Side<'a> {
     server: &'a Server,
     load: Load,
-}
-
-/// What one side cost in a round.
-#[derive(Default)]
-struct Cost {
-    on_cpu: Duration,
-    received: u64,
-    elapsed: Duration,
-    latency: Histogram,
-    lateness: Histogram,
-    /// The largest share of the CPUs that other processes had in a turn.
-    others: f64,
-}
-
-impl Cost {
-    /// CPU time of the server a query, in microseconds.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "queries are counted far below 2^53"
-    )]
-    fn us_per_query(&self) -> f64 {
-        micros(self.on_cpu) / self.received.max(1) as f64
-    }
-
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "queries are counted far below 2^53"
-    )]
-    fn per_second(&self) -> f64 {
-        self.received as f64 / self.elapsed.as_secs_f64().max(1e-9)
-    }
-}
-
-/// The comparisons that are made in every round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Work {
-    Few,
-    Many,
-    Paced,
-    Miss,
-    /// As `Paced`, of a control: the echo in the agent's layout against the one-thread echo.
-    /// What the layout alone is worth on this machine, and so how low `Paced` can get.
-    Layout,
-}
-
-impl Work {
-    const ALL: [Self; 5] = [Self::Few, Self::Many, Self::Paced, Self::Miss, Self::Layout];
-
-    fn title(self) -> &'static str {
-        match self {
-            Self::Few => "saturated hits, 1,000 names: q/CPU-s against the echo",
-            Self::Many => "saturated hits, 100,000 names: q/CPU-s against the echo",
-            Self::Paced => "20,000 q/s paced, blocking clients: CPU/q against the one-thread echo",
-            Self::Miss => "miss over TCP, one query a connection: CPU/q against the echo",
-            Self::Layout => "20,000 q/s paced: the echo in the agent's layout against one thread",
-        }
-    }
-}
-
-/// What has been measured of one comparison.
-#[derive(Default)]
-struct Series {
-    ratios: Vec<f64>,
-    echo: Vec<Cost>,
-    agent: Vec<Cost>,
 }
 
 /// A benchmark under way.
@@ -158,7 +99,10 @@ struct Bench<'a> {
 /// # Errors
 /// Where a server cannot be started or gives a wrong answer. Lost queries only drop a round.
 pub fn run(options: &Options, progress: &mut dyn Write) -> Result<Report> {
-    ensure!(options.rounds > 0 && options.turns > 0, "nothing to do");
+    ensure!(
+        options.rounds > 0 && options.turns > 0 && options.paced_clients > 0,
+        "nothing to do"
+    );
     let mut bench = Bench {
         options,
         cpus: cpus().context("ask which CPUs we may use")?,
@@ -277,9 +221,9 @@ impl Bench<'_> {
                     meanwhile: self.options.meanwhile,
                 },
                 clients: if self.options.pin_paced {
-                    self.pinned()
+                    self.pinned().repeat(self.options.paced_clients)
                 } else {
-                    vec![None; self.cpus.len()]
+                    vec![None; self.cpus.len() * self.options.paced_clients]
                 },
                 ..saturated
             },
@@ -463,16 +407,7 @@ impl Bench<'_> {
                 work != absent
             })
             .map(|(&work, series)| {
-                let (must, aim) = match (self.options.control, work) {
-                    // What the agent must reach, the bare echo in its layout must be able to.
-                    (_, Work::Layout) => (Goal::AtMost(0.80), Goal::AtMost(0.67)),
-                    // A control only says how far a run can be trusted.
-                    (true, _) => (Goal::NearOne(0.03), Goal::NearOne(0.01)),
-                    (false, Work::Few) => (Goal::AtLeast(0.90), Goal::AtLeast(0.95)),
-                    (false, Work::Many) => (Goal::AtLeast(0.85), Goal::AtLeast(0.92)),
-                    (false, Work::Paced) => (Goal::AtMost(0.80), Goal::AtMost(0.67)),
-                    (false, Work::Miss) => (Goal::AtMost(4.5), Goal::AtMost(3.5)),
-                };
+                let (must, aim) = work.goals(self.options.control);
                 Row {
                     work: work.title(),
                     unit: Unit::Ratio,
@@ -512,40 +447,6 @@ impl Bench<'_> {
             doubts: self.doubts,
         }
     }
-}
-
-/// Absolute figures of a comparison: one line a side.
-fn details(work: Work, series: &Series) -> Vec<String> {
-    [("echo", &series.echo), ("agent", &series.agent)]
-        .into_iter()
-        .filter_map(|(side, costs)| {
-            let of = |figure: fn(&Cost) -> f64| {
-                median(&costs.iter().map(figure).collect::<Vec<_>>())
-            };
-            let (us, rate) = (of(Cost::us_per_query)?, of(Cost::per_second)?);
-            let mut latency = Histogram::default();
-            let mut lateness = Histogram::default();
-            for cost in costs {
-                latency.merge(&cost.latency);
-                lateness.merge(&cost.lateness);
-            }
-            let us_at = |fraction| micros(latency.quantile(fraction));
-            let late = match work {
-                Work::Paced | Work::Layout => format!(
-                    "; the clients' own lateness p50 {:.0} p99 {:.0} us",
-                    micros(lateness.quantile(0.5)),
-                    micros(lateness.quantile(0.99))
-                ),
-                _ => String::new(),
-            };
-            Some(format!(
-                "{work:?}, {side}: {us:.2} us/q on CPU, {rate:.0} q/s, latency p50 {:.0} p99 {:.0} p99.9 {:.0} us{late}",
-                us_at(0.5),
-                us_at(0.99),
-                us_at(0.999),
-            ))
-        })
-        .collect()
 }
 
 /// A wrong reply is a bug of the server, or of this program: no figure is worth it.
