@@ -95,6 +95,13 @@ impl Memory {
         chunk.wrapping_add(unit % (CHUNK / UNIT) * UNIT)
     }
 
+    /// The cache lines that a small cell lies in, for fetching.
+    pub(super) fn lines(&self, handle: Handle) -> [*const u8; 2] {
+        const LINE: usize = 64;
+        let first = self.address(handle).cast_const();
+        [first, first.wrapping_add(LINE)]
+    }
+
     /// The head of a cell.
     ///
     /// # Safety

@@ -191,8 +191,28 @@ impl Session<'_> {
     /// What the store knows of `question` at `now`.
     #[must_use]
     pub fn get(&self, question: &Question, now: Tick) -> Lookup<'_> {
-        let wanted = question.as_octets();
+        self.get_at(self.hasher.tag(question), question, now)
+    }
+
+    /// Where `question` stands in the table; the first slots are fetched meanwhile. For a batch:
+    /// [`Self::approach`] each question, then [`Self::reach`] each, then [`Self::get_at`] each, so
+    /// that the memory's latency is waited for once and not once a question.
+    #[must_use]
+    pub fn approach(&self, question: &Question) -> u32 {
         let tag = self.hasher.tag(question);
+        self.online.fetch_slots(tag);
+        tag
+    }
+
+    /// Has the entry at `tag` fetched, if there is one.
+    pub fn reach(&self, tag: u32) {
+        self.online.fetch_cell(tag);
+    }
+
+    /// As [`Self::get`], with the tag that [`Self::approach`] gave.
+    #[must_use]
+    pub fn get_at(&self, tag: u32, question: &Question, now: Tick) -> Lookup<'_> {
+        let wanted = question.as_octets();
         let found = self
             .online
             .find(tag, |octets| entry::is_for(octets, wanted));

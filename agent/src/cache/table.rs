@@ -209,6 +209,48 @@ impl Online<'_> {
     }
 }
 
+impl Online<'_> {
+    /// Has the CPU fetch the slots that `tag` may be in, while other work is done.
+    pub(super) fn fetch_slots(&self, tag: u32) {
+        let slots = self.slots(tag);
+        fetch(std::ptr::from_ref(&slots.slots[tag as usize & slots.mask]).cast());
+    }
+
+    /// Has the CPU fetch the cell of `tag`, whose slots are near by now. Another cell of the same
+    /// tag, one in four thousand million, is fetched in vain.
+    pub(super) fn fetch_cell(&self, tag: u32) {
+        let slots = self.slots(tag).probe(tag).take(FETCHED_SLOTS);
+        let mut values = slots.map(|slot| slot.load(Relaxed));
+        let found = values.find(|&slot| slot == EMPTY || tag_of(slot) == tag);
+        if let Some(handle) = found.and_then(handle_of) {
+            for line in self.table.memory.lines(handle) {
+                fetch(line);
+            }
+        }
+    }
+
+    fn slots(&self, tag: u32) -> &Slots {
+        let slots = self.table.shards[shard_of(tag)].load(Acquire);
+        // SAFETY: as in `Table::find`; this reader is online.
+        unsafe { &*slots }
+    }
+}
+
+/// Slots that are looked through for a cell to fetch: a line of them.
+const FETCHED_SLOTS: usize = 8;
+
+/// Has the CPU bring a line near. Only a wish: any address will do.
+fn fetch(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program could see and faults at no address.
+    unsafe {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
 impl Drop for Online<'_> {
     fn drop(&mut self) {
         self.place.store(0, Release);

@@ -22,7 +22,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub use self::batch::{BATCH, Batch, Datagram, Sent};
 pub use self::socket::{Group, Queue};
-use self::worker::{Command, Mailbox, Worker};
+use self::worker::{Command, GROUP, Mailbox, Parsed, Worker};
 use crate::cache::Reader;
 use crate::miss::Sender;
 use crate::telemetry::cells::WorkerCells;
@@ -94,6 +94,7 @@ impl Workers {
                 udp_size,
                 sockets: BTreeMap::new(),
                 batch: Batch::new(usize::from(udp_size)),
+                group: Box::new([Parsed::NONE; GROUP]),
             };
             let cpus = mask.map(|mask| cpus_of(number, count, &mask));
             let failed = Arc::clone(failed);

@@ -4,18 +4,20 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::UdpSocket;
+use std::ops::Range;
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
 
-use super::batch::{BATCH, Batch, Datagram};
+use super::batch::{BATCH, Batch};
 use crate::cache::{Lookup, Reader, Session, Tick};
 use crate::miss::{Asked, Miss, Sender};
 use crate::telemetry::cells::WorkerCells;
-use crate::telemetry::clock::Clock;
+use crate::telemetry::clock::{Clock, nanoseconds};
 use crate::telemetry::counters::{Channel, NO_ZONE, add};
 use crate::wire::edns::ExtendedError;
 use crate::wire::query::Query;
@@ -25,8 +27,14 @@ use crate::wire::reply::{self, Shape};
 
 /// The token of the control eventfd; listeners have their own numbers.
 const CONTROL: u64 = u64::MAX;
+/// Datagrams that go through the steps together: enough to hide the memory's latency, few enough
+/// to stay near.
+pub(super) const GROUP: usize = 8;
 /// Batches that one socket may have before the others get their turn.
 const TURNS: usize = 8;
+
+/// Turns that a socket which closes may have: more than its queue can hold.
+const LAST_TURNS: usize = 64;
 
 /// What the daemon tells a worker.
 #[derive(Debug)]
@@ -79,8 +87,16 @@ pub(super) struct Worker {
     pub(super) mailbox: Arc<Mailbox>,
     /// What our OPT record announces and no answer exceeds, in octets.
     pub(super) udp_size: u16,
-    pub(super) sockets: BTreeMap<u32, Arc<UdpSocket>>,
+    pub(super) sockets: BTreeMap<u32, Served>,
     pub(super) batch: Batch,
+    pub(super) group: Box<[Parsed; GROUP]>,
+}
+
+/// A listener's socket.
+#[derive(Debug)]
+pub(super) struct Served {
+    socket: Arc<UdpSocket>,
+    channel: Channel,
 }
 
 impl Worker {
@@ -120,16 +136,18 @@ impl Worker {
                 Command::Open { listener, socket } => {
                     let token = epoll::EventData::new_u64(listener.into());
                     epoll::add(poll, &socket, token, epoll::EventFlags::IN)?;
-                    self.sockets.insert(listener, socket);
+                    let is_ipv6 = socket.local_addr()?.is_ipv6();
+                    let channel = Channel::udp(is_ipv6);
+                    self.sockets.insert(listener, Served { socket, channel });
                 }
                 Command::Close { listener } => {
-                    self.serve(listener)?;
+                    self.finish(listener)?;
                     self.sockets.remove(&listener);
                 }
                 Command::Stop => {
                     let listeners: Vec<u32> = self.sockets.keys().copied().collect();
                     for listener in listeners {
-                        self.serve(listener)?;
+                        self.finish(listener)?;
                     }
                     return Ok(false);
                 }
@@ -138,59 +156,52 @@ impl Worker {
         Ok(true)
     }
 
+    /// Answers all that waits at a socket before it closes.
+    fn finish(&mut self, listener: u32) -> io::Result<()> {
+        for _ in 0..LAST_TURNS {
+            let before = self.cells.batches.load(Relaxed);
+            self.serve(listener)?;
+            if self.cells.batches.load(Relaxed) == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Answers what waits at one socket.
     fn serve(&mut self, listener: u32) -> io::Result<()> {
-        let Some(socket) = self.sockets.get(&listener) else {
+        let Some(served) = self.sockets.get(&listener) else {
             return Ok(());
         };
-        let Ok(address) = socket.local_addr() else {
-            return Ok(());
-        };
-        let channel = Channel::udp(address.is_ipv6());
         for _ in 0..TURNS {
-            let received = self.batch.receive(socket.as_fd())?;
+            let received = self.batch.receive(served.socket.as_fd())?;
             if received == 0 {
                 break;
             }
             let began = Clock.now();
             let mut turn = Turn {
                 session: self.reader.online(),
+                batch: &mut self.batch,
                 cells: &self.cells,
-                channel,
+                misses: &self.misses,
+                channel: served.channel,
+                listener,
+                began,
                 now: Tick::of(began),
                 udp_size: self.udp_size,
-                question: Question::new(),
                 hits: 0,
+                handed_over: 0,
             };
-            let mut handed_over = 0;
-            for index in 0..received {
-                let mut datagram = self.batch.datagram(index);
-                let Some(asked) = turn.answer(&mut datagram) else {
-                    continue;
-                };
-                // The octets outlive the borrow of the batch, so its client can be asked for.
-                let Some(client) = self.batch.client(index) else {
-                    continue;
-                };
-                let miss = Miss {
-                    client,
-                    listener,
-                    arrived_ns: u64::try_from(began.as_nanos()).unwrap_or(u64::MAX),
-                    asked,
-                };
-                if self.misses.push(miss) {
-                    handed_over += 1;
-                } else {
-                    turn.refuse(&mut self.batch.datagram(index));
-                }
+            for first in (0..received).step_by(GROUP) {
+                turn.answer(first..received.min(first + GROUP), &mut self.group);
             }
-            let hits = turn.hits;
+            let (hits, handed_over) = (turn.hits, turn.handed_over);
             drop(turn);
             if handed_over > 0 {
                 self.misses.ring();
                 add(&self.cells.handed_over, handed_over);
             }
-            let sent = self.batch.send(socket.as_fd());
+            let sent = self.batch.send(served.socket.as_fd());
             add(&self.cells.send_errors, sent.failed as u64);
             add(&self.cells.batches, 1);
             if hits > 0 {
@@ -205,69 +216,117 @@ impl Worker {
     }
 }
 
+/// A query of a group, on its way from its octets to its answer.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    question: Question,
+    query: Option<Query>,
+    tag: u32,
+}
+
+impl Parsed {
+    pub(super) const NONE: Self = Self {
+        question: Question::new(),
+        query: None,
+        tag: 0,
+    };
+}
+
 /// One batch, while the worker is online.
 struct Turn<'a> {
     session: Session<'a>,
+    batch: &'a mut Batch,
     cells: &'a WorkerCells,
+    misses: &'a Sender,
     channel: Channel,
+    listener: u32,
+    began: Duration,
     now: Tick,
     udp_size: u16,
-    question: Question,
     hits: u64,
+    handed_over: u64,
 }
 
 impl Turn<'_> {
-    /// Answers a datagram in place where that is possible at once; else returns what the cold
-    /// side needs to answer it.
-    fn answer(&mut self, datagram: &mut Datagram<'_>) -> Option<Asked> {
-        let message = &datagram.buffer[..datagram.len];
-        let query = match Query::parse(message, &mut self.question) {
-            Ok(query) => query,
-            Err(rejection) => {
-                self.cells.reject(rejection.fault);
-                if let Some(rcode) = rejection.fault.rcode() {
-                    let qtype = rejection.qtype;
-                    self.cells
-                        .answers
-                        .count(NO_ZONE, self.channel, qtype, rcode);
+    /// Parses, looks up and answers a few datagrams, step by step for all of them: what one step
+    /// has the CPU fetch is there when the next one needs it.
+    fn answer(&mut self, group: Range<usize>, parsed: &mut [Parsed; GROUP]) {
+        for (index, parsed) in group.clone().zip(parsed.iter_mut()) {
+            self.parse(index, parsed);
+        }
+        for (_, parsed) in group.clone().zip(parsed.iter()) {
+            if parsed.query.is_some() {
+                self.session.reach(parsed.tag);
+            }
+        }
+        for (index, parsed) in group.zip(parsed.iter()) {
+            let Some(query) = &parsed.query else {
+                continue;
+            };
+            match self.session.get_at(parsed.tag, &parsed.question, self.now) {
+                Lookup::Hit(entry) => {
+                    let shape = self.shape(query.udp_limit(self.udp_size));
+                    let answer = entry.answer(self.now);
+                    let mut datagram = self.batch.datagram(index);
+                    let length = reply::answer(datagram.buffer, query, &answer, &shape);
+                    datagram.answer(length);
+                    let (zone, qtype) = (entry.zone(), parsed.question.qtype());
+                    let answers = &self.cells.answers;
+                    answers.count(zone, self.channel, qtype, entry.rcode());
+                    self.hits += u64::from(zone != NO_ZONE);
                 }
-                let length = reply::reject(datagram.buffer, &rejection, &self.shape(usize::MAX));
-                datagram.answer(length);
-                return None;
+                Lookup::Miss => self.hand_over(index, parsed, query),
             }
-        };
-        match self.session.get(&self.question, self.now) {
-            Lookup::Hit(entry) => {
-                let shape = self.shape(query.udp_limit(self.udp_size));
-                let length =
-                    reply::answer(datagram.buffer, &query, &entry.answer(self.now), &shape);
-                datagram.answer(length);
-                let (zone, rcode) = (entry.zone(), entry.rcode());
-                self.cells
-                    .answers
-                    .count(zone, self.channel, self.question.qtype(), rcode);
-                self.hits += u64::from(zone != NO_ZONE);
-                None
-            }
-            Lookup::Miss => Some(Asked::new(message, &query)),
         }
     }
 
-    /// Answers a miss that the cold side has no room for.
-    fn refuse(&mut self, datagram: &mut Datagram<'_>) {
-        add(&self.cells.refused_queue_full, 1);
+    /// Reads a datagram; what is no query that we answer is rejected at once.
+    fn parse(&mut self, index: usize, parsed: &mut Parsed) {
+        let shape = self.shape(usize::MAX);
+        let mut datagram = self.batch.datagram(index);
         let message = &datagram.buffer[..datagram.len];
-        let Ok(query) = Query::parse(message, &mut self.question) else {
+        match Query::parse(message, &mut parsed.question) {
+            Ok(query) => {
+                parsed.tag = self.session.approach(&parsed.question);
+                parsed.query = Some(query);
+            }
+            Err(rejection) => {
+                parsed.query = None;
+                self.cells.reject(rejection.fault);
+                if let Some(rcode) = rejection.fault.rcode() {
+                    let answers = &self.cells.answers;
+                    answers.count(NO_ZONE, self.channel, rejection.qtype, rcode);
+                }
+                let length = reply::reject(datagram.buffer, &rejection, &shape);
+                datagram.answer(length);
+            }
+        }
+    }
+
+    /// Gives a miss to the cold side; where that has no room, the client is told at once.
+    fn hand_over(&mut self, index: usize, parsed: &Parsed, query: &Query) {
+        let Some(client) = self.batch.client(index) else {
             return;
         };
-        let why = Some(ExtendedError::OVER_LIMIT);
         let shape = self.shape(usize::MAX);
-        let length = reply::failure(datagram.buffer, &query, rcode::SERVFAIL, why, &shape);
+        let mut datagram = self.batch.datagram(index);
+        let message = &datagram.buffer[..datagram.len];
+        let miss = Miss {
+            client,
+            listener: self.listener,
+            arrived_ns: nanoseconds(self.began),
+            asked: Asked::new(message, query),
+        };
+        if self.misses.push(miss) {
+            self.handed_over += 1;
+            return;
+        }
+        add(&self.cells.refused_queue_full, 1);
+        let why = Some(ExtendedError::OVER_LIMIT);
+        let length = reply::failure(datagram.buffer, query, rcode::SERVFAIL, why, &shape);
         datagram.answer(length);
-        let qtype = self.question.qtype();
-        self.cells
-            .answers
-            .count(NO_ZONE, self.channel, qtype, rcode::SERVFAIL);
+        let (answers, qtype) = (&self.cells.answers, parsed.question.qtype());
+        answers.count(NO_ZONE, self.channel, qtype, rcode::SERVFAIL);
     }
 
     fn shape(&self, limit: usize) -> Shape {
