@@ -89,10 +89,22 @@ impl Listeners {
         }
     }
 
-    /// Has an address served over UDP; gives back its TCP listener.
-    pub fn open(&mut self, bound: Bound) -> TcpListener {
-        let number = self.next;
-        self.next += 1;
+    /// Has addresses served over UDP; gives back their TCP listeners.
+    pub fn open(&mut self, bound: Vec<Bound>) -> Vec<TcpListener> {
+        let numbered: Vec<(u32, Bound)> = (self.next..).zip(bound).collect();
+        let groups: Vec<(u32, &Group)> = numbered
+            .iter()
+            .map(|(number, bound)| (*number, &bound.group))
+            .collect();
+        self.desk.open(&groups);
+        numbered
+            .into_iter()
+            .map(|(number, bound)| self.note(number, bound))
+            .collect()
+    }
+
+    fn note(&mut self, number: u32, bound: Bound) -> TcpListener {
+        self.next = number + 1;
         let address = bound.address();
         if !bound.group.is_steered {
             tracing::warn!(
@@ -103,7 +115,6 @@ impl Listeners {
         if let Some(socket) = bound.group.sockets.first() {
             self.resolver.open(number, Arc::clone(socket));
         }
-        self.desk.open(number, &bound.group);
         self.numbers.insert(address, number);
         lock(&self.sockets).insert(address, bound.group.sockets);
         bound.listener

@@ -90,6 +90,7 @@ impl Cold {
                 let _ = end.send(End::Failed(format!("the queue of misses: {error}")));
             }
         });
+        parts.spawn(Arc::clone(&self.resolver).send_out());
         let mut follow = Follow {
             is_needed: listeners::has_wildcard(&self.listen),
             listen: self.listen,
@@ -144,6 +145,7 @@ impl Cold {
             trigger.drain(self.drain_timeout),
             tokio::time::timeout(self.drain_timeout, answered)
         );
+        resolver.send_now();
         let left = resolver.in_flight();
         if end == DrainEnd::TimedOut || left > 0 {
             tracing::warn!(left, "the drain took too long; the rest gets SERVFAIL");

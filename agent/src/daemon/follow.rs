@@ -67,8 +67,9 @@ impl Follow {
             match listeners::bind(new, &self.listen.port, self.workers) {
                 Ok(bound) => {
                     tracing::info!(address = %bound.address(), "the host has a new address");
-                    let listener = self.listeners.open(bound);
-                    self.accept(parts, listener);
+                    for listener in self.listeners.open(vec![bound]) {
+                        self.accept(parts, listener);
+                    }
                 }
                 Err(problem) => tracing::warn!(%problem, "a new address cannot be served"),
             }

@@ -190,7 +190,7 @@ impl Running {
             &config.listen,
         );
         let mut listeners = Listeners::new(workers.desk(), Arc::clone(&resolver));
-        let accepting = bound.into_iter().map(|one| listeners.open(one)).collect();
+        let accepting = listeners.open(bound);
         let dns = listeners.addresses();
         let health = Arc::new(Health::new(&dns, &pulse::cpus(), Clock.now_ns()));
         connect_scrape(&telemetry, &cache, &health, &listeners);

@@ -11,6 +11,7 @@
 
 mod connection;
 mod flights;
+mod outbox;
 mod routes;
 mod settle;
 mod upstream;
@@ -24,11 +25,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use self::connection::Exchanged;
 use self::flights::{Flight, Flights, Joined};
+use self::outbox::Outbox;
 use self::routes::Route;
 pub use self::routes::Routes;
 use self::upstream::Failure;
@@ -98,6 +100,9 @@ pub struct Resolver {
     listeners: Mutex<HashMap<u32, Arc<UdpSocket>>>,
     /// Room for one reply.
     buffer: Mutex<Vec<u8>>,
+    outbox: Mutex<Outbox>,
+    /// Something waits in the outbox.
+    posted: Notify,
     udp_size: u16,
     telemetry: Arc<Telemetry>,
 }
@@ -121,6 +126,8 @@ impl Resolver {
             flights: Mutex::default(),
             listeners: Mutex::default(),
             buffer: Mutex::new(vec![0; settle::BUFFER]),
+            outbox: Mutex::default(),
+            posted: Notify::new(),
             udp_size,
             telemetry,
         })
@@ -183,6 +190,19 @@ impl Resolver {
                 let _ = ear.try_read(&mut [0; 64]);
             }
         }
+    }
+
+    /// Sends answers to UDP clients, for ever: each time when all tasks that were ready have run.
+    pub async fn send_out(self: Arc<Self>) {
+        loop {
+            self.posted.notified().await;
+            self.send_now();
+        }
+    }
+
+    /// Sends the answers that wait now.
+    pub fn send_now(&self) {
+        lock(&self.outbox).send();
     }
 
     /// Answers a waiter, now or later: from the cache where the answer came meanwhile, with others

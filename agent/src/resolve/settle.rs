@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use rustix::net::{SendFlags, sendto};
-
 use super::{Resolver, To, Waiter, lock};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::counters::Channel;
@@ -77,11 +75,10 @@ impl Resolver {
             let channel = waiter.to.channel();
             match waiter.to {
                 To::Datagram { client, listener } => {
-                    if let Some(socket) = lock(&self.listeners).get(&listener) {
-                        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                        // What the kernel will not take is lost, as on the network: the client
-                        // asks again.
-                        let _ = sendto(socket, &message[..length], flags, &client);
+                    if let Some(socket) = lock(&self.listeners).get(&listener)
+                        && lock(&self.outbox).put(socket, client, &message[..length])
+                    {
+                        self.posted.notify_one();
                     }
                 }
                 To::Stream { replies, .. } => {

@@ -115,11 +115,17 @@ impl Batch {
         batch
     }
 
-    /// Receives what waits at a UDP socket, without waiting; returns how many datagrams.
+    /// Receives what waits at a UDP socket; returns how many datagrams. Where `wait` is set and
+    /// nothing waits, it waits for one, for as long as the socket's timeout allows.
     ///
     /// # Errors
     /// The socket is broken. "Nothing waits" and errors of single datagrams are no errors.
-    pub fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    pub fn receive(&mut self, socket: BorrowedFd<'_>, wait: bool) -> Result<usize, Errno> {
+        let flags = if wait {
+            libc::MSG_WAITFORONE
+        } else {
+            libc::MSG_DONTWAIT
+        };
         for header in &mut self.headers[..self.used] {
             header.msg_hdr.msg_namelen = CLIENT_LEN;
         }
@@ -132,7 +138,7 @@ impl Batch {
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
                 c_uint::try_from(BATCH).unwrap_or(0),
-                libc::MSG_DONTWAIT,
+                flags,
                 null_mut(),
             )
         };
@@ -162,6 +168,12 @@ impl Batch {
             len: self.received[index].len,
             reply: &mut self.replies[index],
         }
+    }
+
+    /// Whether this is a datagram: a socket that was shut down gives back empty ones from nobody.
+    #[must_use]
+    pub fn is_datagram(&self, index: usize) -> bool {
+        self.received[index].client_len > 0
     }
 
     /// Where a datagram came from.
@@ -252,7 +264,7 @@ mod tests {
     /// Receives until `wanted` datagrams came, for at most some seconds.
     fn receive(batch: &mut Batch, server: &UdpSocket, wanted: usize) {
         for _ in 0..2000 {
-            if batch.receive(server.as_fd()).unwrap() == wanted {
+            if batch.receive(server.as_fd(), false).unwrap() == wanted {
                 return;
             }
             std::thread::yield_now();
@@ -291,7 +303,7 @@ mod tests {
     fn nothing_that_waits_is_no_error_and_a_long_datagram_is_cut() {
         let (server, client) = pair("127.0.0.1:0");
         let mut batch = Batch::new(64);
-        assert_eq!(batch.receive(server.as_fd()), Ok(0));
+        assert_eq!(batch.receive(server.as_fd(), false), Ok(0));
         client.send(&[7; 1000]).unwrap();
         receive(&mut batch, &server, 1);
         assert_eq!(batch.datagram(0).len, 64);

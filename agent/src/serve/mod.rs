@@ -14,10 +14,10 @@ mod worker;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::net::UdpSocket;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub use self::batch::{BATCH, Batch, Datagram, Sent};
@@ -57,7 +57,7 @@ pub type Failed = Arc<dyn Fn(&str) + Send + Sync>;
 /// The running workers.
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
-    mailboxes: Vec<Arc<Mailbox>>,
+    desk: Desk,
 }
 
 impl fmt::Debug for Workers {
@@ -79,13 +79,10 @@ impl Workers {
         let mask = sched_getaffinity(None).ok();
         let mut workers = Self {
             threads: Vec::with_capacity(count),
-            mailboxes: Vec::with_capacity(count),
+            desk: Desk::default(),
         };
         for (number, seat) in seats.into_iter().enumerate() {
-            let mailbox = Arc::new(Mailbox {
-                commands: Mutex::new(Vec::new()),
-                bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            });
+            let mailbox = Arc::new(Mailbox::new()?);
             let worker = Worker {
                 reader: seat.reader,
                 misses: seat.misses,
@@ -103,7 +100,7 @@ impl Workers {
                 .stack_size(STACK)
                 .spawn(move || live(worker, cpus, &failed))?;
             workers.threads.push(thread);
-            workers.mailboxes.push(mailbox);
+            workers.desk.mailboxes.push(mailbox);
         }
         Ok(workers)
     }
@@ -111,15 +108,16 @@ impl Workers {
     /// Where commands to the workers go.
     #[must_use]
     pub fn desk(&self) -> Desk {
-        Desk {
-            mailboxes: self.mailboxes.clone(),
-        }
+        self.desk.clone()
     }
 
     /// Has every worker answer what waits, and waits until all have ended.
     pub fn stop(self) {
-        for mailbox in &self.mailboxes {
-            mailbox.send(Command::Stop);
+        for mailbox in &self.desk.mailboxes {
+            mailbox.send([Command::Stop]);
+        }
+        for sockets in self.desk.served().values() {
+            wake(sockets);
         }
         for thread in self.threads {
             // A worker that panicked has said so through `failed`.
@@ -129,10 +127,15 @@ impl Workers {
 }
 
 /// Tells the workers what to serve.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Desk {
     mailboxes: Vec<Arc<Mailbox>>,
+    /// The sockets of each listener, in the order of the workers.
+    served: Arc<Mutex<BTreeMap<u32, Sockets>>>,
 }
+
+/// One socket a worker.
+type Sockets = Vec<Arc<UdpSocket>>;
 
 impl fmt::Debug for Desk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -141,21 +144,40 @@ impl fmt::Debug for Desk {
 }
 
 impl Desk {
-    /// Has every worker serve its member of the group, under this number.
-    pub fn open(&self, listener: u32, group: &Group) {
-        for (mailbox, socket) in self.mailboxes.iter().zip(&group.sockets) {
-            mailbox.send(Command::Open {
-                listener,
-                socket: Arc::clone(socket),
-            });
+    /// Has every worker serve its member of each group, under the group's number.
+    pub fn open(&self, groups: &[(u32, &Group)]) {
+        for (number, group) in groups {
+            self.served().insert(*number, group.sockets.clone());
+        }
+        for (worker, mailbox) in self.mailboxes.iter().enumerate() {
+            mailbox.send(groups.iter().filter_map(|(number, group)| {
+                Some(Command::Open {
+                    listener: *number,
+                    socket: Arc::clone(group.sockets.get(worker)?),
+                })
+            }));
         }
     }
 
     /// Has every worker answer what waits at a listener and let go of it.
     pub fn close(&self, listener: u32) {
+        let sockets = self.served().remove(&listener);
         for mailbox in &self.mailboxes {
-            mailbox.send(Command::Close { listener });
+            mailbox.send([Command::Close { listener }]);
         }
+        wake(&sockets.unwrap_or_default());
+    }
+
+    fn served(&self) -> MutexGuard<'_, BTreeMap<u32, Sockets>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes workers that wait in a receiving call, for good: Linux wakes them even though it says that
+/// a UDP socket is not connected. One that is not woken looks by itself within a second.
+fn wake(sockets: &[Arc<UdpSocket>]) {
+    for socket in sockets {
+        let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
     }
 }
 

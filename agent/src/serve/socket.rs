@@ -11,11 +11,16 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// What the kernel keeps for a worker that is busy, in octets; it may give less.
 const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// How long a worker waits at its only socket before it looks for commands that nothing woke it
+/// for: a new listener beside it.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// The sockets of one listen address, in the order of the workers.
 #[derive(Debug)]
@@ -47,6 +52,7 @@ impl Group {
                 member.set_reuse_port(true)?;
                 // More than the system allows is cut to what it allows.
                 member.set_recv_buffer_size(RECEIVE_BUFFER)?;
+                member.set_read_timeout(Some(LONGEST_WAIT))?;
                 member.bind(&address.into())?;
                 Ok(Arc::new(member.into()))
             })
@@ -164,10 +170,8 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-    use std::time::Duration;
-
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn a_query_goes_to_the_worker_of_the_cpu_that_sent_it() {

@@ -40,7 +40,7 @@ fn running(count: usize) -> Running {
     let failed: Failed = Arc::new(|why| panic!("{why}"));
     let workers = Workers::start(seats, 1232, &failed).unwrap();
     let group = Group::bind("127.0.0.1:0".parse().unwrap(), count).unwrap();
-    workers.desk().open(0, &group);
+    workers.desk().open(&[(0, &group)]);
     Running {
         workers,
         cache,
@@ -169,7 +169,7 @@ fn listeners_come_and_go_while_others_are_served() {
     let running = running(2);
     keep(&running.cache, "hit.example");
     let second = Group::bind("[::1]:0".parse().unwrap(), 2).unwrap();
-    running.workers.desk().open(1, &second);
+    running.workers.desk().open(&[(1, &second)]);
     let old = client(&running.group);
     let new = UdpSocket::bind("[::1]:0").unwrap();
     new.connect(second.address).unwrap();
