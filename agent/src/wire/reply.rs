@@ -28,7 +28,7 @@ pub struct Shape {
 /// where the client sent AD or DO (RFC 6840 section 5.8). What does not fit sets TC and leaves as
 /// many whole records as fit (RFC 2181 section 9).
 pub fn answer(message: &mut [u8], query: &Query, answer: &Answer<'_>, shape: &Shape) -> usize {
-    let mut tail = Tail::of(query.edns, shape);
+    let tail = Tail::of(query.edns, shape);
     let start = query.question_end;
     let room = shape.limit.saturating_sub(start).saturating_sub(tail.len());
     let whole = answer.records.len() <= room;
@@ -56,7 +56,7 @@ pub fn answer(message: &mut [u8], query: &Query, answer: &Answer<'_>, shape: &Sh
     if wants_ad {
         flags |= answer.flags.0 & Flags::AD;
     }
-    finish(message, end, flags, counts, &mut tail)
+    finish(message, end, flags, counts, &tail)
 }
 
 /// Writes a reply without records: an RCODE and, for a client with EDNS, why.
@@ -72,7 +72,7 @@ pub fn failure(
     tail.explain(why, rcode);
     let flags =
         Flags::QR | Flags::RA | (query.flags.0 & (Flags::RD | Flags::CD)) | (rcode & 0x000f);
-    finish(message, query.question_end, flags, [0; 3], &mut tail)
+    finish(message, query.question_end, flags, [0; 3], &tail)
 }
 
 /// Writes what a query that is refused gets; returns its length in octets, 0 where it gets
@@ -86,7 +86,7 @@ pub fn reject(message: &mut [u8], rejection: &Rejection, shape: &Shape) -> usize
     let kept = Flags::OPCODE | Flags::RD | Flags::CD;
     let flags = Flags::QR | (rejection.flags.0 & kept) | (rcode & 0x000f);
     let end = rejection.question_end.max(HEADER);
-    let length = finish(message, end, flags, [0; 3], &mut tail);
+    let length = finish(message, end, flags, [0; 3], &tail);
     if rejection.question_end == 0
         && let Some(questions) = message.get_mut(4..6)
     {
@@ -117,7 +117,7 @@ fn finish(
     end: usize,
     flags: u16,
     [answers, authorities, additionals]: [u16; 3],
-    tail: &mut Tail,
+    tail: &Tail,
 ) -> usize {
     let bytes = tail.bytes();
     let length = end.saturating_add(bytes.len());
