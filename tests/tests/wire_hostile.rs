@@ -36,14 +36,14 @@ fn message(flags: u16, counts: [u16; 3], records: &[u8]) -> Vec<u8> {
 }
 
 fn pointer(target: usize) -> [u8; 2] {
-    (0xc000 | u16::try_from(target).unwrap()).to_be_bytes()
+    (0xc000 | u16::try_from(target).expect("14 bits")).to_be_bytes()
 }
 
 fn record(owner: [u8; 2], rtype: u16, data: &[u8]) -> Vec<u8> {
     let mut record = owner.to_vec();
     record.extend(rtype.to_be_bytes());
     record.extend([0, 1, 0, 0, 0, 30]);
-    record.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
+    record.extend(u16::try_from(data.len()).expect("16 bits").to_be_bytes());
     record.extend(data);
     record
 }
@@ -86,7 +86,7 @@ fn chains(link: usize) -> (u16, Vec<u8>) {
     let minfo = record(name, 14, &[name, name].concat());
     let count = (MAX_MESSAGE - RECORDS - records.len()) / minfo.len();
     records.extend(minfo.repeat(count));
-    (u16::try_from(count + 1).unwrap(), records)
+    (u16::try_from(count + 1).expect("16 bits"), records)
 }
 
 #[test]

@@ -27,8 +27,8 @@ pub struct Verdict {
 
 /// Where `wire` and hickory-proto 0.26 differ knowingly: this list is the whole of it.
 ///
-/// A lenient difference is checked by handing hickory the message without it: the octets in
-/// question become ones that hickory does not look into, and then it must agree.
+/// A lenient difference is checked by hiding from hickory the data that it would look into, and no
+/// more; of the rest it must say the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {
     /// Stricter: a pointer into the header, from a question or a record. There is no name in a

@@ -124,7 +124,7 @@ fn expect(bytes: &[u8]) -> Result<Reading, Refusal> {
     if reading.message.is_none() {
         return Err(Fault::FormErr.into());
     }
-    if reading.opt().is_some_and(|opt| opt.ttl >> 16 & 0xff != 0) {
+    if reading.opt().is_some_and(|opt| (opt.ttl >> 16) & 0xff != 0) {
         return Err(Refusal {
             fault: Fault::BadVers,
             differences: if taken { Vec::new() } else { reading.lenient() },

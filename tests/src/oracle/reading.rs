@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What hickory reads in a message, and what of the known differences the message holds.
 
-use hickory_proto::op::{Header, Message, Query};
-use hickory_proto::rr::Name;
+use hickory_proto::op::{Edns, Header, Message, MessageType, OpCode, Query};
+use hickory_proto::rr::rdata::NULL;
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
 use super::Difference;
 
 /// Length of a header in octets.
 pub(super) const HEADER: usize = 12;
-/// A type of the private-use range (RFC 6895 section 3.1): hickory takes any octets as its data.
-const OPAQUE: u16 = 65_281;
 /// An option code for local use (RFC 6891 section 9).
 const LOCAL_OPTION: u16 = 65_001;
 const OPT: u16 = 41;
@@ -39,9 +38,6 @@ const NAMES: [(u16, usize, usize, usize); 13] = [
 ];
 /// Those of [`NAMES`] that hickory does not read.
 const NAMES_UNREAD: [u16; 7] = [3, 4, 7, 8, 9, 14, 39];
-/// Types that only a question may have.
-const QUESTION_TYPES: [u16; 6] = [0, 251, 252, 253, 254, 255];
-
 /// Which side a message comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -72,7 +68,8 @@ impl Frame {
 /// A message as hickory reads it.
 #[derive(Debug)]
 pub(super) struct Reading {
-    /// As hickory reads it without the lenient differences; `None` where it still refuses it.
+    /// As hickory reads it without the lenient differences, the data that they hide being octets;
+    /// `None` where it still refuses it.
     pub(super) message: Option<Message>,
     /// Whether hickory takes the octets as they are.
     pub(super) is_taken_as_is: bool,
@@ -104,68 +101,56 @@ impl Reading {
 /// Reads a message; `None` where not even its header, names and lengths hold for hickory.
 pub(super) fn read(bytes: &[u8], role: Role) -> Option<Reading> {
     let mut decoder = BinDecoder::new(bytes);
-    let counts = Header::read(&mut decoder).ok()?.counts;
-    for _ in 0..counts.queries {
-        Query::read(&mut decoder).ok()?;
+    let header = Header::read(&mut decoder).ok()?;
+    let mut message = Message::new(0, MessageType::Query, OpCode::Query);
+    message.metadata = header.metadata;
+    for _ in 0..header.counts.queries {
+        message.add_query(Query::read(&mut decoder).ok()?);
     }
     let mut walk = Walk {
         bytes,
         role,
-        neutral: bytes.to_vec(),
         records: decoder.index(),
         ttls: Vec::new(),
-        frames: Vec::new(),
         differences: Vec::new(),
-        has_empty: false,
-        has_refused: false,
     };
-    let mut at = HEADER;
-    for _ in 0..counts.queries {
-        at = walk.name(at, false)? + 4;
-    }
-    let sections = [counts.answers, counts.authorities, counts.additionals];
+    let sections = [
+        header.counts.answers,
+        header.counts.authorities,
+        header.counts.additionals,
+    ];
+    let mut frames = Vec::new();
+    let mut at = walk.records;
     for (section, count) in (0..).zip(sections) {
         for _ in 0..count {
-            at = walk.frame(section, at)?;
+            let frame = walk.frame(section, at)?;
+            at = frame.data.end;
+            frames.push(frame);
         }
     }
-    let opts = walk
-        .frames
-        .iter()
-        .filter(|frame| frame.rtype == OPT)
-        .count();
     let mut kept_additionals = 0;
-    let mut is_cut = counts.queries == 0;
-    for index in 0..walk.frames.len() {
-        let frame = walk.frames[index].clone();
+    let mut is_cut = header.counts.queries == 0;
+    let mut is_taken = true;
+    for frame in &frames {
         is_cut |= matches!(frame.rtype, OPT | TSIG);
         if !is_cut {
             walk.ttls.push(frame.data.start - 6);
             kept_additionals += usize::from(frame.section == 2);
         }
-        walk.owner(&frame);
-        if frame.rtype == OPT {
-            walk.options(&frame, opts);
-        } else if role == Role::Query {
-            walk.set_opaque(&frame);
-        } else {
-            walk.data(&frame);
-        }
+        is_taken &= walk.record(frame, &mut message).is_some();
     }
-    // A record without data that must have some: hickory refuses it, and so do we.
-    if walk.has_empty && !walk.has_refused {
-        // It takes the others in an update only (opcode 5).
-        walk.neutral[2] = (walk.neutral[2] & 0x87) | (5 << 3);
-        walk.differences.push(Difference::EmptyData);
+    if let Some(edns) = &message.edns {
+        message.metadata.merge_response_code(edns.rcode_high());
     }
     let mut differences = walk.differences;
     differences.sort_unstable();
     differences.dedup();
-    let message = Message::from_vec(&walk.neutral).ok();
+    let is_taken_as_is = Message::from_vec(bytes).is_ok();
+    assert!(is_taken || !is_taken_as_is, "the oracle is no oracle");
     Some(Reading {
-        message: message.filter(|_| !walk.has_refused),
-        is_taken_as_is: Message::from_vec(bytes).is_ok(),
-        frames: walk.frames,
+        message: is_taken.then_some(message),
+        is_taken_as_is,
+        frames,
         differences,
         question_end: walk.records,
         kept_additionals,
@@ -196,27 +181,74 @@ pub(super) fn has_pointer(bytes: &[u8]) -> bool {
 struct Walk<'a> {
     bytes: &'a [u8],
     role: Role,
-    neutral: Vec<u8>,
     /// Where the records begin.
     records: usize,
     /// Where the TTLs stand of the records that are kept.
     ttls: Vec<usize>,
-    frames: Vec<Frame>,
     differences: Vec<Difference>,
-    has_empty: bool,
-    has_refused: bool,
 }
 
-impl Walk<'_> {
-    /// Passes a name with hickory; notes what is known of it where `judge` says so.
-    fn name(&mut self, at: usize, judge: bool) -> Option<usize> {
+impl<'a> Walk<'a> {
+    fn decoder(&self, at: usize) -> Option<BinDecoder<'a>> {
         self.bytes.get(at..)?;
-        let mut decoder = BinDecoder::new(self.bytes).clone(u16::try_from(at).ok()?);
+        Some(BinDecoder::new(self.bytes).clone(u16::try_from(at).ok()?))
+    }
+
+    /// Passes a record's owner, fixed fields and data.
+    fn frame(&self, section: u8, at: usize) -> Option<Frame> {
+        let mut decoder = self.decoder(at)?;
         Name::read(&mut decoder).ok()?;
-        if judge {
-            self.judge_name(at);
+        let mut word = || decoder.read_u16().ok().map(|word| word.unverified());
+        let (rtype, class, high, low) = (word()?, word()?, word()?, word()?);
+        let length = usize::from(word()?);
+        let start = decoder.index();
+        self.bytes.get(start..start + length)?;
+        Some(Frame {
+            section,
+            at,
+            rtype,
+            class,
+            ttl: u32::from(high) << 16 | u32::from(low),
+            data: start..start + length,
+        })
+    }
+
+    /// Adds a record to the message as hickory reads it; `None` where it refuses it.
+    fn record(&mut self, frame: &Frame, message: &mut Message) -> Option<()> {
+        self.judge_name(frame.at);
+        if frame.rtype == OPT {
+            return self.opt(frame, message);
         }
-        Some(decoder.index())
+        let record = if self.is_opaque(frame)? {
+            self.differences.push(Difference::OpaqueData);
+            self.opaque(frame)?
+        } else {
+            Record::read(&mut self.decoder(frame.at)?).ok()?
+        };
+        if frame.data.is_empty() {
+            self.differences.push(Difference::EmptyData);
+        }
+        match frame.section {
+            0 => message.add_answer(record),
+            1 => message.add_authority(record),
+            _ => message.add_additional(record),
+        };
+        Some(())
+    }
+
+    /// The record with its data as octets, which hickory does not look into.
+    fn opaque(&self, frame: &Frame) -> Option<Record> {
+        let owner = Name::read(&mut self.decoder(frame.at)?).ok()?;
+        let code = RecordType::from(frame.rtype);
+        let data = if frame.data.is_empty() {
+            RData::Update0(code)
+        } else {
+            let rdata = NULL::with(self.bytes[frame.data.clone()].to_vec());
+            RData::Unknown { code, rdata }
+        };
+        let mut record = Record::from_rdata(owner, frame.ttl, data);
+        record.dns_class = DNSClass::from(frame.class);
+        Some(record)
     }
 
     /// Notes the differences in a name that hickory takes.
@@ -252,103 +284,81 @@ impl Walk<'_> {
         }
     }
 
-    fn frame(&mut self, section: u8, at: usize) -> Option<usize> {
-        let fixed = self.name(at, false)?;
-        let u16_at = |at: usize| Some(u16::from_be_bytes(*self.bytes.get(at..)?.first_chunk()?));
-        let start = fixed + 10;
-        let end = start + usize::from(u16_at(fixed + 8)?);
-        let ttl = u32::from(u16_at(fixed + 4)?) << 16 | u32::from(u16_at(fixed + 6)?);
-        let frame = Frame {
-            section,
-            at,
-            rtype: u16_at(fixed)?,
-            class: u16_at(fixed + 2)?,
-            ttl,
-            data: start..end,
-        };
-        self.bytes.get(start..end)?;
-        self.frames.push(frame);
-        Some(end)
-    }
-
-    fn owner(&mut self, frame: &Frame) {
-        self.judge_name(frame.at);
-        if frame.rtype == OPT && self.bytes[frame.at] >= 0xc0 {
-            self.differences.push(Difference::OptOwner);
+    /// Whether the data of a record is nothing but octets to us, and to hickory is not. `None`
+    /// where the data is none of its type; hickory refuses it, or the difference is noted.
+    fn is_opaque(&mut self, frame: &Frame) -> Option<bool> {
+        if self.role == Role::Query {
+            return Some(true);
         }
-    }
-
-    /// Hides a record's data from hickory.
-    fn set_opaque(&mut self, frame: &Frame) {
-        let at = frame.data.start - 10;
-        self.neutral[at..at + 2].copy_from_slice(&OPAQUE.to_be_bytes());
-        self.differences.push(Difference::OpaqueData);
-        self.has_empty |= frame.data.is_empty();
-    }
-
-    fn data(&mut self, frame: &Frame) {
-        let names = NAMES.iter().find(|names| names.0 == frame.rtype);
-        if QUESTION_TYPES.contains(&frame.rtype) {
-            // Hickory takes the two between; `has_refused` would hide that.
-            if matches!(frame.rtype, 253 | 254) {
-                self.differences.push(Difference::QuestionType);
-                self.has_empty |= frame.data.is_empty();
-            } else {
-                self.has_refused = true;
-            }
-        } else if let Some(&(rtype, front, count, behind)) = names {
+        let is_empty = frame.data.is_empty();
+        if let Some(&(rtype, front, count, behind)) =
+            NAMES.iter().find(|names| names.0 == frame.rtype)
+        {
             let end = self.names(frame, front, count);
             if end != Some(frame.data.end.saturating_sub(behind)) {
-                if NAMES_UNREAD.contains(&rtype) && !frame.data.is_empty() {
-                    self.differences.push(Difference::NamesUnread);
-                } else {
-                    self.has_refused = true;
+                if is_empty || !NAMES_UNREAD.contains(&rtype) {
+                    return None;
                 }
+                self.differences.push(Difference::NamesUnread);
             }
-        } else if READ_TYPES.contains(&frame.rtype) {
-            self.has_refused |= frame.data.is_empty();
-        } else if frame.rtype == TSIG && frame.section < 2 {
-            self.has_refused = true;
-        } else if frame.rtype == TSIG || OPAQUE_TYPES.contains(&frame.rtype) {
-            self.set_opaque(frame);
-        } else {
-            self.has_empty |= frame.data.is_empty();
         }
+        match frame.rtype {
+            253 | 254 if !is_empty => self.differences.push(Difference::QuestionType),
+            0 | 251..=255 => return None,
+            TSIG if frame.section < 2 => return None,
+            read if is_empty && READ_TYPES.contains(&read) => return None,
+            _ => {}
+        }
+        Some(frame.rtype == TSIG || OPAQUE_TYPES.contains(&frame.rtype))
     }
 
     /// Passes the names in a record's data; the end of the last, where hickory takes them all.
     fn names(&mut self, frame: &Frame, front: usize, count: usize) -> Option<usize> {
         let mut at = frame.data.start + front;
         for _ in 0..count {
-            at = self.name(at, true)?;
+            let mut decoder = self.decoder(at)?;
+            Name::read(&mut decoder).ok()?;
+            self.judge_name(at);
+            at = decoder.index();
         }
         Some(at)
     }
 
-    /// Notes broken options, and hides those that hickory should not look into.
-    fn options(&mut self, frame: &Frame, opts: usize) {
-        let [_, version, ..] = frame.ttl.to_be_bytes();
-        let is_alone = opts == 1 && self.bytes[frame.at] == 0;
-        if version != 0 && is_alone && self.role == Role::Query {
-            let at = frame.data.start - 10;
-            self.neutral[at..at + 2].copy_from_slice(&OPAQUE.to_be_bytes());
-            self.differences.push(Difference::OtherVersion);
-            self.has_empty |= frame.data.is_empty();
-            return;
+    /// Adds an OPT record as EDNS, client subnets hidden; `None` where hickory refuses it.
+    fn opt(&mut self, frame: &Frame, message: &mut Message) -> Option<()> {
+        let owner = Name::read(&mut self.decoder(frame.at)?).ok()?;
+        if frame.section != 2 || message.edns.is_some() || !owner.is_root() {
+            return None;
         }
-        let mut at = frame.data.start;
-        while at < frame.data.end {
-            let Some(&[a, b, c, d]) = self.bytes[at..frame.data.end].first_chunk() else {
-                break;
-            };
+        if self.bytes[frame.at] != 0 {
+            self.differences.push(Difference::OptOwner);
+        }
+        let mut data = self.bytes[frame.data.clone()].to_vec();
+        let [_, version, ..] = frame.ttl.to_be_bytes();
+        if version != 0 && self.role == Role::Query {
+            self.differences.push(Difference::OtherVersion);
+            data.clear();
+        }
+        let mut at = 0;
+        while let Some(option) = data.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<4>) {
+            let [a, b, c, d] = *option;
             if u16::from_be_bytes([a, b]) == CLIENT_SUBNET {
-                self.neutral[at..at + 2].copy_from_slice(&LOCAL_OPTION.to_be_bytes());
+                option[..2].copy_from_slice(&LOCAL_OPTION.to_be_bytes());
                 self.differences.push(Difference::ClientSubnet);
             }
             at += 4 + usize::from(u16::from_be_bytes([c, d]));
         }
-        if at != frame.data.end {
+        if at != data.len() {
             self.differences.push(Difference::BrokenOptions);
         }
+        let mut alone = vec![0];
+        alone.extend(OPT.to_be_bytes());
+        alone.extend(frame.class.to_be_bytes());
+        alone.extend(frame.ttl.to_be_bytes());
+        alone.extend(u16::try_from(data.len()).ok()?.to_be_bytes());
+        alone.extend(data);
+        let record = Record::read(&mut BinDecoder::new(&alone)).ok()?;
+        message.edns = Some(Edns::from(&record));
+        Some(())
     }
 }

@@ -159,7 +159,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    fn of(reading: &Reading) -> Result<Self> {
+    pub(super) fn of(reading: &Reading) -> Result<Self> {
         let message = reading.message.as_ref().context("hickory refuses it")?;
         // Hickory takes OPT out of the additional section: those in front of it stay the first.
         let additionals = message.additionals.iter().take(reading.kept_additionals);

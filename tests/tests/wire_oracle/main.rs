@@ -150,16 +150,16 @@ fn a_response_to_another_question_or_id_is_never_taken() {
 
 /// The seeds of one fuzz target: names and octets.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fuzz/seeds")
-        .join(target);
-    let mut seeds = Vec::new();
-    for entry in fs::read_dir(&folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        seeds.push((name, fs::read(&path).unwrap()));
-    }
-    assert!(!seeds.is_empty(), "no seeds in {}", folder.display());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let files = fs::read_dir(folder.join(target)).expect("the folder of the seeds");
+    let seeds: Vec<_> = files
+        .map(|file| {
+            let path = file.expect("a seed").path();
+            let octets = fs::read(&path).expect("the octets of a seed");
+            (path.display().to_string(), octets)
+        })
+        .collect();
+    assert!(!seeds.is_empty(), "no seeds for {target}");
     seeds
 }
 
