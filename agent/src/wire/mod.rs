@@ -85,4 +85,9 @@ pub const MAX_MESSAGE: usize = 65_535;
 pub const MIN_UDP: usize = 512;
 
 #[cfg(test)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "a test that reaches too far should panic"
+)]
 mod tests;

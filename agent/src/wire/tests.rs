@@ -296,7 +296,7 @@ fn a_refused_query_gets_its_own_question_back_where_one_was_read() {
     buffer[..asked.len()].copy_from_slice(&asked);
     assert_eq!(reply::reject(&mut buffer, &rejection, &UDP), asked.len());
     assert_eq!(Header::read(&buffer).unwrap().flags.0, 0x8105);
-    let mut two = asked.clone();
+    let mut two = asked;
     two[5] = 2;
     let rejection = Query::parse(&two, &mut Question::new()).unwrap_err();
     buffer[..two.len()].copy_from_slice(&two);
