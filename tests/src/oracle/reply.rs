@@ -250,7 +250,7 @@ fn check_answer(
     }
 
     let wants_ad = query.flags.has(Flags::AD) || query.edns.is_some_and(|edns| edns.dnssec_ok);
-    let mut flags = Flags::QR | Flags::RA | answer.flags.rcode();
+    let mut flags = Flags::QR | Flags::RA | kept.rcode;
     flags |= query.flags.0 & (Flags::RD | Flags::CD);
     flags |= if wants_ad {
         answer.flags.0 & Flags::AD

@@ -156,6 +156,8 @@ pub(super) struct Kept {
     pub(super) counts: [usize; 3],
     /// Octets of each.
     pub(super) lengths: Vec<usize>,
+    /// The RCODE: one that speaks of the exchange with the upstream becomes SERVFAIL.
+    pub(super) rcode: u16,
 }
 
 impl Kept {
@@ -178,6 +180,10 @@ impl Kept {
                 reading.kept_additionals,
             ],
             lengths: lengths.map(reading::Frame::len).collect(),
+            rcode: match u16::from(message.response_code) {
+                rcode @ 0..=15 => rcode,
+                _ => u16::from(ResponseCode::ServFail),
+            },
             records,
         })
     }
