@@ -5,8 +5,8 @@ use super::header::HEADER;
 use super::name::{MAX_LABEL, MAX_NAME};
 
 /// Compression pointers in one name. More than one a label is no compression but work for the
-/// reader: without a limit 65,535 octets of pointers cost 30 million steps. The value is that of
-/// the library of CoreDNS; Unbound has 256.
+/// reader: without a limit 65,535 octets of pointers cost tens of millions of steps. The value is
+/// that of the library of CoreDNS; Unbound has 256.
 const MAX_POINTERS: usize = 126;
 
 /// The octets of a response that are others in the replies made of it: the letter case of the
