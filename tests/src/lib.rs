@@ -21,6 +21,7 @@ pub mod fault;
 pub mod frames;
 pub mod host;
 pub mod load;
+pub mod oracle;
 pub mod process;
 pub mod query;
 pub mod sample;

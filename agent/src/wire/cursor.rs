@@ -4,6 +4,41 @@
 use super::header::HEADER;
 use super::name::{MAX_LABEL, MAX_NAME};
 
+/// Compression pointers in one name. More than one a label is no compression but work for the
+/// reader: without a limit 65,535 octets of pointers cost tens of millions of steps. The value is
+/// that of the library of CoreDNS; Unbound has 256.
+const MAX_POINTERS: usize = 126;
+
+/// The octets of a response that are others in the replies made of it: the letter case of the
+/// question and the TTLs. A name that was read from them would not stay the same name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Changing<'a> {
+    /// Where the question ends and the records begin.
+    pub(super) records: usize,
+    /// Where behind `records` the TTLs stand: 16-bit numbers, little-endian, ascending.
+    pub(super) ttls: &'a [u8],
+}
+
+impl Changing<'_> {
+    /// A query is read once and not kept.
+    pub(super) const NOTHING: Self = Self {
+        records: 0,
+        ttls: &[],
+    };
+
+    /// Whether a TTL has an octet in a range.
+    fn has_ttl_in(&self, start: usize, end: usize) -> bool {
+        let Some(end) = end.checked_sub(self.records).filter(|&end| end > 0) else {
+            return false;
+        };
+        let start = start.saturating_sub(self.records);
+        let place = |pair: &[u8; 2]| usize::from(u16::from_le_bytes(*pair));
+        let (ttls, _) = self.ttls.as_chunks::<2>();
+        let behind = ttls.partition_point(|pair| place(pair).saturating_add(4) <= start);
+        ttls.get(behind).is_some_and(|pair| place(pair) < end)
+    }
+}
+
 /// A place in a message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cursor<'a> {
@@ -62,24 +97,37 @@ impl<'a> Cursor<'a> {
     }
 
     /// Passes a name that may be compressed and checks all of it (RFC 1035 section 4.1.4): every
-    /// pointer goes back, behind the header; with its pointers followed the name has at most 255
-    /// octets. Each jump goes strictly further back, so the walk ends.
-    pub(super) fn name(&mut self) -> Option<()> {
+    /// pointer goes back, behind the header, to labels that end before the name that points at
+    /// them; with its pointers followed the name has at most 255 octets and [`MAX_POINTERS`].
+    ///
+    /// What an upstream said is sent again behind other headers, with other letters in the
+    /// question and other TTLs. So no name is read from the header or from TTLs, and no pointer
+    /// from within the question.
+    pub(super) fn name(&mut self, changing: Changing<'_>) -> Option<()> {
         let mut at = self.at;
-        // Lowest place seen so far: a pointer must go below it.
-        let mut floor = self.at;
+        // Where the labels under way begin, and the place they must not reach.
+        let mut start = at;
+        let mut bound = self.message.len();
         let mut octets = 0_usize;
+        let mut pointers = 0_usize;
         let mut end = None;
         loop {
+            if at >= bound {
+                return None;
+            }
             let len = usize::from(*self.message.get(at)?);
             match len {
                 0 => {
                     let behind = at.saturating_add(1);
+                    if pointers > 0 && changing.has_ttl_in(start, behind) {
+                        return None;
+                    }
                     self.at = end.unwrap_or(behind);
-                    return (octets < MAX_NAME).then_some(());
+                    return Some(());
                 }
                 1..=MAX_LABEL => {
                     octets = octets.saturating_add(len).saturating_add(1);
+                    // The root label is still to come.
                     if octets >= MAX_NAME {
                         return None;
                     }
@@ -88,12 +136,18 @@ impl<'a> Cursor<'a> {
                 0xc0.. => {
                     let low = usize::from(*self.message.get(at.saturating_add(1))?);
                     let target = ((len & 0x3f) << 8) | low;
-                    if target < HEADER || target >= floor {
+                    pointers = pointers.saturating_add(1);
+                    if target < HEADER || target >= start || pointers > MAX_POINTERS {
                         return None;
                     }
                     let behind = at.saturating_add(2);
-                    end = end.or(Some(behind));
-                    floor = target;
+                    let changes = at < changing.records || changing.has_ttl_in(start, behind);
+                    if pointers > 1 && changes {
+                        return None;
+                    }
+                    end.get_or_insert(behind);
+                    bound = start;
+                    start = target;
                     at = target;
                 }
                 _ => return None,

@@ -27,14 +27,15 @@ pub struct Edns {
 
 impl Edns {
     /// Reads an OPT record behind its type: class, TTL, length and options. `None` where the
-    /// options do not fill their length exactly.
+    /// options do not fill their length exactly (RFC 6891 section 6.1.2). Another version may have
+    /// other options: they are passed over, so that the client hears BADVERS (section 6.1.3).
     pub(super) fn read(cursor: &mut Cursor<'_>) -> Option<Self> {
         let udp_size = cursor.u16()?;
         let [_extended_rcode, version, flags_high, flags_low] = cursor.u32()?.to_be_bytes();
         let length = usize::from(cursor.u16()?);
         let mut options = Cursor::new(cursor.take(length)?, 0);
         let mut keepalive = false;
-        while options.position() < length {
+        while version == 0 && options.position() < length {
             let code = options.u16()?;
             let size = usize::from(options.u16()?);
             options.take(size)?;

@@ -34,6 +34,10 @@ pub mod qtype {
     pub const SOA: u16 = 6;
     /// Pointer (RFC 1035).
     pub const PTR: u16 = 12;
+    /// Kind of host (RFC 1035).
+    pub const HINFO: u16 = 13;
+    /// Mailbox of a mailing list (RFC 1035).
+    pub const MINFO: u16 = 14;
     /// Mail exchange (RFC 1035).
     pub const MX: u16 = 15;
     /// Text (RFC 1035).
@@ -52,6 +56,9 @@ pub mod qtype {
     pub const IXFR: u16 = 251;
     /// Transfer (RFC 5936).
     pub const AXFR: u16 = 252;
+    /// Every type (RFC 1035): the last of those that only a question may have, which begin with
+    /// [`IXFR`] (RFC 6895 section 3.1).
+    pub const ANY: u16 = 255;
 }
 
 /// Response codes (RFC 1035 section 4.1.1, RFC 6891 section 9).

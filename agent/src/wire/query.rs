@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A client's query: one pass over untrusted octets.
 
-use super::cursor::Cursor;
+use super::cursor::{Changing, Cursor};
 use super::edns::Edns;
 use super::fault::{Fault, Rejection};
 use super::header::{Flags, HEADER, Header};
@@ -10,6 +10,9 @@ use super::{MIN_UDP, qtype};
 
 const CLASS_IN: u16 = 1;
 const CLASS_ANY: u16 = 255;
+/// Additional records of a query: OPT, and TSIG or SIG(0). CoreDNS takes as many, Unbound one.
+/// It bounds the work for one datagram.
+const MAX_ADDITIONALS: u16 = 2;
 
 /// What a reply needs to know of a query, beside its question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +28,10 @@ pub struct Query {
 }
 
 impl Query {
-    /// Reads a query: exactly one question, no answer and no authority record, at most one OPT.
-    /// Octets behind the last record are ignored, as CoreDNS and Unbound do. `question` takes the
-    /// canonical question.
+    /// Reads a query: exactly one question, no answer and no authority record, at most two
+    /// additional records and one OPT among them. Other additional records are passed over: their
+    /// data is not read. Octets behind the last record are ignored, as CoreDNS and Unbound do.
+    /// `question` takes the canonical question.
     ///
     /// # Errors
     /// Says what is wrong, with what could be read until then.
@@ -72,6 +76,9 @@ impl Query {
                 Fault::FormErr
             };
             return Err(rejection.because(fault));
+        }
+        if header.additionals > MAX_ADDITIONALS {
+            return Err(rejection.because(Fault::FormErr));
         }
         for _ in 0..header.additionals {
             if Self::additional(&mut cursor, &mut rejection.edns).is_none() {
@@ -120,7 +127,7 @@ impl Query {
     /// Passes one additional record; an OPT must be at the root and the only one.
     fn additional(cursor: &mut Cursor<'_>, edns: &mut Option<Edns>) -> Option<()> {
         let before = cursor.position();
-        cursor.name()?;
+        cursor.name(Changing::NOTHING)?;
         let owner_len = cursor.position().saturating_sub(before);
         if cursor.u16()? != qtype::OPT {
             let _class = cursor.u16()?;

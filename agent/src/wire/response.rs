@@ -2,7 +2,7 @@
 //! An upstream's response: judged whole before a single octet of it is kept.
 
 use super::answer::Answer;
-use super::cursor::Cursor;
+use super::cursor::{Changing, Cursor};
 use super::header::{Flags, HEADER, Header};
 use super::{qtype, rcode};
 
@@ -20,6 +20,10 @@ pub fn offsets_needed(message: &[u8]) -> usize {
         .fold(0_usize, |sum, count| sum.saturating_add(count.into()));
     records.saturating_mul(2).min(MAX_OFFSETS)
 }
+
+/// A TTL above the sign bit stands for this many seconds: seven days. RFC 8767 section 4, which
+/// updates RFC 2181 section 8, reads it as positive and recommends this cap.
+const MAX_TTL: u32 = 604_800;
 
 /// What a response must match.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +55,7 @@ pub struct Response {
     pub flags: Flags,
     /// The response code with the upper bits of its OPT record.
     pub rcode: u16,
-    /// Records in the three sections, OPT and what stood behind it left out.
+    /// Records in the three sections, without those that are left out.
     pub counts: [u16; 3],
     /// Smallest TTL in the answer section in seconds; `None` where it is empty.
     pub min_ttl: Option<u32>,
@@ -63,12 +67,14 @@ pub struct Response {
 
 impl Response {
     /// Reads a response and checks all of it: the header, the question, every name and its
-    /// pointers, every record's length, the data of the types of RFC 1035, AAAA, SRV and DNAME.
-    /// `offsets` (at least [`MAX_OFFSETS`] octets) takes the places of the TTLs. A TTL with the top
-    /// bit set becomes 0 in `message` (RFC 2181 section 8).
+    /// pointers, every record's length, the data of the types of RFC 1035 that have a format,
+    /// AAAA, SRV and DNAME. `offsets` (at least [`MAX_OFFSETS`] octets) takes the places of the
+    /// TTLs. A TTL with the top bit set becomes seven days in `message` (RFC 8767 section 4).
     ///
-    /// Records behind an OPT record are left out: they may point into what is taken away, and
-    /// everything in the additional section may be (RFC 2181 section 9).
+    /// OPT and TSIG belong to the exchange with the upstream and are left out. So are the records
+    /// behind them, as they may point into what is taken away, and all records of a failure without
+    /// a question, as they stand in another place in a reply: everything in the additional section
+    /// may be left out (RFC 2181 section 9).
     ///
     /// # Errors
     /// Says why the response must be thrown away.
@@ -99,12 +105,18 @@ impl Response {
     }
 
     /// The response as it is kept and sent again; `message` and `offsets` are those it was read
-    /// from.
+    /// from. An RCODE above 15 speaks of our EDNS, cookie or key, not of the question: the client
+    /// gets SERVFAIL, never the lower four bits alone (those of BADVERS say NOERROR).
     #[must_use]
     pub fn answer<'a>(&self, message: &'a [u8], offsets: &'a [u8]) -> Answer<'a> {
         let (start, end) = self.records;
+        let rcode = if self.rcode > 0x000f {
+            rcode::SERVFAIL
+        } else {
+            self.rcode
+        };
         Answer {
-            flags: Flags(self.flags.0 & Answer::KEPT_FLAGS),
+            flags: Flags((self.flags.0 & Answer::KEPT_FLAGS & !0x000f) | rcode),
             counts: self.counts,
             records: message.get(start..end).unwrap_or(&[]),
             ttl_offsets: offsets.get(..self.offsets).unwrap_or(&[]),
@@ -128,28 +140,65 @@ impl Response {
             offsets: 0,
         };
         let mut at = start;
-        let mut opt_at = None;
-        for (section, count) in (0_u8..).zip(response.counts) {
+        let mut has_opt = false;
+        // Where the records end that are kept, once something is left out.
+        let mut kept_end = None;
+        if header.questions == 0 {
+            response.leave_out(&mut kept_end, start, 0);
+        }
+        for (section, count) in
+            (0_u8..).zip([header.answers, header.authorities, header.additionals])
+        {
             for number in 0..count {
-                let record = Record::read(message, at)?;
+                let record = Record::read(message, at, response.changing(offsets))?;
                 if record.rtype == qtype::OPT {
                     let is_root = message.get(at) == Some(&0);
-                    if section != 2 || opt_at.is_some() || !is_root {
+                    if section != 2 || has_opt || !is_root {
                         return None;
                     }
-                    opt_at = Some(at);
+                    has_opt = true;
                     let [upper, ..] = record.ttl.to_be_bytes();
                     response.rcode |= u16::from(upper) << 4;
-                    let [_, _, additionals] = &mut response.counts;
-                    *additionals = number;
-                } else if opt_at.is_none() {
+                }
+                if matches!(record.rtype, qtype::OPT | qtype::TSIG) {
+                    // RFC 8945 section 5.1: TSIG, too, stands in the additional section only.
+                    if section != 2 {
+                        return None;
+                    }
+                    response.leave_out(&mut kept_end, at, number);
+                }
+                if kept_end.is_none() {
                     response.keep(message, &record, section, offsets)?;
                 }
+                let data = message.get(..record.end)?;
+                check_data(
+                    data,
+                    record.data_at,
+                    record.rtype,
+                    response.changing(offsets),
+                )?;
                 at = record.end;
             }
         }
-        response.records = (start, opt_at.unwrap_or(at));
+        response.records = (start, kept_end.unwrap_or(at));
         Some(response)
+    }
+
+    /// What changes of the records that were kept until now.
+    fn changing<'a>(&self, offsets: &'a [u8]) -> Changing<'a> {
+        Changing {
+            records: self.records.0,
+            ttls: offsets.get(..self.offsets).unwrap_or(&[]),
+        }
+    }
+
+    /// Keeps nothing from `at` on, where additional record `number` begins.
+    fn leave_out(&mut self, kept_end: &mut Option<usize>, at: usize, number: u16) {
+        if kept_end.is_none() {
+            *kept_end = Some(at);
+            let [_, _, additionals] = &mut self.counts;
+            *additionals = number;
+        }
     }
 
     /// Notes the place of a record's TTL and what it means for the whole.
@@ -169,9 +218,11 @@ impl Response {
         self.offsets = end;
         let mut ttl = record.ttl;
         if ttl > i32::MAX.unsigned_abs() {
-            ttl = 0;
+            ttl = MAX_TTL;
             let ttl_end = record.ttl_at.checked_add(4)?;
-            message.get_mut(record.ttl_at..ttl_end)?.fill(0);
+            message
+                .get_mut(record.ttl_at..ttl_end)?
+                .copy_from_slice(&ttl.to_be_bytes());
         }
         match section {
             0 => self.min_ttl = Some(self.min_ttl.map_or(ttl, |least| least.min(ttl))),
@@ -199,13 +250,14 @@ struct Record {
     rtype: u16,
     ttl: u32,
     ttl_at: usize,
+    data_at: usize,
     end: usize,
 }
 
 impl Record {
-    fn read(message: &[u8], at: usize) -> Option<Self> {
+    fn read(message: &[u8], at: usize, changing: Changing<'_>) -> Option<Self> {
         let mut cursor = Cursor::new(message, at);
-        cursor.name()?;
+        cursor.name(changing)?;
         let rtype = cursor.u16()?;
         let _class = cursor.u16()?;
         let ttl_at = cursor.position();
@@ -213,20 +265,20 @@ impl Record {
         let length = cursor.u16()?;
         let data_at = cursor.position();
         cursor.take(usize::from(length))?;
-        let end = cursor.position();
-        check_data(message.get(..end)?, data_at, rtype)?;
         Some(Self {
             rtype,
             ttl,
             ttl_at,
-            end,
+            data_at,
+            end: cursor.position(),
         })
     }
 }
 
 /// Checks the data of a record that `message` ends with: names in it must be whole and end where
-/// the data ends. Types that nodens does not know are octets (RFC 3597).
-fn check_data(message: &[u8], at: usize, rtype: u16) -> Option<()> {
+/// the data ends. Types that nodens does not know are octets (RFC 3597); those that only a question
+/// may have are refused (RFC 6895 section 3.1).
+fn check_data(message: &[u8], at: usize, rtype: u16, changing: Changing<'_>) -> Option<()> {
     /// Mailbox types of RFC 1035 that hold one name: MD, MF, MB, MG, MR; and DNAME (RFC 6672).
     const ONE_NAME: [u16; 9] = [qtype::NS, 3, 4, qtype::CNAME, 7, 8, 9, qtype::PTR, 39];
     let mut data = Cursor::new(message, at);
@@ -250,20 +302,31 @@ fn check_data(message: &[u8], at: usize, rtype: u16) -> Option<()> {
                 data.take(usize::from(size))?;
             }
         }
+        qtype::HINFO => {
+            for _ in 0..2 {
+                let size = *data.take(1)?.first()?;
+                data.take(usize::from(size))?;
+            }
+        }
+        qtype::MINFO => {
+            data.name(changing)?;
+            data.name(changing)?;
+        }
         qtype::SOA => {
-            data.name()?;
-            data.name()?;
+            data.name(changing)?;
+            data.name(changing)?;
             data.take(20)?;
         }
         qtype::MX => {
             data.take(2)?;
-            data.name()?;
+            data.name(changing)?;
         }
         qtype::SRV => {
             data.take(6)?;
-            data.name()?;
+            data.name(changing)?;
         }
-        one if ONE_NAME.contains(&one) => data.name()?,
+        0 | qtype::IXFR..=qtype::ANY => return None,
+        one if ONE_NAME.contains(&one) => data.name(changing)?,
         _ => return Some(()),
     }
     (data.position() == message.len()).then_some(())

@@ -246,12 +246,15 @@ fn a_lie_is_told_from_an_answer() {
 }
 
 #[test]
-fn a_ttl_above_the_sign_bit_is_zero() {
+fn a_ttl_above_the_sign_bit_is_seven_days() {
     let asked = query("a.example", 1, 0x0100, &[]);
     let mut said = response(&asked, 0x8180, [1, 0, 0], &a_record(0x8000_0001, 1));
     let (response, offsets) = read(&mut said, &asked).unwrap();
-    assert_eq!(response.min_ttl, Some(0));
-    assert_eq!(response.answer(&said, &offsets).records[6..10], [0; 4]);
+    assert_eq!(response.min_ttl, Some(604_800));
+    assert_eq!(
+        response.answer(&said, &offsets).records[6..10],
+        604_800_u32.to_be_bytes()
+    );
 }
 
 #[test]
@@ -304,4 +307,147 @@ fn a_refused_query_gets_its_own_question_back_where_one_was_read() {
         (rcode::FORMERR, 0)
     );
     assert_eq!(qtype::AXFR, 252);
+}
+
+#[test]
+fn a_query_has_two_additional_records_at_most() {
+    let mut three = query("a.example", 1, 0x0100, &OPT_4096_DO);
+    three.extend([0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0].repeat(2));
+    three[11] = 2;
+    assert!(parse(&three).0.edns.is_some());
+    three[11] = 3;
+    assert_eq!(fault(&three), Fault::FormErr);
+}
+
+#[test]
+fn options_of_another_version_are_answered_with_badvers() {
+    let mut version = OPT_4096_DO.to_vec();
+    version[6] = 1;
+    version[10] = 1; // one octet that is no option of version 0
+    version.push(7);
+    assert_eq!(fault(&query("a.example", 1, 0, &version)), Fault::BadVers);
+    version[6] = 0;
+    assert_eq!(fault(&query("a.example", 1, 0, &version)), Fault::FormErr);
+}
+
+/// A record whose owner and data are given as octets; its TTL is 300.
+fn record(owner: &[u8], rtype: u8, data: &[u8]) -> Vec<u8> {
+    let mut record = owner.to_vec();
+    record.extend([0, rtype, 0, 1, 0, 0, 1, 44]);
+    record.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
+    record.extend(data);
+    record
+}
+
+/// Whether a response to `a.example` with these records in the answer section is taken. They begin
+/// at octet 27.
+fn takes(records: &[Vec<u8>]) -> bool {
+    let asked = query("a.example", 1, 0x0100, &[]);
+    let count = u16::try_from(records.len()).unwrap();
+    let mut said = response(&asked, 0x8180, [count, 0, 0], &records.concat());
+    read(&mut said, &asked).is_ok()
+}
+
+#[test]
+fn a_name_is_not_read_from_what_changes_between_replies() {
+    const A: [u8; 4] = [10, 0, 0, 1];
+    const NS: u8 = 2;
+    let at_question = || record(&[0xc0, 12], 1, &A);
+    assert!(takes(&[at_question(), record(&[0xc0, 14], 1, &A)]));
+    // The counts of the header.
+    assert!(!takes(&[record(&[0xc0, 6], 1, &A)]));
+    // The first TTL (33), an own TTL (49), and a label that runs into one: 00 00 01 2c.
+    assert!(!takes(&[at_question(), record(&[0xc0, 33], 1, &A)]));
+    assert!(!takes(&[
+        at_question(),
+        record(&[0xc0, 12], NS, &[0xc0, 49])
+    ]));
+    assert!(!takes(&[at_question(), record(&[0xc0, 30], 1, &A)]));
+    // Octets of data do not change: 10 is no such name, 0 is the root.
+    assert!(takes(&[at_question(), record(&[0xc0, 40], 1, &A)]));
+    // In the label of this question stand `y.` and a pointer to it, whose octets could be letters.
+    let mut asked = query("abcde", 1, 0x0100, &[]);
+    asked[13..18].copy_from_slice(&[1, b'y', 0, 0xc0, 13]);
+    for (target, is_taken) in [(12, true), (13, true), (16, false)] {
+        let mut said = response(&asked, 0x8180, [1, 0, 0], &record(&[0xc0, target], 1, &A));
+        assert_eq!(read(&mut said, &asked).is_ok(), is_taken, "{target}");
+    }
+}
+
+#[test]
+fn labels_that_are_pointed_at_end_before_the_name_that_points() {
+    // At 43 a label of 9 octets would swallow the pointer at 51 and end behind it.
+    let inside = record(&[0xc0, 12], 10, &[9, 1, 1, 1]);
+    assert!(!takes(&[inside, record(&[0xc0, 39], 1, &[10, 0, 0, 1])]));
+}
+
+#[test]
+fn a_name_follows_no_more_than_126_pointers() {
+    let chain = |pointers: u16| {
+        let mut data = vec![0xc0, 12];
+        for step in 0..pointers - 2 {
+            data.extend((0xc000 + 39 + 2 * step).to_be_bytes());
+        }
+        let last = (0xc000 + 39 + 2 * (pointers - 2)).to_be_bytes();
+        takes(&[record(&[0xc0, 12], 10, &data), record(&last, 1, &[10; 4])])
+    };
+    assert!(chain(126));
+    assert!(!chain(127));
+}
+
+#[test]
+fn the_data_of_every_type_of_rfc_1035_with_a_format_is_checked() {
+    let name = [0xc0, 12];
+    for one_name in [2, 3, 4, 5, 7, 8, 9, 12, 39] {
+        assert!(takes(&[record(&name, one_name, &name)]), "{one_name}");
+        assert!(
+            !takes(&[record(&name, one_name, b"\xc0\x0c.")]),
+            "{one_name}"
+        );
+    }
+    assert!(takes(&[record(&name, 14, &[name, name].concat())]));
+    assert!(!takes(&[record(&name, 14, &name)]));
+    assert!(takes(&[record(&name, 13, b"\x03PDP\x02TS")]));
+    assert!(!takes(&[record(&name, 13, b"\x03PDP\x02TS\x00")]));
+    for only_asked in [0, 251, 252, 253, 254, 255] {
+        assert!(!takes(&[record(&name, only_asked, &[1])]), "{only_asked}");
+    }
+    assert!(takes(&[record(&name, 99, &[])]), "RFC 3597: any octets");
+}
+
+#[test]
+fn a_transaction_signature_is_left_out_and_stands_nowhere_but_at_the_end() {
+    let asked = query("a.example", 1, 0x0100, &[]);
+    let records = [a_record(30, 1), record(&[0], 250, &[0; 17])].concat();
+    let mut said = response(&asked, 0x8180, [1, 0, 1], &records);
+    let (response_, offsets) = read(&mut said, &asked).unwrap();
+    assert_eq!(response_.counts, [1, 0, 0]);
+    assert_eq!(response_.answer(&said, &offsets).records.len(), 16);
+    assert!(!takes(&[record(&[0], 250, &[0; 17])]));
+}
+
+#[test]
+fn a_failure_without_a_question_brings_no_records() {
+    let asked = query("a.example", 1, 0x0100, &[]);
+    // The second record points at the first: behind a question it would point elsewhere.
+    let mut said = vec![0xab, 0xcd, 0x81, 0x82, 0, 0, 0, 0, 0, 0, 0, 2];
+    said.extend(record(b"\x01x\x00", 1, &[10; 4]));
+    said.extend(record(&[0xc0, 12], 1, &[10; 4]));
+    let (response, offsets) = read(&mut said, &asked).unwrap();
+    assert_eq!((response.rcode, response.counts), (rcode::SERVFAIL, [0; 3]));
+    let answer = response.answer(&said, &offsets);
+    assert_eq!((answer.records.len(), answer.ttl_offsets.len()), (0, 0));
+}
+
+#[test]
+fn an_extended_rcode_of_the_upstream_never_reads_as_an_answer() {
+    let asked = query("a.example", 1, 0x0100, &[]);
+    let badvers = [0, 0, 41, 4, 0xd0, 1, 0, 0, 0, 0, 0];
+    let mut said = response(&asked, 0x8180, [0, 0, 1], &badvers);
+    let (response, offsets) = read(&mut said, &asked).unwrap();
+    assert_eq!(response.rcode, rcode::BADVERS);
+    assert_eq!(
+        response.answer(&said, &offsets).flags.rcode(),
+        rcode::SERVFAIL
+    );
 }
