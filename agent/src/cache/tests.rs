@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//! The store as its two sides see it: what is kept, what goes, what readers may see.
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::*;

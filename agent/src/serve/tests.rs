@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//! Workers over real sockets: hits, misses, rejections, listeners that come and go.
+
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;

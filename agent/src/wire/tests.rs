@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//! Messages octet by octet: what is taken, what is refused, what goes back.
+
 use super::answer::Answer;
 use super::edns::ExtendedError;
 use super::fault::Fault;
