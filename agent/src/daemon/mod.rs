@@ -222,7 +222,6 @@ impl Running {
             end,
             workers_have_ended,
             require_upstream: sources.require_upstream,
-            drain_timeout: config.limits.drain_timeout,
             reload: Reload {
                 sources,
                 config,
