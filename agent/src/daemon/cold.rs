@@ -49,7 +49,6 @@ pub(super) struct Cold {
     pub(super) end: mpsc::Sender<End>,
     pub(super) workers_have_ended: oneshot::Receiver<()>,
     pub(super) require_upstream: bool,
-    pub(super) drain_timeout: Duration,
     pub(super) reload: Reload,
 }
 
@@ -141,10 +140,9 @@ impl Cold {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        let (end, _) = tokio::join!(
-            trigger.drain(self.drain_timeout),
-            tokio::time::timeout(self.drain_timeout, answered)
-        );
+        // As a reload may have left it.
+        let grace = self.reload.config.limits.drain_timeout;
+        let (end, _) = tokio::join!(trigger.drain(grace), tokio::time::timeout(grace, answered));
         resolver.send_now();
         let left = resolver.in_flight();
         if end == DrainEnd::TimedOut || left > 0 {

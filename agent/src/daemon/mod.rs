@@ -183,16 +183,17 @@ impl Running {
             config.listen.udp_size,
             Arc::clone(&telemetry),
         );
-        let streams = Streams::new(
-            Arc::clone(&resolver),
-            streaming,
-            Arc::clone(&telemetry.stream),
-            &config.listen,
-        );
         let mut listeners = Listeners::new(workers.desk(), Arc::clone(&resolver));
         let accepting = listeners.open(bound);
         let dns = listeners.addresses();
         let health = Arc::new(Health::new(&dns, &pulse::cpus(), Clock.now_ns()));
+        let streams = Streams::new(
+            Arc::clone(&resolver),
+            streaming,
+            Arc::clone(&telemetry.stream),
+            Arc::clone(&health),
+            &config.listen,
+        );
         connect_scrape(&telemetry, &cache, &health, &listeners);
         telemetry.agent.config_loaded(Clock.wall().as_secs());
         let (workers_ended, workers_have_ended) = oneshot::channel();
@@ -222,7 +223,6 @@ impl Running {
             end,
             workers_have_ended,
             require_upstream: sources.require_upstream,
-            drain_timeout: config.limits.drain_timeout,
             reload: Reload {
                 sources,
                 config,

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -60,6 +60,8 @@ pub struct Health {
     plan: Mutex<Plan>,
     cold_ns: AtomicU64,
     is_draining: AtomicBool,
+    /// Where the probes under way over TCP come from.
+    probing: Mutex<Vec<SocketAddr>>,
 }
 
 #[derive(Debug)]
@@ -91,6 +93,8 @@ pub(super) struct Lane {
     pub(super) cpu: Option<usize>,
     /// When we began to ask.
     since_ns: u64,
+    /// Whether it was there at the start: then the agent does not live before it has answered.
+    is_first: bool,
     /// The last good answer; 0 before the first.
     good_ns: AtomicU64,
     /// Why the last probe failed, as [`Fault::code`]; [`NO_FAULT`] after a good answer.
@@ -113,6 +117,7 @@ impl Health {
             }),
             cold_ns: AtomicU64::new(now_ns),
             is_draining: AtomicBool::new(false),
+            probing: Mutex::default(),
         };
         health.replan(now_ns, |_| {});
         health
@@ -133,6 +138,23 @@ impl Health {
         self.cold_ns.store(now_ns, Relaxed);
     }
 
+    /// Whether a TCP connection from there is a probe of our own. Clients' limits are not for it:
+    /// clients that use up all connections must not make the agent look dead, and be killed.
+    #[must_use]
+    pub fn is_probe(&self, peer: SocketAddr) -> bool {
+        lock(&self.probing).contains(&peer)
+    }
+
+    /// A probe over TCP is about to leave from there.
+    pub(super) fn expect_probe(&self, source: SocketAddr) {
+        lock(&self.probing).push(source);
+    }
+
+    /// The probes of the last round are over.
+    pub(super) fn forget_probes(&self) {
+        lock(&self.probing).clear();
+    }
+
     /// A drain begins: no longer ready, from this moment on.
     pub fn begin_drain(&self) {
         self.is_draining.store(true, Relaxed);
@@ -144,20 +166,38 @@ impl Health {
         self.is_draining.load(Relaxed)
     }
 
-    /// Whether the process is worth keeping. New listen addresses and CPUs have
-    /// [`LIVE_WINDOW`] for their first answer. In a drain the sockets close one by one, so then
-    /// only the cold thread is looked at.
+    /// Whether the process is worth keeping: not before the first answer at every listen address.
+    /// Listen addresses and CPUs that come later have [`LIVE_WINDOW`] for theirs. In a drain the
+    /// sockets close one by one, so then only the cold thread is looked at.
     ///
     /// # Errors
     /// What is wrong, in words.
     pub fn live(&self, now_ns: u64) -> Result<(), Reasons> {
+        self.judge_live(now_ns, |lane| lane.is_first)
+    }
+
+    /// As [`Self::live`], but at the start everything has [`LIVE_WINDOW`] for its first answer: a
+    /// start is not worth a line in the log.
+    ///
+    /// # Errors
+    /// As [`Self::live`].
+    pub(super) fn live_or_young(&self, now_ns: u64) -> Result<(), Reasons> {
+        self.judge_live(now_ns, |_| false)
+    }
+
+    fn judge_live(
+        &self,
+        now_ns: u64,
+        must_have_answered: impl Fn(&Lane) -> bool,
+    ) -> Result<(), Reasons> {
         let mut reasons = self.cold(LIVE_WINDOW, now_ns);
         if !self.is_draining() {
             let targets = self.targets.load();
             reasons.extend(targets.iter().filter_map(|target| {
                 target.problem(now_ns, |lane| {
-                    let last = lane.good_ns.load(Relaxed).max(lane.since_ns);
-                    age(now_ns, last) > LIVE_WINDOW
+                    let good_ns = lane.good_ns.load(Relaxed);
+                    (good_ns == 0 && must_have_answered(lane))
+                        || age(now_ns, good_ns.max(lane.since_ns)) > LIVE_WINDOW
                 })
             }));
         }
@@ -218,7 +258,7 @@ impl Health {
     }
 
     fn replan(&self, now_ns: u64, change: impl FnOnce(&mut Plan)) {
-        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plan = lock(&self.plan);
         change(&mut plan);
         let old = self.targets.load();
         let target = |proto, address, cpus: &[Option<usize>]| {
@@ -230,7 +270,7 @@ impl Health {
                     known.and_then(|target| target.lanes.iter().find(|lane| lane.cpu == cpu));
                 known
                     .cloned()
-                    .unwrap_or_else(|| Arc::new(Lane::new(cpu, now_ns)))
+                    .unwrap_or_else(|| Arc::new(Lane::new(cpu, now_ns, old.is_empty())))
             };
             Target {
                 proto,
@@ -307,10 +347,11 @@ impl Target {
 }
 
 impl Lane {
-    fn new(cpu: Option<usize>, since_ns: u64) -> Self {
+    fn new(cpu: Option<usize>, since_ns: u64, is_first: bool) -> Self {
         Self {
             cpu,
             since_ns,
+            is_first,
             good_ns: AtomicU64::new(0),
             fault: AtomicI32::new(NO_FAULT),
         }
@@ -346,6 +387,11 @@ impl fmt::Display for Reasons {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("\n"))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is inside is whole between two calls.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A moment that another thread has noted after `now_ns` was read is no age at all.
@@ -394,20 +440,34 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_ready_before_its_first_answer_and_nothing_dies_of_it_at_once() {
+    fn nothing_is_ready_nor_live_before_its_first_answer() {
         let health = health();
-        assert_eq!(text(health.live(START)), "yes");
-        assert_eq!(
-            text(health.ready(START)),
-            "udp 127.0.0.1:53: no answer yet\ntcp 127.0.0.1:53: no answer yet\n\
-             udp [::1]:53: no answer yet\ntcp [::1]:53: no answer yet"
-        );
+        let silence = "udp 127.0.0.1:53: no answer yet\ntcp 127.0.0.1:53: no answer yet\n\
+             udp [::1]:53: no answer yet\ntcp [::1]:53: no answer yet";
+        assert_eq!(text(health.live(START)), silence);
+        assert_eq!(text(health.ready(START)), silence);
+        // The log says nothing of it before it has lasted.
+        assert_eq!(text(health.live_or_young(START)), "yes");
         let later = START + 6 * SECOND;
         health.beat(later);
-        assert!(text(health.live(later)).starts_with("udp 127.0.0.1:53: no answer yet\n"));
+        assert_eq!(text(health.live_or_young(later)), silence);
+        answer_all_but(&health, Some((1, 0)), later);
+        assert_eq!(text(health.live(later)), "tcp 127.0.0.1:53: no answer yet");
         answer_all_but(&health, None, later);
         assert_eq!(text(health.ready(later)), "yes");
         assert_eq!(text(health.live(later)), "yes");
+    }
+
+    #[test]
+    fn nobody_dies_of_an_address_that_has_just_come() {
+        let health = health();
+        answer_all_but(&health, None, START);
+        let both = ["127.0.0.1:53", "127.0.0.2:53"].map(|text| text.parse().unwrap());
+        health.set_addresses(&both, START);
+        assert_eq!(text(health.live(START)), "yes");
+        let later = START + 6 * SECOND;
+        health.beat(later);
+        assert!(text(health.live(later)).contains("udp 127.0.0.2:53: no answer yet"));
     }
 
     #[test]
