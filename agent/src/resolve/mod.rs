@@ -31,11 +31,9 @@ use self::connection::Exchanged;
 use self::flights::{Flight, Flights, Joined};
 use self::routes::Route;
 pub use self::routes::Routes;
-use self::upstream::Failure;
 use crate::cache::{Cache, Draft, Lookup, Reader, Tick};
 use crate::config::Limits;
 use crate::miss::{Asked, Receiver};
-use crate::telemetry::cells::Outcome;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::counters::{NO_ZONE, add};
 use crate::telemetry::registry::Telemetry;
@@ -251,6 +249,7 @@ impl Resolver {
             if left.is_zero() {
                 break;
             }
+            let began = Instant::now();
             let attempt = server.ask(question, limits);
             match tokio::time::timeout(limits.attempt_timeout.min(left), attempt).await {
                 Ok(Ok(exchanged)) if exchanged.is_refusal() => {
@@ -270,7 +269,7 @@ impl Resolver {
                 }
                 Err(_) => {
                     why = ExtendedError::NO_UPSTREAM;
-                    server.failed(Failure::Outcome(Outcome::Timeout));
+                    server.timed_out(began);
                 }
             }
         }

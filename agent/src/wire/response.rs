@@ -99,12 +99,18 @@ impl Response {
     }
 
     /// The response as it is kept and sent again; `message` and `offsets` are those it was read
-    /// from.
+    /// from. An RCODE above 15 speaks of our EDNS, cookie or key, not of the question: the client
+    /// gets SERVFAIL, never the lower four bits alone (those of BADVERS say NOERROR).
     #[must_use]
     pub fn answer<'a>(&self, message: &'a [u8], offsets: &'a [u8]) -> Answer<'a> {
         let (start, end) = self.records;
+        let rcode = if self.rcode > 0x000f {
+            rcode::SERVFAIL
+        } else {
+            self.rcode
+        };
         Answer {
-            flags: Flags(self.flags.0 & Answer::KEPT_FLAGS),
+            flags: Flags((self.flags.0 & Answer::KEPT_FLAGS & !0x000f) | rcode),
             counts: self.counts,
             records: message.get(start..end).unwrap_or(&[]),
             ttl_offsets: offsets.get(..self.offsets).unwrap_or(&[]),
