@@ -191,6 +191,14 @@ impl Agent {
         self.program.resident_bytes()
     }
 
+    /// How many file descriptors it has open.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn descriptors(&self) -> anyhow::Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
+    }
+
     /// What it has logged so far.
     #[must_use]
     pub fn log(&self) -> String {

@@ -17,6 +17,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::RecvFlags;
 use socket2::{Domain, SockRef, Socket, Type};
 
+use crate::process::free_port;
+
 /// What is done with queries.
 pub trait Service: Send + Sync + 'static {
     /// One datagram. Runs on the only UDP thread: what waits belongs on a thread of its own.
@@ -226,14 +228,20 @@ fn close(stream: &TcpStream) {
     }
 }
 
-/// A UDP and a TCP socket on the same port, chosen by the kernel.
+/// A UDP and a TCP socket on the same port. It is none of those that the kernel gives to clients:
+/// one of them could take it while connections are refused.
 ///
 /// # Errors
-/// When a hundred ports that were free for TCP were taken for UDP, or the address is not ours.
+/// When no port is free, or the address is not ours.
 pub fn bind_pair(ip: IpAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
-    for _ in 0..100 {
-        let tcp = TcpListener::bind((ip, 0)).with_context(|| format!("bind TCP on {ip}"))?;
-        if let Ok(udp) = UdpSocket::bind(tcp.local_addr()?) {
+    loop {
+        let port = free_port()?;
+        // UDP first: a server that refuses connections keeps its port by its UDP socket.
+        let udp = match UdpSocket::bind((ip, port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => continue,
+            udp => udp.with_context(|| format!("bind UDP on {ip}"))?,
+        };
+        if let Ok(tcp) = TcpListener::bind((ip, port)) {
             // Bursts of a test are not to be lost in the lab's own buffer.
             SockRef::from(&udp).set_recv_buffer_size(4 << 20)?;
             // std listens with a backlog of 128 (and the kernel takes the last word).
@@ -241,7 +249,6 @@ pub fn bind_pair(ip: IpAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
             return Ok((udp, tcp));
         }
     }
-    anyhow::bail!("no port of {ip} is free for both UDP and TCP")
 }
 
 /// Locks, also after a panic elsewhere: counts of a failed test are still worth reading.

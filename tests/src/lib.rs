@@ -17,6 +17,7 @@
 pub mod agent;
 pub mod client;
 pub mod coredns;
+pub mod dice;
 pub mod fault;
 pub mod frames;
 pub mod host;

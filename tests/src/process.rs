@@ -81,7 +81,9 @@ pub fn free_port() -> anyhow::Result<u16> {
 #[must_use]
 pub fn is_free(port: u16) -> bool {
     let address = (Ipv4Addr::LOCALHOST, port);
-    TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
+    // UDP first: a server that refuses connections for a while keeps its port by its UDP socket, and
+    // must find it without a listener when it comes back.
+    UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok()
 }
 
 /// The program named `name`: what the environment variable says, else beside this executable or

@@ -102,6 +102,15 @@ impl Exchanged {
         self.response.answer(&self.message, &self.offsets)
     }
 
+    /// How the try ended. Over TCP nothing has to be cut, so a server that does it is to be seen.
+    pub(super) fn outcome(&self) -> Outcome {
+        if self.response.flags.has(Flags::TC) {
+            Outcome::Truncated
+        } else {
+            Outcome::Answered
+        }
+    }
+
     /// Whether the server could or would not answer: another may.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(
@@ -159,6 +168,11 @@ impl Connection {
             && matches!(silent, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
+    /// Whether it was used at this moment or later.
+    pub(super) fn was_used_since(&self, moment: Instant) -> bool {
+        self.used >= moment
+    }
+
     /// Asks and waits for the answer; gives the connection back with it. What does not belong to
     /// the question is dropped and counted.
     pub(super) async fn exchange(
@@ -185,49 +199,55 @@ impl Connection {
     ) -> Result<Exchanged, Outcome> {
         let written = self.stream.write_all(&request.frame).await;
         written.map_err(|error| Outcome::of(&error))?;
-        for _ in 0..LIES {
-            let mut message = self.read().await.map_err(|error| Outcome::of(&error))?;
+        // One read has both length and message, where the server wrote both at once.
+        let mut inbox = Vec::with_capacity(BUFFER);
+        let mut lies = 0;
+        loop {
+            let read = self.read(&mut inbox).await;
+            let mut message = read.map_err(|error| Outcome::of(&error))?;
             let mut offsets = vec![0; response::offsets_needed(&message)];
             match Response::parse(&mut message, &request.expected(), &mut offsets) {
                 Ok(response) => {
+                    if !inbox.is_empty() {
+                        // More than one question has answers: nobody knows what comes next.
+                        self.ends = self.used;
+                    }
                     return Ok(Exchanged {
                         response,
                         message,
                         offsets,
                     });
                 }
-                Err(lie) => cells.end(match lie {
-                    Lie::Malformed => Outcome::Malformed,
-                    Lie::WrongId => Outcome::WrongId,
-                    Lie::WrongQuestion => Outcome::WrongQuestion,
-                }),
+                Err(lie) => {
+                    let outcome = match lie {
+                        Lie::Malformed => Outcome::Malformed,
+                        Lie::WrongId => Outcome::WrongId,
+                        Lie::WrongQuestion => Outcome::WrongQuestion,
+                    };
+                    lies += 1;
+                    if lies == LIES {
+                        return Err(outcome);
+                    }
+                    cells.end(outcome);
+                }
             }
         }
-        Err(Outcome::Malformed)
     }
 
-    /// Reads one message.
-    async fn read(&mut self) -> std::io::Result<Vec<u8>> {
-        // One read has both length and message, where the server wrote both at once.
-        let mut buffer = Vec::with_capacity(BUFFER);
+    /// Reads one message. What came behind it stays in `inbox`, for the next call.
+    async fn read(&mut self, inbox: &mut Vec<u8>) -> std::io::Result<Vec<u8>> {
         loop {
-            if let Some((prefix, rest)) = buffer.split_first_chunk::<PREFIX>() {
+            if let Some((prefix, rest)) = inbox.split_first_chunk::<PREFIX>() {
                 let length = usize::from(u16::from_be_bytes(*prefix));
                 if rest.len() >= length {
-                    // More than one message behind one question: the second is not looked at, and
-                    // the connection ends with its answer unread.
-                    self.ends = if rest.len() > length {
-                        self.used
-                    } else {
-                        self.ends
-                    };
-                    buffer.truncate(PREFIX + length);
-                    buffer.drain(..PREFIX);
-                    return Ok(buffer);
+                    let behind = inbox.split_off(PREFIX + length);
+                    let mut message = std::mem::replace(inbox, behind);
+                    message.drain(..PREFIX);
+                    return Ok(message);
                 }
-                buffer.reserve(PREFIX + length - buffer.len());
+                inbox.reserve(PREFIX + length - inbox.len());
             }
-            if self.stream.read_buf(&mut buffer).await? == 0 {
+            if self.stream.read_buf(inbox).await? == 0 {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
         }

@@ -38,7 +38,6 @@ use self::upstream::{Failure, Server};
 use crate::cache::{Cache, Draft, Lookup, Reader, Tick};
 use crate::config::Limits;
 use crate::miss::{Asked, Receiver};
-use crate::telemetry::cells::Outcome;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::counters::add;
 use crate::telemetry::registry::Telemetry;
@@ -298,7 +297,7 @@ impl Resolver {
                 }
                 Err(_) => {
                     why = ExtendedError::NO_UPSTREAM;
-                    server.failed(Failure::Outcome(Outcome::Timeout));
+                    server.timed_out(began);
                 }
             }
         }

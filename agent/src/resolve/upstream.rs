@@ -25,6 +25,10 @@ use crate::wire::question::Question;
 /// servers that came since, and not all of it at once.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
+/// The log is told of a server's failure at most this often: a server that answers every other
+/// query would fill it.
+const SAID_EVERY: Duration = Duration::from_secs(10);
+
 /// Why a server gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -67,7 +71,10 @@ pub(super) struct Server {
     /// One permit a connection that may be in use.
     places: Semaphore,
     permits: Mutex<usize>,
+    /// Whether the last word in the log is that it fails.
     is_failing: AtomicBool,
+    /// When that was last said.
+    said: Mutex<Option<Instant>>,
     asked: AtomicU64,
 }
 
@@ -81,6 +88,7 @@ impl Server {
             places: Semaphore::new(0),
             permits: Mutex::new(0),
             is_failing: AtomicBool::new(false),
+            said: Mutex::new(None),
             asked: AtomicU64::new(0),
         })
     }
@@ -148,11 +156,33 @@ impl Server {
             Failure::Stale => Outcome::Closed,
         };
         self.cells().end(outcome);
-        if !self.is_failing.swap(true, Relaxed) {
+        if self.may_say() {
+            self.is_failing.store(true, Relaxed);
             let (_, error) = Outcome::ALL[outcome as usize];
             tracing::warn!(upstream = %self.address, error, "an upstream does not answer");
         }
         Failure::Outcome(outcome)
+    }
+
+    /// Counts a try that began at `since` and got no answer in time. Connections that nothing has
+    /// come over since then may lead to where this one led: into the void, when a server's host
+    /// has died without a word. The next try must not be spent on another of them.
+    pub(super) fn timed_out(&self, since: Instant) {
+        lock(&self.idle).retain(|connection| connection.was_used_since(since));
+        self.failed(Failure::Outcome(Outcome::Timeout));
+    }
+
+    fn may_say(&self) -> bool {
+        if self.is_failing.load(Relaxed) {
+            return false;
+        }
+        let now = Instant::now();
+        let mut said = lock(&self.said);
+        let is_due = said.is_none_or(|last| now >= last + SAID_EVERY);
+        if is_due {
+            *said = Some(now);
+        }
+        is_due
     }
 
     /// Closes connections that have waited for `idle` without a query.
@@ -162,7 +192,7 @@ impl Server {
     }
 
     fn answered(&self, connection: Connection, exchanged: Exchanged) -> Exchanged {
-        self.cells().end(Outcome::Answered);
+        self.cells().end(exchanged.outcome());
         if self.is_failing.swap(false, Relaxed) {
             tracing::info!(upstream = %self.address, "an upstream answers again");
         }
