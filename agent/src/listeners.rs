@@ -50,11 +50,24 @@ pub fn bind_all(listen: &Listen, workers: usize) -> Result<Vec<Bound>, Vec<Probl
     })?;
     let mut bound = Vec::new();
     let mut problems = Vec::new();
+    let is_named = |ip: IpAddr| listen.addresses.iter().any(|named| named.value == ip);
     for address in &addresses {
         match bind(address, &listen.port, workers) {
             Ok(one) => bound.push(one),
-            Err(problem) => problems.push(problem),
+            // One of many that a wildcard stands for may not be ready yet (an IPv6 address while
+            // others are asked about it): it is tried again.
+            Err(problem) if !is_named(address.value) && problem.is_about_the_address => {
+                tracing::warn!(problem = %problem.problem, "an address cannot be served yet");
+            }
+            Err(problem) => problems.push(problem.problem),
         }
+    }
+    if bound.is_empty() && problems.is_empty() {
+        problems.push(Problem {
+            origin: listen.port.origin.clone(),
+            message: "the host has no address that listen.addresses stands for".to_owned(),
+            remedy: "list an address that `ip address` shows".to_owned(),
+        });
     }
     if problems.is_empty() {
         Ok(bound)
@@ -202,6 +215,15 @@ fn is_link_local_v6(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
+/// An address that cannot be listened on.
+#[derive(Debug)]
+pub struct Refused {
+    /// What is wrong and what to do.
+    pub problem: Problem,
+    /// The host does not have the address, or not yet.
+    pub is_about_the_address: bool,
+}
+
 /// Binds UDP and TCP at an address.
 ///
 /// # Errors
@@ -210,7 +232,7 @@ pub fn bind(
     address: &Located<IpAddr>,
     port: &Located<u16>,
     workers: usize,
-) -> Result<Bound, Problem> {
+) -> Result<Bound, Refused> {
     let wanted = SocketAddr::new(address.value, port.value);
     let tries = if port.value == 0 { PORT_TRIES } else { 1 };
     let mut result = Err(io::Error::from(ErrorKind::AddrInUse));
@@ -230,13 +252,10 @@ pub fn bind(
     }
     match result {
         Ok(bound) => Ok(bound),
-        Err(error) => Err(problem(
-            &address.origin,
-            wanted,
-            proto,
-            "listen.port",
-            &error,
-        )),
+        Err(error) => Err(Refused {
+            is_about_the_address: error.kind() == ErrorKind::AddrNotAvailable,
+            problem: problem(&address.origin, wanted, proto, "listen.port", &error),
+        }),
     }
 }
 
@@ -318,7 +337,7 @@ mod tests {
         let first = bind(&ip, &located(0), 2).unwrap();
         assert_eq!(first.listener.local_addr().unwrap(), first.address());
         let port = located(first.address().port());
-        let second = bind(&ip, &port, 2).unwrap_err().to_string();
+        let second = bind(&ip, &port, 2).unwrap_err().problem.to_string();
         assert!(
             second.contains("--listen-addresses: cannot listen on 127.0.0.1:"),
             "{second}"
@@ -328,14 +347,14 @@ mod tests {
             "{second}"
         );
         drop(first.group);
-        let third = bind(&ip, &port, 2).unwrap_err().to_string();
+        let third = bind(&ip, &port, 2).unwrap_err().problem.to_string();
         assert!(third.contains("over TCP"), "{third}");
     }
 
     #[test]
     fn an_address_of_another_host_is_named_with_the_remedy() {
         let ip = located(IpAddr::from([192, 0, 2, 1]));
-        let refused = bind(&ip, &located(0), 1).unwrap_err().to_string();
+        let refused = bind(&ip, &located(0), 1).unwrap_err().problem.to_string();
         assert!(refused.contains("does not have the address"), "{refused}");
         assert!(refused.contains("ip address add 192.0.2.1"), "{refused}");
     }

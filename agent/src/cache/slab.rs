@@ -217,7 +217,21 @@ impl Slab {
             taken: 0,
             closed: false,
         };
-        let number = match self.empty.pop() {
+        // The first page lacks its first cell, as that would be Handle::NONE: a page of one cell
+        // cannot be that one.
+        let needs_whole_page = self.per_page(class) == 1;
+        if needs_whole_page && self.pages.is_empty() {
+            self.pages.push(Page {
+                class: NONE,
+                ..page
+            });
+            self.empty.push(0);
+        }
+        let whole = self
+            .empty
+            .iter()
+            .rposition(|&number| !needs_whole_page || number != 0);
+        let number = match whole.map(|at| self.empty.remove(at)) {
             Some(number) => number,
             None => {
                 self.pages.push(page.clone());
@@ -294,6 +308,21 @@ mod tests {
         assert_eq!(emptied.len(), 4);
         assert!(slab.take(other, cell).is_some());
         assert_eq!(slab.in_use(), 1);
+    }
+
+    #[test]
+    fn a_cell_as_large_as_a_page_is_never_the_first_one() {
+        let cells: Vec<Cell> = (0..3 * PAGE_UNITS).map(|_| Cell::default()).collect();
+        let cell = |handle: Handle| &cells[handle.0 as usize];
+        let mut slab = Slab::new();
+        slab.set_limit(3);
+        let class = slab.class_for(60_000).unwrap();
+        let large = slab.take(class, cell).unwrap();
+        assert_eq!(large.page(), 1);
+        let small = slab.class_for(100).unwrap();
+        assert_eq!(slab.take(small, cell).unwrap().page(), 0);
+        slab.give(large, cell(large));
+        assert_eq!(slab.take(class, cell), Some(large));
     }
 
     #[test]

@@ -284,15 +284,15 @@ pub const KEYS: &[Key] = &[
         Kind::Seconds(limits::MAX_TTL),
         "1h; 30s for the cluster's domain",
         true,
-        "Longest lifetime of a positive answer. Longer TTLs are cut, shorter ones kept as they \
-         are (RFC 8767 section 4). `0s` keeps nothing.",
+        "How long a positive answer is kept at most; a shorter TTL is kept as it is. Answers show \
+         the upstream's TTLs, aged. `0s` keeps nothing.",
     ),
     key(
         "zones[].maxNegativeTtl",
         Kind::Seconds(limits::MAX_NEGATIVE_TTL),
         "30s; 5s for the cluster's domain",
         true,
-        "Longest lifetime of a negative answer (RFC 2308 section 5). `0s` keeps nothing.",
+        "How long a negative answer is kept at most (RFC 2308 section 5). `0s` keeps nothing.",
     ),
     key(
         "limits.inFlight",

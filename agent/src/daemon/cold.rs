@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::follow::Follow;
 use super::{End, StartError};
@@ -29,6 +29,9 @@ use crate::telemetry::registry::Telemetry;
 
 /// How often the host's addresses are read where a wildcard is listened on.
 const FOLLOW: Duration = Duration::from_secs(2);
+/// The part of a drain's grace that is kept for stopping the workers and for what they hand over
+/// last.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 /// Beats of the cold thread in a second.
 const BEATS_A_SECOND: u32 = 4;
 
@@ -122,30 +125,40 @@ impl Cold {
             Arc::clone(&self.resolver),
         );
         parts.spawn(house);
-        obey(&mut signals, &mut self.reload, &mut follow, &mut parts).await;
+        let stop = obey(&mut signals, &mut self.reload, &mut follow, &mut parts).await;
+        if let Some(why) = stop {
+            let _ = self.end.send(End::Failed(why));
+            return;
+        }
 
         tracing::info!("draining");
+        let began_ns = Clock.now_ns();
         self.health.begin_drain();
+        // From here on the main thread hears whether a second signal comes.
         let end = self.end.clone();
         let _ = end.send(End::Drain);
+        let hurry = self.end.clone();
         parts.spawn(async move {
             while signals.next().await != Signal::ExitNow {}
-            let _ = end.send(End::Now);
+            let _ = hurry.send(End::Now);
         });
-        let _ = self.workers_have_ended.await;
         drop(follow);
-        let resolver = Arc::clone(&self.resolver);
-        let answered = async {
-            while resolver.in_flight() > 0 {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
         // As a reload may have left it.
         let grace = self.reload.config.limits.drain_timeout;
-        let (end, _) = tokio::join!(trigger.drain(grace), tokio::time::timeout(grace, answered));
+        let resolver = Arc::clone(&self.resolver);
+        // Workers go on until those who waited have their answers: what comes meanwhile is not
+        // lost while there is time.
+        let first = grace.saturating_sub(LAST_WORDS);
+        let waited = timeout(first, until(|| !resolver.has_waited_since(began_ns)));
+        let (streams, waited) = tokio::join!(trigger.drain(first), waited);
+        let _ = end.send(End::StopWorkers);
+        drop(end);
+        let _ = timeout(LAST_WORDS, self.workers_have_ended).await;
+        // What they handed over last.
+        let _ = timeout(LAST_WORDS, until(|| resolver.in_flight() == 0)).await;
         resolver.send_now();
-        let left = resolver.in_flight();
-        if end == DrainEnd::TimedOut || left > 0 {
+        if streams == DrainEnd::TimedOut || waited.is_err() {
+            let left = resolver.in_flight();
             tracing::warn!(left, "the drain took too long; the rest gets SERVFAIL");
         } else {
             tracing::info!("drained");
@@ -154,22 +167,36 @@ impl Cold {
     }
 }
 
-/// Carries out signals until one asks for the end.
+/// Waits until something is so.
+async fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Carries out signals until one asks for the end, or a part ends that must not: then says which.
 async fn obey(
     signals: &mut Signals,
     reload: &mut Reload,
     follow: &mut Follow,
     parts: &mut JoinSet<()>,
-) {
+) -> Option<String> {
     let mut look = interval(FOLLOW);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
                 Signal::Reload => reload.run(),
-                Signal::Drain | Signal::ExitNow => return,
+                Signal::Drain | Signal::ExitNow => return None,
             },
             _ = look.tick(), if follow.is_needed => follow.look(parts),
+            Some(ended) = parts.join_next() => match ended {
+                Err(error) if error.is_panic() => {
+                    return Some(format!("a part of the cold thread: {error}"));
+                }
+                // A listener whose address the host has lost.
+                _ => {}
+            },
         }
     }
 }

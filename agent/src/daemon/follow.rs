@@ -71,7 +71,9 @@ impl Follow {
                         self.accept(parts, listener);
                     }
                 }
-                Err(problem) => tracing::warn!(%problem, "a new address cannot be served"),
+                Err(refused) => {
+                    tracing::warn!(problem = %refused.problem, "a new address cannot be served");
+                }
             }
         }
         let now = self.listeners.addresses();

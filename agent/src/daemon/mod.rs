@@ -105,6 +105,8 @@ impl StartError {
 enum End {
     /// A signal asked for it.
     Drain,
+    /// Those who waited have their answers: the workers may end.
+    StopWorkers,
     /// A second signal asked for it.
     Now,
     /// A part failed that nothing goes on without.
@@ -198,15 +200,7 @@ impl Running {
         telemetry.agent.config_loaded(Clock.wall().as_secs());
         let (workers_ended, workers_have_ended) = oneshot::channel();
         let (started, has_started) = mpsc::channel();
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            workers = count,
-            listen = ?dns,
-            admin = ?admin_addresses,
-            zones = config.zones.len(),
-            cache_size = config.cache.size_bytes,
-            "serving"
-        );
+        let (zones, cache_size) = (config.zones.len(), config.cache.size_bytes);
         let cold = Cold {
             queue,
             ear,
@@ -250,6 +244,15 @@ impl Running {
                 });
             }
         }
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            workers = count,
+            listen = ?dns,
+            admin = ?admin_addresses,
+            zones,
+            cache_size,
+            "serving"
+        );
         let pulse = Pulse::start(health).map_err(system("start the pulse"))?;
         Ok(Self {
             dns,
@@ -265,38 +268,39 @@ impl Running {
     /// Waits for the end; drains where that is asked for.
     #[must_use]
     pub fn wait(self) -> Exit {
-        match self.ends.recv() {
-            Ok(End::Drain) => {}
-            Ok(End::Now) => return Exit::Done,
-            Ok(End::Failed(why)) => {
-                tracing::error!(why, "a part of the agent has failed");
-                return Exit::Bug;
-            }
-            Err(_) => {
-                tracing::error!("the cold thread ended by itself");
-                return Exit::Bug;
-            }
-        }
-        // What waits in the sockets is answered or handed over before the cold side counts who
-        // still waits. Beside this thread, which must hear a second signal.
-        let (workers, workers_ended) = (self.workers, self.workers_ended);
-        let stopping = Builder::new().name("drain".to_owned()).spawn(move || {
-            workers.stop();
-            let _ = workers_ended.send(());
-        });
-        if let Err(error) = stopping {
-            tracing::error!(%error, "no thread for the drain");
-            return Exit::Bug;
-        }
+        let mut workers = Some((self.workers, self.workers_ended));
+        let mut is_draining = false;
         loop {
             match self.ends.recv() {
+                Ok(End::Drain) => is_draining = true,
+                Ok(End::StopWorkers) => {
+                    let Some((workers, ended)) = workers.take() else {
+                        continue;
+                    };
+                    // Beside this thread, which must hear a second signal.
+                    let stopping = Builder::new().name("drain".to_owned()).spawn(move || {
+                        workers.stop();
+                        let _ = ended.send(());
+                    });
+                    if let Err(error) = stopping {
+                        tracing::error!(%error, "no thread for the drain");
+                        return Exit::Bug;
+                    }
+                }
                 Ok(End::Now) => {
                     tracing::warn!("a second signal: ending at once");
                     return Exit::Done;
                 }
-                Ok(_) => {}
-                // The cold thread has let go of its end: it is over.
-                Err(_) => break,
+                Ok(End::Failed(why)) => {
+                    tracing::error!(why, "a part of the agent has failed");
+                    return Exit::Bug;
+                }
+                // The cold thread has let go of its end, and so have the workers.
+                Err(_) if is_draining => break,
+                Err(_) => {
+                    tracing::error!("the cold thread ended by itself");
+                    return Exit::Bug;
+                }
             }
         }
         if self.cold.join().is_err() {

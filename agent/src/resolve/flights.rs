@@ -10,6 +10,10 @@ use super::{Resolver, To, Waiter, lock};
 use crate::wire::edns::ExtendedError;
 use crate::wire::question::Question;
 
+/// Waiters of one question that are looked at for a query that was sent again: bounds what a name
+/// that thousands wait for costs.
+const LOOKED_AT: usize = 128;
+
 /// The questions under way.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
@@ -36,13 +40,19 @@ impl Flights {
         self.waiters
     }
 
+    /// Whether somebody still waits who came before this moment.
+    pub(super) fn has_waited_since(&self, moment_ns: u64) -> bool {
+        let mut waiters = self.flights.values().flatten();
+        waiters.any(|waiter| waiter.arrived_ns < moment_ns)
+    }
+
     /// Has `waiter` wait for the answer to `question`, with at most `limit` clients in total.
     pub(super) fn join(&mut self, question: &Question, waiter: Waiter, limit: usize) -> Joined {
         let others = self.flights.get_mut(question.as_octets());
-        if others
-            .as_ref()
-            .is_some_and(|others| others.iter().any(|other| other.is_same_query(&waiter)))
-        {
+        if others.as_ref().is_some_and(|others| {
+            let recent = others.iter().rev().take(LOOKED_AT);
+            recent.into_iter().any(|other| other.is_same_query(&waiter))
+        }) {
             return Joined::Repeated;
         }
         if self.waiters >= limit {
@@ -138,7 +148,11 @@ impl Drop for Flight {
     fn drop(&mut self) {
         if !self.is_settled {
             let waiters = self.land();
-            let why = Some(ExtendedError::DRAINING);
+            let why = Some(if std::thread::panicking() {
+                ExtendedError::INTERNAL
+            } else {
+                ExtendedError::DRAINING
+            });
             self.resolver.fail(waiters, &self.question, self.zone, why);
         }
     }

@@ -26,8 +26,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
 use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
 
 use self::connection::Exchanged;
 use self::flights::{Flight, Flights, Joined};
@@ -162,6 +162,12 @@ impl Resolver {
         lock(&self.flights).waiters()
     }
 
+    /// Whether a client still waits that came before this moment of the agent's clock.
+    #[must_use]
+    pub fn has_waited_since(&self, moment_ns: u64) -> bool {
+        lock(&self.flights).has_waited_since(moment_ns)
+    }
+
     /// Takes in what workers hand over, for ever.
     ///
     /// # Errors
@@ -271,13 +277,14 @@ impl Resolver {
         let mut refused = None;
         let mut why = ExtendedError::NO_UPSTREAM;
         for server in route.servers().take(TRIES.max(route.server_count())) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            // Waiting for a place among our own connections says nothing about the server.
+            let Ok(place) = timeout_at(deadline, server.place(limits)).await else {
+                why = ExtendedError::OVER_LIMIT;
                 break;
-            }
+            };
             let began = Instant::now();
-            let attempt = server.ask(question, limits);
-            let result = tokio::time::timeout(limits.attempt_timeout.min(left), attempt).await;
+            let until = deadline.min(began + limits.attempt_timeout);
+            let result = timeout_at(until, server.ask(question, limits, place)).await;
             note(question, server, &result, began);
             match result {
                 Ok(Ok(exchanged)) if exchanged.is_refusal() => {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::connection::{Connection, Exchanged, Request};
@@ -97,16 +97,20 @@ impl Server {
         self.address
     }
 
+    /// Waits for a place: the right to use one connection. Who came first gets it first.
+    pub(super) async fn place(&self, limits: &Limits) -> Option<SemaphorePermit<'_>> {
+        self.allow(limits.upstream_connections);
+        // The semaphore is never closed.
+        self.places.acquire().await.ok()
+    }
+
     /// Asks the server one question. Dropping the future ends the connection that it used.
     pub(super) async fn ask(
         &self,
         question: &Question,
         limits: &Limits,
+        _place: Option<SemaphorePermit<'_>>,
     ) -> Result<Exchanged, Failure> {
-        self.allow(limits.upstream_connections);
-        let Ok(_place) = self.places.acquire().await else {
-            return Err(Failure::Outcome(Outcome::Failed));
-        };
         let request = Request::new(question, self.asked.fetch_add(1, Relaxed));
         while let Some(idle) = self.take_idle(limits) {
             match idle.exchange(&request, self.cells()).await {

@@ -3,7 +3,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "recvmmsg and sendmmsg have no safe wrapper; performance.md section 5"
+    reason = "recvmmsg and sendmmsg have no safe wrapper; ADR 0004"
 )]
 
 use std::mem::zeroed;

@@ -4,7 +4,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "the classic BPF program and SO_MEMINFO have no safe wrapper; performance.md section 2b"
+    reason = "the classic BPF program and SO_MEMINFO have no safe wrapper; ADR 0004"
 )]
 
 use std::io;

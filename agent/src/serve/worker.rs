@@ -165,7 +165,9 @@ impl Worker {
                 }
                 Command::Close { listener } => {
                     self.finish(listener)?;
-                    self.sockets.remove(&listener);
+                    if let Some(served) = self.sockets.remove(&listener) {
+                        epoll::delete(poll, &served.socket)?;
+                    }
                 }
                 Command::Stop => {
                     let listeners: Vec<u32> = self.sockets.keys().copied().collect();

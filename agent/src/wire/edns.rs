@@ -65,9 +65,9 @@ impl ExtendedError {
         code: 0,
         text: "too many queries under way on this node",
     };
-    /// 20, Not Authoritative: this is a cache, zones are not transferred from here.
+    /// 21, Not Supported: this is a cache, zones are not transferred from here.
     pub const NO_TRANSFER: Self = Self {
-        code: 20,
+        code: 21,
         text: "zone transfers and meta types are not answered here",
     };
     /// 21, Not Supported: a class other than IN.
@@ -84,6 +84,11 @@ impl ExtendedError {
     pub const NETWORK: Self = Self {
         code: 23,
         text: "the upstreams could not be reached",
+    };
+    /// 0, Other: a task of ours failed.
+    pub const INTERNAL: Self = Self {
+        code: 0,
+        text: "the agent failed while it asked upstream",
     };
     /// 14, Not Ready: the agent is going down.
     pub const DRAINING: Self = Self {

@@ -107,7 +107,7 @@ impl Options {
         Ok(())
     }
 
-    fn config(&self, upstream: SocketAddr, dir: &Path) -> String {
+    fn config(&self, upstream: SocketAddr) -> String {
         let Self {
             port,
             health,
@@ -119,9 +119,7 @@ impl Options {
              listen:\n  addresses: [127.0.0.1]\n  port: {port}\n\
              intercept:\n  enabled: false\n\
              zones:\n  - name: \".\"\n    upstreams: [\"{upstream}\"]\n\
-             admin:\n  health: 127.0.0.1:{health}\n  metrics: 127.0.0.1:{metrics}\n  \
-             socket: {}\n",
-            dir.join("admin.sock").display()
+             admin:\n  health: 127.0.0.1:{health}\n  metrics: 127.0.0.1:{metrics}\n"
         )
     }
 
@@ -163,7 +161,7 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let sample = Sample::start()?;
     let dir = TempDir::new()?;
     let config = dir.path().join("nodens.yaml");
-    fs::write(&config, options.config(sample.addr(), dir.path()))?;
+    fs::write(&config, options.config(sample.addr()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
