@@ -8,6 +8,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodens
 COREDNS_VERSION := 1.14.4
 COREDNS := $(CACHE)/coredns-$(COREDNS_VERSION)/coredns
 DENY_VERSION := 0.20.2
+FUZZ_VERSION := 0.13.2
+FUZZ := $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
@@ -17,6 +19,10 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 PORT ?= 5300
 HEALTH_PORT ?= 9254
 METRICS_PORT ?= 9253
+
+# Of `make fuzz`, for each target; options of `make bench`, e.g. BENCH=--quick.
+SECONDS_EACH ?= 60
+BENCH ?=
 
 .PHONY: help
 help: ## list the targets
@@ -80,11 +86,10 @@ agent: ## the agent as it ships
 cargo-test: agent coredns ## unit, property and end-to-end tests
 	NODENS_BIN=$(TARGET)/release/nodens cargo test --locked --workspace --no-fail-fast
 
-# Release code, for loom visits very many interleavings; not linked as one, which gains nothing here.
 .PHONY: model
 model: ## every interleaving of the cache's lock-free reads (loom)
-	RUSTFLAGS="--cfg nodens_loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-	  cargo test --locked -p nodens --lib --release --target-dir $(TARGET)/model -- cache::
+	RUSTFLAGS="--cfg nodens_loom" \
+	  cargo test --locked -p nodens --lib --profile model --target-dir $(TARGET)/model -- cache::model
 
 # The sanitizer is a nightly feature. Where there is no nightly, the stable compiler is told to
 # take it: its runtime is part of every toolchain.
@@ -94,6 +99,21 @@ asan: ## the modules with unsafe code under AddressSanitizer
 	  then export RUSTUP_TOOLCHAIN=nightly; else export RUSTC_BOOTSTRAP=1; fi; \
 	RUSTFLAGS="-Zsanitizer=address" cargo test --locked -p nodens --lib \
 	  --target $(HOST) --target-dir $(TARGET)/asan -- cache:: serve::
+
+# Where a goal is missed it ends with an error: then the table says which.
+.PHONY: bench
+bench: agent ## the speeds against a bare UDP echo, as a table with the goals (on a quiet machine)
+	cargo build --locked --release -p nodens-tests --bin bench --bin echo
+	$(TARGET)/release/bench --agent $(TARGET)/release/nodens $(BENCH)
+
+# wire has no unsafe code, so no sanitizer. A finding is written to tests/fuzz/artifacts.
+.PHONY: fuzz
+fuzz: $(FUZZ) ## look for octets that wire and hickory-proto judge differently (SECONDS_EACH=60; nightly)
+	cd tests/fuzz && for target in query response; do \
+	  mkdir -p corpus/$$target && PATH="$(dir $(FUZZ)):$$PATH" cargo +nightly fuzz run --fuzz-dir . \
+	    --sanitizer none $$target corpus/$$target seeds/$$target \
+	    -- -max_total_time=$(SECONDS_EACH) -max_len=4096 -timeout=10 || exit 1; \
+	done
 
 .PHONY: coredns
 coredns: $(COREDNS) ## build the CoreDNS of the tests into the user's cache (once, about 4 minutes)
@@ -109,3 +129,7 @@ $(COREDNS):
 $(DENY):
 	@mkdir -p $(CACHE)
 	cargo install --locked --version $(DENY_VERSION) --root $(CACHE)/cargo-deny-$(DENY_VERSION) cargo-deny
+
+$(FUZZ):
+	@mkdir -p $(CACHE)
+	cargo install --locked --version $(FUZZ_VERSION) --root $(CACHE)/cargo-fuzz-$(FUZZ_VERSION) cargo-fuzz
