@@ -9,7 +9,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -60,6 +60,8 @@ pub struct Health {
     plan: Mutex<Plan>,
     cold_ns: AtomicU64,
     is_draining: AtomicBool,
+    /// Where the probes under way over TCP come from.
+    probing: Mutex<Vec<SocketAddr>>,
 }
 
 #[derive(Debug)]
@@ -91,10 +93,10 @@ pub(super) struct Lane {
     pub(super) cpu: Option<usize>,
     /// When we began to ask.
     since_ns: u64,
-    /// The last good answer; 0 before the first.
-    good_ns: AtomicU64,
     /// Whether it was there at the start: then the agent does not live before it has answered.
     is_first: bool,
+    /// The last good answer; 0 before the first.
+    good_ns: AtomicU64,
     /// Why the last probe failed, as [`Fault::code`]; [`NO_FAULT`] after a good answer.
     fault: AtomicI32,
 }
@@ -115,6 +117,7 @@ impl Health {
             }),
             cold_ns: AtomicU64::new(now_ns),
             is_draining: AtomicBool::new(false),
+            probing: Mutex::default(),
         };
         health.replan(now_ns, |_| {});
         health
@@ -135,6 +138,23 @@ impl Health {
         self.cold_ns.store(now_ns, Relaxed);
     }
 
+    /// Whether a TCP connection from there is a probe of our own. Clients' limits are not for it:
+    /// clients that use up all connections must not make the agent look dead, and be killed.
+    #[must_use]
+    pub fn is_probe(&self, peer: SocketAddr) -> bool {
+        lock(&self.probing).contains(&peer)
+    }
+
+    /// A probe over TCP is about to leave from there.
+    pub(super) fn expect_probe(&self, source: SocketAddr) {
+        lock(&self.probing).push(source);
+    }
+
+    /// The probes of the last round are over.
+    pub(super) fn forget_probes(&self) {
+        lock(&self.probing).clear();
+    }
+
     /// A drain begins: no longer ready, from this moment on.
     pub fn begin_drain(&self) {
         self.is_draining.store(true, Relaxed);
@@ -153,6 +173,23 @@ impl Health {
     /// # Errors
     /// What is wrong, in words.
     pub fn live(&self, now_ns: u64) -> Result<(), Reasons> {
+        self.judge_live(now_ns, |lane| lane.is_first)
+    }
+
+    /// As [`Self::live`], but at the start everything has [`LIVE_WINDOW`] for its first answer: a
+    /// start is not worth a line in the log.
+    ///
+    /// # Errors
+    /// As [`Self::live`].
+    pub(super) fn live_or_young(&self, now_ns: u64) -> Result<(), Reasons> {
+        self.judge_live(now_ns, |_| false)
+    }
+
+    fn judge_live(
+        &self,
+        now_ns: u64,
+        must_have_answered: impl Fn(&Lane) -> bool,
+    ) -> Result<(), Reasons> {
         let mut reasons = self.cold(LIVE_WINDOW, now_ns);
         if !self.is_draining() {
             let targets = self.targets.load();
@@ -174,23 +211,6 @@ impl Health {
     pub fn ready(&self, now_ns: u64) -> Result<(), Reasons> {
         if self.is_draining() {
             return Err(Reasons(vec!["draining".to_owned()]));
-        self.judge_live(now_ns, |lane| lane.is_first)
-    }
-
-    /// As [`Self::live`], but at the start everything has [`LIVE_WINDOW`] for its first answer: a
-    /// start is not worth a line in the log.
-    ///
-    /// # Errors
-    /// As [`Self::live`].
-    pub(super) fn live_or_young(&self, now_ns: u64) -> Result<(), Reasons> {
-        self.judge_live(now_ns, |_| false)
-    }
-
-    fn judge_live(
-        &self,
-        now_ns: u64,
-        must_have_answered: impl Fn(&Lane) -> bool,
-    ) -> Result<(), Reasons> {
         }
         let mut reasons = self.cold(READY_WINDOW, now_ns);
         let targets = self.targets.load();
@@ -238,7 +258,7 @@ impl Health {
     }
 
     fn replan(&self, now_ns: u64, change: impl FnOnce(&mut Plan)) {
-        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plan = lock(&self.plan);
         change(&mut plan);
         let old = self.targets.load();
         let target = |proto, address, cpus: &[Option<usize>]| {
@@ -250,7 +270,7 @@ impl Health {
                     known.and_then(|target| target.lanes.iter().find(|lane| lane.cpu == cpu));
                 known
                     .cloned()
-                    .unwrap_or_else(|| Arc::new(Lane::new(cpu, now_ns)))
+                    .unwrap_or_else(|| Arc::new(Lane::new(cpu, now_ns, old.is_empty())))
             };
             Target {
                 proto,
@@ -331,6 +351,7 @@ impl Lane {
         Self {
             cpu,
             since_ns,
+            is_first,
             good_ns: AtomicU64::new(0),
             fault: AtomicI32::new(NO_FAULT),
         }
@@ -351,7 +372,6 @@ impl Reasons {
     #[must_use]
     pub fn line(&self) -> String {
         self.0.join("; ")
-            is_first,
     }
 
     fn unless_empty(reasons: Vec<String>) -> Result<(), Self> {
@@ -367,6 +387,11 @@ impl fmt::Display for Reasons {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("\n"))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is inside is whole between two calls.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A moment that another thread has noted after `now_ns` was read is no age at all.
@@ -434,6 +459,18 @@ mod tests {
     }
 
     #[test]
+    fn nobody_dies_of_an_address_that_has_just_come() {
+        let health = health();
+        answer_all_but(&health, None, START);
+        let both = ["127.0.0.1:53", "127.0.0.2:53"].map(|text| text.parse().unwrap());
+        health.set_addresses(&both, START);
+        assert_eq!(text(health.live(START)), "yes");
+        let later = START + 6 * SECOND;
+        health.beat(later);
+        assert!(text(health.live(later)).contains("udp 127.0.0.2:53: no answer yet"));
+    }
+
+    #[test]
     fn one_hung_worker_is_enough_to_be_not_ready_and_then_not_live() {
         let health = health();
         answer_all_but(&health, None, START);
@@ -458,18 +495,6 @@ mod tests {
         answer_all_but(&health, None, START);
         let later = START + 3 * SECOND;
         answer_all_but(&health, None, later);
-    #[test]
-    fn nobody_dies_of_an_address_that_has_just_come() {
-        let health = health();
-        answer_all_but(&health, None, START);
-        let both = ["127.0.0.1:53", "127.0.0.2:53"].map(|text| text.parse().unwrap());
-        health.set_addresses(&both, START);
-        assert_eq!(text(health.live(START)), "yes");
-        let later = START + 6 * SECOND;
-        health.beat(later);
-        assert!(text(health.live(later)).contains("udp 127.0.0.2:53: no answer yet"));
-    }
-
         health.beat(START);
         assert_eq!(
             text(health.ready(later)),
