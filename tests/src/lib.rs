@@ -22,6 +22,7 @@ pub mod fault;
 pub mod frames;
 pub mod host;
 pub mod load;
+pub mod netns;
 pub mod oracle;
 pub mod process;
 pub mod query;
