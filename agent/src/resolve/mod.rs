@@ -19,7 +19,7 @@ mod upstream;
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ use self::flights::{Flight, Flights, Joined};
 use self::outbox::Outbox;
 use self::routes::Route;
 pub use self::routes::Routes;
+pub use self::settle::Reply;
 use self::upstream::{Failure, Server};
 use crate::cache::{Cache, Draft, Lookup, Reader, Tick};
 use crate::config::Limits;
@@ -81,8 +82,8 @@ pub enum To {
     },
     /// A TCP connection.
     Stream {
-        /// Takes messages with their length in front (RFC 1035 section 4.2.2).
-        replies: mpsc::Sender<Vec<u8>>,
+        /// Takes the answers.
+        replies: mpsc::Sender<Reply>,
         /// The client's family.
         is_ipv6: bool,
         /// The idle timeout in units of 100 ms (RFC 7828 section 3.1).
@@ -104,6 +105,8 @@ pub struct Resolver {
     outbox: Mutex<Outbox>,
     /// Something waits in the outbox.
     posted: Notify,
+    /// Octets of answers that wait for TCP connections to take them.
+    outgoing: Arc<AtomicUsize>,
     udp_size: u16,
     telemetry: Arc<Telemetry>,
 }
@@ -129,6 +132,7 @@ impl Resolver {
             buffer: Mutex::new(vec![0; settle::BUFFER]),
             outbox: Mutex::default(),
             posted: Notify::new(),
+            outgoing: Arc::default(),
             udp_size,
             telemetry,
         })

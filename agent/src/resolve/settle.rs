@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Answers to those who wait: each gets its own ID, letter case, size and EDNS.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::{Resolver, To, Waiter, lock};
 use crate::telemetry::clock::Clock;
-use crate::telemetry::counters::Channel;
+use crate::telemetry::counters::{Channel, add};
 use crate::wire::answer::Answer;
 use crate::wire::edns::ExtendedError;
 use crate::wire::query::Query;
@@ -17,6 +19,40 @@ use crate::wire::{MAX_MESSAGE, rcode};
 const PREFIX: usize = 2;
 /// Room for a length and the largest message.
 pub(super) const BUFFER: usize = PREFIX + MAX_MESSAGE;
+/// Octets of answers that may wait for TCP connections to take them. All who wait for one answer
+/// get it at once: without a bound one question for 65,535 octets could cost as much for each.
+const MOST_OUTGOING: usize = 4 << 20;
+/// An answer of so many octets goes out beyond the bound; `limits.inFlight` bounds them.
+const SMALL: usize = 1232;
+
+/// An answer for a TCP connection, counted for as long as it is kept.
+#[derive(Debug)]
+pub struct Reply {
+    frame: Vec<u8>,
+    outgoing: Arc<AtomicUsize>,
+}
+
+impl Reply {
+    fn new(frame: &[u8], outgoing: &Arc<AtomicUsize>) -> Self {
+        outgoing.fetch_add(frame.len(), Relaxed);
+        Self {
+            frame: frame.to_vec(),
+            outgoing: Arc::clone(outgoing),
+        }
+    }
+
+    /// The message with its length in front (RFC 1035 section 4.2.2).
+    #[must_use]
+    pub fn frame(&self) -> &[u8] {
+        &self.frame
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.outgoing.fetch_sub(self.frame.len(), Relaxed);
+    }
+}
 
 impl Resolver {
     /// Answers all of `waiters`.
@@ -68,7 +104,14 @@ impl Resolver {
             let (prefix, message) = buffer.split_at_mut(PREFIX);
             let query = waiter.asked.restore(message);
             let shape = self.shape(&waiter.to, &query);
-            let length = write(message, &query, &shape);
+            let mut length = write(message, &query, &shape);
+            let mut rcode = rcode;
+            if length > SMALL && self.has_too_much_for(&waiter.to, length) {
+                let why = Some(ExtendedError::OVER_LIMIT);
+                rcode = rcode::SERVFAIL;
+                length = reply::failure(message, &query, rcode, why, &shape);
+                add(&cells.over_limit, 1);
+            }
             if length == 0 {
                 continue;
             }
@@ -86,13 +129,20 @@ impl Resolver {
                     prefix.copy_from_slice(&prefix_value.to_be_bytes());
                     // It fails only where the connection is gone: it has a place for every query
                     // that it let in.
-                    let _ = replies.try_send(buffer[..PREFIX + length].to_vec());
+                    let reply = Reply::new(&buffer[..PREFIX + length], &self.outgoing);
+                    let _ = replies.try_send(reply);
                 }
             }
             cells.answers.count(zone, channel, question.qtype(), rcode);
             let took = Duration::from_nanos(now_ns.saturating_sub(waiter.arrived_ns));
             cells.miss_latency.record(took, 1);
         }
+    }
+
+    /// Whether so many octets more would be too many for TCP connections to take.
+    fn has_too_much_for(&self, to: &To, length: usize) -> bool {
+        let is_kept = matches!(to, To::Stream { .. });
+        is_kept && self.outgoing.load(Relaxed) + length > MOST_OUTGOING
     }
 
     fn shape(&self, to: &To, query: &Query) -> Shape {

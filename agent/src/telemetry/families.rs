@@ -203,7 +203,7 @@ const STREAM: &[Family] = &[
         name: "nodens_tcp_connections_refused_total",
         kind: Kind::Counter,
         labels: &["reason"],
-        help: "Client connections closed at once because too many were open.",
+        help: "Client connections closed because too many were open: one that rested made room, or else the newcomer went.",
         read: |scrape, series| {
             let counts = scrape.cells.stream.connections_refused();
             for ((_, reason), count) in ConnectionRefusal::ALL.iter().zip(counts) {

@@ -2,9 +2,10 @@
 //! Clients over TCP (RFC 7766): many queries on a connection, answered in whatever order their
 //! answers come, within limits.
 
-use std::collections::HashMap;
+mod places;
+
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,13 +16,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use self::places::{Place, Places};
 use crate::cache::{Lookup, Reader, Tick};
 use crate::config::Listen;
 use crate::lifecycle::drain::DrainWatcher;
 use crate::lifecycle::ready::Health;
 use crate::miss::Asked;
-use crate::resolve::{Resolver, To, Waiter};
-use crate::telemetry::cells::{ConnectionRefusal, StreamCells};
+use crate::resolve::{Reply, Resolver, To, Waiter};
+use crate::telemetry::cells::StreamCells;
 use crate::telemetry::clock::{Clock, nanoseconds};
 use crate::telemetry::counters::{Channel, NO_ZONE, add};
 use crate::wire::MAX_MESSAGE;
@@ -33,10 +35,15 @@ use crate::wire::reply::{self, Shape};
 const PREFIX: usize = 2;
 /// Queries of one connection that may wait for their answers; further ones are not read.
 const PIPELINE: usize = 128;
-/// Octets of answers that are written at once.
-const WRITE: usize = 64 << 10;
-/// Room for a few queries; a longer one gets what its length says.
+/// Octets of answers that are written at once, or a little more. It bounds what a client that does
+/// not read makes us keep.
+const WRITE: usize = 16 << 10;
+/// Room for a few queries.
 const READ: usize = 2048;
+/// Octets of a query that are read: a question, an OPT record with all options that anybody sends,
+/// and a signature fit many times over. What a longer one has behind them is passed over, so that
+/// no client makes us keep the 65,535 octets that a length can promise.
+const LONGEST: usize = 4096;
 /// Pause after an error of accept: the system is short of something.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -48,8 +55,7 @@ pub struct Streams {
     cells: Arc<StreamCells>,
     health: Arc<Health>,
     limits: Listen,
-    /// Connections of each source address.
-    open: Mutex<HashMap<IpAddr, usize>>,
+    places: Arc<Places>,
     /// Room for one message.
     buffer: Mutex<Vec<u8>>,
 }
@@ -64,13 +70,14 @@ impl Streams {
         health: Arc<Health>,
         listen: &Listen,
     ) -> Arc<Self> {
+        let (most, of_client) = (listen.tcp_connections, listen.tcp_connections_per_client);
         Arc::new(Self {
             resolver,
             reader: Mutex::new(reader),
+            places: Places::new(most, of_client, &cells),
             cells,
             health,
             limits: listen.clone(),
-            open: Mutex::default(),
             buffer: Mutex::new(vec![0; MAX_MESSAGE]),
         })
     }
@@ -88,10 +95,14 @@ impl Streams {
                     Ok((stream, peer)) => {
                         // The agent's own probe takes no client's place, and finds one always.
                         let is_probe = self.health.is_probe(peer);
-                        let place = if is_probe { None } else { self.take_place(peer) };
+                        let place = if is_probe { None } else { self.places.take(peer.ip()) };
                         if is_probe || place.is_some() {
+                            let guest = place.as_ref().map(Place::guest);
                             let connection = Connection::new(&self, place, stream, peer);
-                            connections.spawn(connection.live(drain.clone()));
+                            let task = connections.spawn(connection.live(drain.clone()));
+                            if let Some(guest) = guest {
+                                guest.runs_in(task);
+                            }
                         }
                     }
                     Err(error) => {
@@ -104,59 +115,22 @@ impl Streams {
         drop(listener);
         while connections.join_next().await.is_some() {}
     }
-
-    fn take_place(self: &Arc<Self>, peer: SocketAddr) -> Option<Place> {
-        let mut open = lock(&self.open);
-        if self.cells.connections_open() >= self.limits.tcp_connections as u64 {
-            self.cells.refuse(ConnectionRefusal::Total);
-            return None;
-        }
-        let of_client = open.entry(peer.ip()).or_default();
-        if *of_client >= self.limits.tcp_connections_per_client {
-            self.cells.refuse(ConnectionRefusal::Client);
-            return None;
-        }
-        *of_client += 1;
-        self.cells.open();
-        Some(Place {
-            streams: Arc::clone(self),
-            client: peer.ip(),
-        })
-    }
-}
-
-/// A connection's place within the limits.
-#[derive(Debug)]
-struct Place {
-    streams: Arc<Streams>,
-    client: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.streams.cells.close();
-        let mut open = lock(&self.streams.open);
-        if let Some(of_client) = open.get_mut(&self.client) {
-            *of_client -= 1;
-            if *of_client == 0 {
-                open.remove(&self.client);
-            }
-        }
-    }
 }
 
 struct Connection {
     streams: Arc<Streams>,
-    _place: Option<Place>,
+    place: Option<Place>,
     is_ipv6: bool,
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
     /// Octets that came and are not yet a whole query.
     inbox: Vec<u8>,
+    /// Octets of the last query that are still to come and are passed over.
+    skip: usize,
     /// Answers that are not yet written.
     outbox: Vec<u8>,
-    replies: mpsc::Sender<Vec<u8>>,
-    settled: mpsc::Receiver<Vec<u8>>,
+    replies: mpsc::Sender<Reply>,
+    settled: mpsc::Receiver<Reply>,
     /// Queries whose answers are awaited.
     waiting: usize,
     /// The client will send no more.
@@ -177,11 +151,12 @@ impl Connection {
         let (replies, settled) = mpsc::channel(PIPELINE);
         Self {
             streams: Arc::clone(streams),
-            _place: place,
+            place,
             is_ipv6: peer.is_ipv6(),
             read,
             write,
             inbox: Vec::new(),
+            skip: 0,
             outbox: Vec::new(),
             replies,
             settled,
@@ -205,14 +180,16 @@ impl Connection {
             if self.waiting == 0 && (self.is_half_closed || is_draining) {
                 return Ok(());
             }
+            if let Some(place) = &self.place {
+                place.awaits_answers(self.waiting > 0);
+            }
             let may_read = !self.is_half_closed && !is_draining && self.waiting < PIPELINE;
             self.inbox.reserve(READ);
             tokio::select! {
                 _blocker = &mut begun, if !is_draining => is_draining = true,
                 Some(reply) = self.settled.recv(), if self.waiting > 0 => {
-                    self.waiting -= 1;
-                    self.active = Instant::now();
-                    self.outbox.extend(reply);
+                    self.touch();
+                    self.take_reply(&reply);
                 }
                 read = self.read.read_buf(&mut self.inbox), if may_read => {
                     self.is_half_closed = read? == 0;
@@ -223,9 +200,10 @@ impl Connection {
                     return Ok(());
                 }
             }
-            while let Ok(reply) = self.settled.try_recv() {
-                self.waiting -= 1;
-                self.outbox.extend(reply);
+            while self.outbox.len() < WRITE
+                && let Ok(reply) = self.settled.try_recv()
+            {
+                self.take_reply(&reply);
             }
             self.flush().await?;
             // What was left in the inbox while too many waited.
@@ -236,23 +214,40 @@ impl Connection {
         }
     }
 
+    /// A query or an answer has passed.
+    fn touch(&mut self) {
+        self.active = Instant::now();
+        if let Some(place) = &self.place {
+            place.touch();
+        }
+    }
+
+    fn take_reply(&mut self, reply: &Reply) {
+        self.waiting -= 1;
+        self.outbox.extend(reply.frame());
+    }
+
     /// Answers or hands on every whole query that came.
     async fn take_queries(&mut self) -> io::Result<()> {
         let began = Clock.now();
         let mut hits = 0;
-        let mut taken = 0;
+        let mut taken = self.skip.min(self.inbox.len());
+        self.skip -= taken;
         while self.waiting < PIPELINE {
             let Some((prefix, rest)) = self.inbox[taken..].split_first_chunk::<PREFIX>() else {
                 break;
             };
             let length = usize::from(u16::from_be_bytes(*prefix));
-            if rest.len() < length {
+            let read = length.min(LONGEST);
+            if rest.len() < read {
                 break;
             }
-            let query = taken + PREFIX..taken + PREFIX + length;
-            taken = query.end;
+            let here = rest.len().min(length);
+            let query = taken + PREFIX..taken + PREFIX + read;
+            taken += PREFIX + here;
+            self.skip = length - here;
             hits += u64::from(self.take_query(query, began));
-            self.active = Instant::now();
+            self.touch();
             if self.outbox.len() >= WRITE {
                 self.flush().await?;
             }
