@@ -7,6 +7,7 @@
     unsafe_code,
     reason = "an allocator that counts is an unsafe trait, and a thread's name must be read without allocating"
 )]
+#![expect(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 #![expect(
     clippy::disallowed_methods,
     reason = "a test has its own clock and pauses"

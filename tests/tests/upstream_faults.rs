@@ -5,6 +5,10 @@
 //! One agent meets all faults at once, each in a zone of its own with a server of its own, over
 //! UDP and TCP. Then the servers are healed and asked for the same names again.
 #![expect(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test has its own clock and pauses"
+)]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -500,9 +504,9 @@ fn a_connection_that_ended_while_it_was_idle_is_never_noticed() {
     let fault = Fault::start(move |asked: &Asked| {
         let answer = Step::Send(truth(asked));
         match asked.in_connection {
-            0 if asked.number % 3 == 0 => vec![answer, Step::Close],
+            0 if asked.number.is_multiple_of(3) => vec![answer, Step::Close],
             0 => vec![answer],
-            _ if endings.fetch_add(1, Relaxed) % 2 == 0 => vec![Step::Close],
+            _ if endings.fetch_add(1, Relaxed).is_multiple_of(2) => vec![Step::Close],
             _ => vec![Step::Reset],
         }
     })
