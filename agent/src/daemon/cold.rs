@@ -61,7 +61,13 @@ impl Cold {
             .enable_all()
             .build();
         match runtime {
-            Ok(runtime) => runtime.block_on(self.run(started)),
+            Ok(runtime) => {
+                let resolver = Arc::clone(&self.resolver);
+                runtime.block_on(self.run(started));
+                // Tasks that are left tell their clients so while they are dropped.
+                drop(runtime);
+                resolver.send_now();
+            }
             Err(source) => {
                 let step = "start the runtime";
                 let _ = started.send(Err(StartError::System { step, source }));

@@ -27,7 +27,7 @@ const MAX_AGE: Duration = Duration::from_secs(30);
 
 /// The log is told of a server's failure at most this often: a server that answers every other
 /// query would fill it.
-const SAID_EVERY: Duration = Duration::from_secs(10);
+const SAID_EVERY: Duration = Duration::from_secs(3);
 
 /// Why a server gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

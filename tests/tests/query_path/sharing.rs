@@ -7,6 +7,7 @@ use nodens_tests::agent::{Agent, Builder};
 use nodens_tests::client::{Client, Response};
 use nodens_tests::fault::{ADDRESS, Fault, Gate, Reply, Step};
 use nodens_tests::frames;
+use nodens_tests::process::wait_for;
 use nodens_tests::query::{CD, Outline, Query};
 use nodens_tests::tap::Tap;
 
@@ -239,7 +240,10 @@ fn misses_over_the_limit_get_servfail_at_once_and_are_counted() {
     let servfail = [("rcode", "SERVFAIL"), ("zone", ".")];
     let counted = agent.metric("nodens_queries_total", &servfail).unwrap();
     assert_eq!(counted, 2.0, "under the zone of their name");
-    assert_eq!(fault.total(), 1);
+    wait_for("the one question upstream", PATIENCE, || {
+        Ok((fault.total() == 1).then_some(()))
+    })
+    .unwrap();
 
     gate.open();
     take_in();
