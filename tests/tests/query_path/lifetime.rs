@@ -141,7 +141,7 @@ fn an_answer_is_kept_for_its_ttl_within_the_bounds_of_its_zone() {
             ] {
                 let name = format!("{kind}.{zone}");
                 for number in 1..=3 {
-                    let response = client.query(&name, A).unwrap();
+                    client.query(&name, A).unwrap();
                     assert_eq!(fault.count(&name, A), number, "{name} was kept");
                 }
             }
