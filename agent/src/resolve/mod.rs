@@ -37,7 +37,7 @@ use crate::config::Limits;
 use crate::miss::{Asked, Receiver};
 use crate::telemetry::cells::Outcome;
 use crate::telemetry::clock::Clock;
-use crate::telemetry::counters::{NO_ZONE, add};
+use crate::telemetry::counters::add;
 use crate::telemetry::registry::Telemetry;
 use crate::wire::edns::ExtendedError;
 use crate::wire::header::Flags;
@@ -196,13 +196,16 @@ impl Resolver {
         };
         let route = Arc::clone(self.routes.load().of(question.name()));
         let cells = &self.telemetry.resolve;
-        cells.miss(route.zone);
         let joined = lock(&self.flights).join(&question, waiter, self.limits.load().in_flight);
+        if !matches!(joined, Joined::Repeated) {
+            // A query that is sent again while it waits gets one answer: it counts once.
+            cells.miss(route.zone);
+        }
         match joined {
             Joined::Over(waiter) => {
                 add(&cells.over_limit, 1);
                 let why = ExtendedError::OVER_LIMIT;
-                self.fail([*waiter], &question, NO_ZONE, Some(why));
+                self.fail([*waiter], &question, route.zone, Some(why));
             }
             Joined::Coalesced => add(&cells.coalesced, 1),
             Joined::Repeated => {}
