@@ -26,12 +26,13 @@ use arc_swap::ArcSwap;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 
 use self::connection::Exchanged;
 use self::flights::{Flight, Flights, Joined};
 use self::routes::Route;
 pub use self::routes::Routes;
-use self::upstream::Failure;
+use self::upstream::{Failure, Server};
 use crate::cache::{Cache, Draft, Lookup, Reader, Tick};
 use crate::config::Limits;
 use crate::miss::{Asked, Receiver};
@@ -41,6 +42,7 @@ use crate::telemetry::counters::add;
 use crate::telemetry::registry::Telemetry;
 use crate::wire::edns::ExtendedError;
 use crate::wire::header::Flags;
+use crate::wire::name::Name;
 use crate::wire::question::Question;
 use crate::wire::rcode;
 use crate::wire::response::Response;
@@ -254,8 +256,11 @@ impl Resolver {
             if left.is_zero() {
                 break;
             }
+            let began = Instant::now();
             let attempt = server.ask(question, limits);
-            match tokio::time::timeout(limits.attempt_timeout.min(left), attempt).await {
+            let result = tokio::time::timeout(limits.attempt_timeout.min(left), attempt).await;
+            note(question, server, &result, began);
+            match result {
                 Ok(Ok(exchanged)) if exchanged.is_refusal() => {
                     // CoreDNS sheds load with REFUSED: another server may do better. Passed on only
                     // where all say so.
@@ -314,6 +319,35 @@ impl Resolver {
         self.telemetry.resolve.miss(entry.zone());
         self.answer([waiter], question, entry.zone(), &entry.answer(now));
         None
+    }
+}
+
+/// One line a try, where the log wants names (`log.level: debug`).
+fn note(
+    question: &Question,
+    server: &Server,
+    result: &Result<Result<Exchanged, Failure>, Elapsed>,
+    began: Instant,
+) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let (upstream, qtype) = (server.address(), question.qtype());
+    let qname = Name::from_wire(question.name()).unwrap_or(Name::ROOT);
+    match result {
+        Ok(Ok(exchanged)) => {
+            let rcode = exchanged.response.rcode;
+            tracing::debug!(%qname, qtype, %upstream, rcode, ms, "an upstream has answered");
+        }
+        Ok(Err(failure)) => {
+            let error = failure.label();
+            tracing::debug!(%qname, qtype, %upstream, error, ms, "an upstream has not answered");
+        }
+        Err(_) => {
+            let error = "timeout";
+            tracing::debug!(%qname, qtype, %upstream, error, ms, "an upstream has not answered");
+        }
     }
 }
 

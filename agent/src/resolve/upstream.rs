@@ -35,6 +35,16 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// As in the metrics.
+    pub(super) fn label(self) -> &'static str {
+        let outcome = match self {
+            Self::Outcome(outcome) => outcome,
+            Self::Stale => Outcome::Closed,
+        };
+        let (_, label) = Outcome::ALL[outcome as usize];
+        label
+    }
+
     /// Whether the network said so, rather than nobody anything.
     pub(super) fn is_network(self) -> bool {
         matches!(
@@ -73,6 +83,10 @@ impl Server {
             is_failing: AtomicBool::new(false),
             asked: AtomicU64::new(0),
         })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Asks the server one question. Dropping the future ends the connection that it used.
