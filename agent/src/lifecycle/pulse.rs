@@ -240,7 +240,7 @@ impl Verdict {
             _ => {}
         }
         self.is_ready = ready.is_ok();
-        let live = health.live(now_ns);
+        let live = health.live_or_young(now_ns);
         if let (Err(reasons), false) = (&live, self.is_dead) {
             tracing::error!(reason = reasons.line(), "no longer live");
         }

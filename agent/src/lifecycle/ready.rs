@@ -91,6 +91,8 @@ pub(super) struct Lane {
     pub(super) cpu: Option<usize>,
     /// When we began to ask.
     since_ns: u64,
+    /// Whether it was there at the start: then the agent does not live before it has answered.
+    is_first: bool,
     /// The last good answer; 0 before the first.
     good_ns: AtomicU64,
     /// Why the last probe failed, as [`Fault::code`]; [`NO_FAULT`] after a good answer.
@@ -144,20 +146,38 @@ impl Health {
         self.is_draining.load(Relaxed)
     }
 
-    /// Whether the process is worth keeping. New listen addresses and CPUs have
-    /// [`LIVE_WINDOW`] for their first answer. In a drain the sockets close one by one, so then
-    /// only the cold thread is looked at.
+    /// Whether the process is worth keeping: not before the first answer at every listen address.
+    /// Listen addresses and CPUs that come later have [`LIVE_WINDOW`] for theirs. In a drain the
+    /// sockets close one by one, so then only the cold thread is looked at.
     ///
     /// # Errors
     /// What is wrong, in words.
     pub fn live(&self, now_ns: u64) -> Result<(), Reasons> {
+        self.judge_live(now_ns, |lane| lane.is_first)
+    }
+
+    /// As [`Self::live`], but at the start everything has [`LIVE_WINDOW`] for its first answer: a
+    /// start is not worth a line in the log.
+    ///
+    /// # Errors
+    /// As [`Self::live`].
+    pub(super) fn live_or_young(&self, now_ns: u64) -> Result<(), Reasons> {
+        self.judge_live(now_ns, |_| false)
+    }
+
+    fn judge_live(
+        &self,
+        now_ns: u64,
+        must_have_answered: impl Fn(&Lane) -> bool,
+    ) -> Result<(), Reasons> {
         let mut reasons = self.cold(LIVE_WINDOW, now_ns);
         if !self.is_draining() {
             let targets = self.targets.load();
             reasons.extend(targets.iter().filter_map(|target| {
                 target.problem(now_ns, |lane| {
-                    let last = lane.good_ns.load(Relaxed).max(lane.since_ns);
-                    age(now_ns, last) > LIVE_WINDOW
+                    let good_ns = lane.good_ns.load(Relaxed);
+                    (good_ns == 0 && must_have_answered(lane))
+                        || age(now_ns, good_ns.max(lane.since_ns)) > LIVE_WINDOW
                 })
             }));
         }
@@ -230,7 +250,7 @@ impl Health {
                     known.and_then(|target| target.lanes.iter().find(|lane| lane.cpu == cpu));
                 known
                     .cloned()
-                    .unwrap_or_else(|| Arc::new(Lane::new(cpu, now_ns)))
+                    .unwrap_or_else(|| Arc::new(Lane::new(cpu, now_ns, old.is_empty())))
             };
             Target {
                 proto,
@@ -307,10 +327,11 @@ impl Target {
 }
 
 impl Lane {
-    fn new(cpu: Option<usize>, since_ns: u64) -> Self {
+    fn new(cpu: Option<usize>, since_ns: u64, is_first: bool) -> Self {
         Self {
             cpu,
             since_ns,
+            is_first,
             good_ns: AtomicU64::new(0),
             fault: AtomicI32::new(NO_FAULT),
         }
@@ -394,20 +415,34 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_ready_before_its_first_answer_and_nothing_dies_of_it_at_once() {
+    fn nothing_is_ready_nor_live_before_its_first_answer() {
         let health = health();
-        assert_eq!(text(health.live(START)), "yes");
-        assert_eq!(
-            text(health.ready(START)),
-            "udp 127.0.0.1:53: no answer yet\ntcp 127.0.0.1:53: no answer yet\n\
-             udp [::1]:53: no answer yet\ntcp [::1]:53: no answer yet"
-        );
+        let silence = "udp 127.0.0.1:53: no answer yet\ntcp 127.0.0.1:53: no answer yet\n\
+             udp [::1]:53: no answer yet\ntcp [::1]:53: no answer yet";
+        assert_eq!(text(health.live(START)), silence);
+        assert_eq!(text(health.ready(START)), silence);
+        // The log says nothing of it before it has lasted.
+        assert_eq!(text(health.live_or_young(START)), "yes");
         let later = START + 6 * SECOND;
         health.beat(later);
-        assert!(text(health.live(later)).starts_with("udp 127.0.0.1:53: no answer yet\n"));
+        assert_eq!(text(health.live_or_young(later)), silence);
+        answer_all_but(&health, Some((1, 0)), later);
+        assert_eq!(text(health.live(later)), "tcp 127.0.0.1:53: no answer yet");
         answer_all_but(&health, None, later);
         assert_eq!(text(health.ready(later)), "yes");
         assert_eq!(text(health.live(later)), "yes");
+    }
+
+    #[test]
+    fn nobody_dies_of_an_address_that_has_just_come() {
+        let health = health();
+        answer_all_but(&health, None, START);
+        let both = ["127.0.0.1:53", "127.0.0.2:53"].map(|text| text.parse().unwrap());
+        health.set_addresses(&both, START);
+        assert_eq!(text(health.live(START)), "yes");
+        let later = START + 6 * SECOND;
+        health.beat(later);
+        assert!(text(health.live(later)).contains("udp 127.0.0.2:53: no answer yet"));
     }
 
     #[test]
