@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::cache::{Lookup, Reader, Tick};
 use crate::config::Listen;
 use crate::lifecycle::drain::DrainWatcher;
+use crate::lifecycle::ready::Health;
 use crate::miss::Asked;
 use crate::resolve::{Resolver, To, Waiter};
 use crate::telemetry::cells::{ConnectionRefusal, StreamCells};
@@ -45,6 +46,7 @@ pub struct Streams {
     resolver: Arc<Resolver>,
     reader: Mutex<Reader>,
     cells: Arc<StreamCells>,
+    health: Arc<Health>,
     limits: Listen,
     /// Connections of each source address.
     open: Mutex<HashMap<IpAddr, usize>>,
@@ -59,12 +61,14 @@ impl Streams {
         resolver: Arc<Resolver>,
         reader: Reader,
         cells: Arc<StreamCells>,
+        health: Arc<Health>,
         listen: &Listen,
     ) -> Arc<Self> {
         Arc::new(Self {
             resolver,
             reader: Mutex::new(reader),
             cells,
+            health,
             limits: listen.clone(),
             open: Mutex::default(),
             buffer: Mutex::new(vec![0; MAX_MESSAGE]),
@@ -82,7 +86,10 @@ impl Streams {
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        if let Some(place) = self.take_place(peer) {
+                        // The agent's own probe takes no client's place, and finds one always.
+                        let is_probe = self.health.is_probe(peer);
+                        let place = if is_probe { None } else { self.take_place(peer) };
+                        if is_probe || place.is_some() {
                             let connection = Connection::new(&self, place, stream, peer);
                             connections.spawn(connection.live(drain.clone()));
                         }
@@ -140,7 +147,7 @@ impl Drop for Place {
 
 struct Connection {
     streams: Arc<Streams>,
-    _place: Place,
+    _place: Option<Place>,
     is_ipv6: bool,
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
@@ -158,7 +165,12 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(streams: &Arc<Streams>, place: Place, stream: TcpStream, peer: SocketAddr) -> Self {
+    fn new(
+        streams: &Arc<Streams>,
+        place: Option<Place>,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Self {
         // An answer must not wait for the next one (RFC 7766 section 8).
         let _ = stream.set_nodelay(true);
         let (read, write) = stream.into_split();

@@ -183,16 +183,17 @@ impl Running {
             config.listen.udp_size,
             Arc::clone(&telemetry),
         );
-        let streams = Streams::new(
-            Arc::clone(&resolver),
-            streaming,
-            Arc::clone(&telemetry.stream),
-            &config.listen,
-        );
         let mut listeners = Listeners::new(workers.desk(), Arc::clone(&resolver));
         let accepting = bound.into_iter().map(|one| listeners.open(one)).collect();
         let dns = listeners.addresses();
         let health = Arc::new(Health::new(&dns, &pulse::cpus(), Clock.now_ns()));
+        let streams = Streams::new(
+            Arc::clone(&resolver),
+            streaming,
+            Arc::clone(&telemetry.stream),
+            Arc::clone(&health),
+            &config.listen,
+        );
         connect_scrape(&telemetry, &cache, &health, &listeners);
         telemetry.agent.config_loaded(Clock.wall().as_secs());
         let (workers_ended, workers_have_ended) = oneshot::channel();

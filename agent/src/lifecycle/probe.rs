@@ -126,13 +126,22 @@ pub(super) struct TcpProbe {
 }
 
 impl TcpProbe {
-    /// Connects and sends the question; waits for the connection until this moment.
-    pub(super) fn send(target: SocketAddr, id: u16, deadline_ns: u64) -> Result<Self, Fault> {
+    /// Connects and sends the question; waits for the connection until this moment. `leave` hears
+    /// where the connection comes from, before the other end can see it.
+    pub(super) fn send(
+        target: SocketAddr,
+        id: u16,
+        deadline_ns: u64,
+        leave: impl FnOnce(SocketAddr),
+    ) -> Result<Self, Fault> {
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
         // Closing with a reset leaves no TIME_WAIT and a shorter trace in conntrack: there are
         // four probes a second, for ever.
         socket.set_linger(Some(Duration::ZERO))?;
         socket.bind(&source_for(target).into())?;
+        if let Some(source) = socket.local_addr()?.as_socket() {
+            leave(source);
+        }
         socket.connect_timeout(&target.into(), left(deadline_ns))?;
         let mut stream = TcpStream::from(socket);
         stream.set_write_timeout(Some(left(deadline_ns)))?;

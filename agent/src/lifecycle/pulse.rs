@@ -136,7 +136,7 @@ fn beat_until_asked(health: &Health, stop: &Stop) {
                 known_cpus = cpus;
             }
         }
-        round(&health.targets(), number, &known_cpus);
+        round(health, number, &known_cpus);
         verdict.log_changes(health, Clock.now_ns());
         number = number.wrapping_add(1);
         if stop.wait_until(began_ns.saturating_add(nanoseconds(PERIOD))) {
@@ -146,7 +146,8 @@ fn beat_until_asked(health: &Health, stop: &Stop) {
 }
 
 /// Asks everything that is due, then takes the answers.
-fn round(targets: &[Target], number: usize, cpus: &[usize]) {
+fn round(health: &Health, number: usize, cpus: &[usize]) {
+    let targets = health.targets();
     let mut due: BTreeMap<Option<usize>, Vec<(&Target, &Lane)>> = BTreeMap::new();
     for target in targets.iter().filter(|target| target.proto == Proto::Udp) {
         for (at, lane) in target.lanes.iter().enumerate() {
@@ -173,10 +174,14 @@ fn round(targets: &[Target], number: usize, cpus: &[usize]) {
     run_on(cpus);
 
     let deadline_ns = Clock.now_ns().saturating_add(nanoseconds(PATIENCE));
+    health.forget_probes();
     let tcp = targets.iter().filter(|target| target.proto == Proto::Tcp);
     let over_tcp: Vec<_> = tcp
         .filter_map(|target| Some((target, target.lanes.first()?)))
-        .map(|(target, lane)| (target, lane, connect(target.address, id(), deadline_ns)))
+        .map(|(target, lane)| {
+            let probe = connect(health, target.address, id(), deadline_ns);
+            (target, lane, probe)
+        })
         .collect();
     for (target, lane, probe) in over_udp {
         let outcome = probe.and_then(|probe| probe.receive(deadline_ns));
@@ -190,12 +195,16 @@ fn round(targets: &[Target], number: usize, cpus: &[usize]) {
 
 /// Half the patience for the connection, which the kernel alone answers: a full accept queue must
 /// not eat the time of the addresses behind it.
-fn connect(address: SocketAddr, id: u16, deadline_ns: u64) -> Result<TcpProbe, Fault> {
-    TcpProbe::send(
-        address,
-        id,
-        deadline_ns.saturating_sub(nanoseconds(PATIENCE / 2)),
-    )
+fn connect(
+    health: &Health,
+    address: SocketAddr,
+    id: u16,
+    deadline_ns: u64,
+) -> Result<TcpProbe, Fault> {
+    let connected_by_ns = deadline_ns.saturating_sub(nanoseconds(PATIENCE / 2));
+    TcpProbe::send(address, id, connected_by_ns, |source| {
+        health.expect_probe(source);
+    })
 }
 
 /// Whether the round with this number asks on the lane at this place: as many lanes a round as it

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -60,6 +60,8 @@ pub struct Health {
     plan: Mutex<Plan>,
     cold_ns: AtomicU64,
     is_draining: AtomicBool,
+    /// Where the probes under way over TCP come from.
+    probing: Mutex<Vec<SocketAddr>>,
 }
 
 #[derive(Debug)]
@@ -115,6 +117,7 @@ impl Health {
             }),
             cold_ns: AtomicU64::new(now_ns),
             is_draining: AtomicBool::new(false),
+            probing: Mutex::default(),
         };
         health.replan(now_ns, |_| {});
         health
@@ -133,6 +136,23 @@ impl Health {
     /// The cold thread moves: it calls this every [`BEAT_PERIOD`], from a timer of its runtime.
     pub fn beat(&self, now_ns: u64) {
         self.cold_ns.store(now_ns, Relaxed);
+    }
+
+    /// Whether a TCP connection from there is a probe of our own. Clients' limits are not for it:
+    /// clients that use up all connections must not make the agent look dead, and be killed.
+    #[must_use]
+    pub fn is_probe(&self, peer: SocketAddr) -> bool {
+        lock(&self.probing).contains(&peer)
+    }
+
+    /// A probe over TCP is about to leave from there.
+    pub(super) fn expect_probe(&self, source: SocketAddr) {
+        lock(&self.probing).push(source);
+    }
+
+    /// The probes of the last round are over.
+    pub(super) fn forget_probes(&self) {
+        lock(&self.probing).clear();
     }
 
     /// A drain begins: no longer ready, from this moment on.
@@ -238,7 +258,7 @@ impl Health {
     }
 
     fn replan(&self, now_ns: u64, change: impl FnOnce(&mut Plan)) {
-        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plan = lock(&self.plan);
         change(&mut plan);
         let old = self.targets.load();
         let target = |proto, address, cpus: &[Option<usize>]| {
@@ -367,6 +387,11 @@ impl fmt::Display for Reasons {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("\n"))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is inside is whole between two calls.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A moment that another thread has noted after `now_ns` was read is no age at all.

@@ -290,6 +290,11 @@ impl Resolver {
         let Some(seconds) = lifetime(&exchanged.response, route) else {
             return;
         };
+        // A reload may have sent the name elsewhere meanwhile: then this answer is for those who
+        // wait, and for nobody after them.
+        if !std::ptr::eq(&**self.routes.load().of(question.name()), route) {
+            return;
+        }
         let now = Tick::of(Clock.now());
         let draft = Draft {
             question,
@@ -298,11 +303,6 @@ impl Resolver {
             stored: now,
             expires: now.after_seconds(seconds),
         };
-        // A reload may have sent the name elsewhere meanwhile: then this answer is for those who
-        // wait, and for nobody after them.
-        if !std::ptr::eq(&**self.routes.load().of(question.name()), route) {
-            return;
-        }
         // Where it is refused the cache counts it, and the clients have their answer anyway.
         let _ = self.cache.insert(&draft);
     }
