@@ -57,8 +57,8 @@ pub struct BindError {
 /// Listens on the configured addresses; on one for all pages where both are the same.
 ///
 /// # Errors
-/// The first address that the system refuses.
-pub fn bind(admin: &config::Admin) -> Result<Vec<(TcpListener, Pages)>, BindError> {
+/// Every address that the system refuses.
+pub fn bind(admin: &config::Admin) -> Result<Vec<(TcpListener, Pages)>, Vec<BindError>> {
     let wanted: &[_] = if admin.health.value == admin.metrics.value {
         &[(&admin.health, Pages::All)]
     } else {
@@ -67,16 +67,24 @@ pub fn bind(admin: &config::Admin) -> Result<Vec<(TcpListener, Pages)>, BindErro
             (&admin.metrics, Pages::Metrics),
         ]
     };
-    let listen = |&(located, pages): &(&config::Located<SocketAddr>, Pages)| {
-        let listener = TcpListener::bind(located.value).map_err(|source| BindError {
-            address: located.value,
-            pages,
-            origin: located.origin.clone(),
-            source,
-        })?;
-        Ok((listener, pages))
-    };
-    wanted.iter().map(listen).collect()
+    let mut listeners = Vec::new();
+    let mut errors = Vec::new();
+    for &(located, pages) in wanted {
+        match TcpListener::bind(located.value) {
+            Ok(listener) => listeners.push((listener, pages)),
+            Err(source) => errors.push(BindError {
+                address: located.value,
+                pages,
+                origin: located.origin.clone(),
+                source,
+            }),
+        }
+    }
+    if errors.is_empty() {
+        Ok(listeners)
+    } else {
+        Err(errors)
+    }
 }
 
 /// Serves the pages until `shutdown` resolves; a drain alone does not end it. Connections still

@@ -476,8 +476,15 @@ fn equal_addresses_share_a_listener_and_a_taken_one_names_its_origin() {
 
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = holder.local_addr().unwrap().to_string();
-    let error = bind(&admin("127.0.0.1:0", &taken)).unwrap_err();
+    let errors = bind(&admin("127.0.0.1:0", &taken)).unwrap_err();
     let expected = format!("listen on {taken} for /metrics (flag --admin-metrics)");
-    assert_eq!(error.to_string(), expected);
-    assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+    assert_eq!(errors.len(), 1);
+    assert_eq!(errors[0].to_string(), expected);
+    assert_eq!(errors[0].source.kind(), io::ErrorKind::AddrInUse);
+
+    // 192.0.2.1 is on no host (RFC 5737): both are told, not one after the other.
+    let errors = bind(&admin(&taken, "192.0.2.1:0")).unwrap_err();
+    let kinds: Vec<_> = errors.iter().map(|error| error.source.kind()).collect();
+    let both = [io::ErrorKind::AddrInUse, io::ErrorKind::AddrNotAvailable];
+    assert_eq!(kinds, both);
 }

@@ -314,15 +314,14 @@ fn bind(
     workers: usize,
 ) -> Result<(Vec<Bound>, Vec<(TcpListener, Pages)>), Vec<Problem>> {
     let dns = listeners::bind_all(&config.listen, workers);
-    let admin = admin::bind(&config.admin).map_err(|error| {
-        let key = "port there";
-        listeners::problem(&error.origin, error.address, "TCP", key, &error.source)
-    });
-    match (dns, admin) {
+    match (dns, admin::bind(&config.admin)) {
         (Ok(dns), Ok(admin)) => Ok((dns, admin)),
         (dns, admin) => {
             let mut problems = dns.err().unwrap_or_default();
-            problems.extend(admin.err());
+            problems.extend(admin.err().into_iter().flatten().map(|error| {
+                let key = "port there";
+                listeners::problem(&error.origin, error.address, "TCP", key, &error.source)
+            }));
             Err(problems)
         }
     }
