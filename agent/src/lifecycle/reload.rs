@@ -35,7 +35,7 @@ impl Reload {
             Ok(loaded) => loaded,
             Err(problems) => {
                 for problem in &problems {
-                    tracing::warn!(%problem, "the configuration has a problem");
+                    tracing::error!(%problem, "the configuration has a problem");
                 }
                 self.refuse("the new configuration is refused whole; the old one stays in force");
                 return;
