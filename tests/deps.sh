@@ -11,6 +11,10 @@ need() { # COMMAND PACKAGE: the reason is the comment beside the call
 need cc gcc              # Rust links with it
 need dig bind9-dnsutils  # asks the agent as a user would
 need curl curl           # reads health and metrics as a user would
+need ip iproute2         # gives a test's network namespace its addresses
+need nft nftables        # drops packets in it
+need unshare util-linux  # makes it
+need setpriv util-linux  # takes capabilities from the agent
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev" # gcc alone cannot link
 
 status=0

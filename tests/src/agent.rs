@@ -387,7 +387,14 @@ impl Builder {
 /// When the program is missing, with the command that makes it.
 pub fn command() -> anyhow::Result<Command> {
     let remedy = "build it with `cargo build -p nodens`, or let NODENS_BIN name it";
-    Ok(Command::new(find_program("nodens", "NODENS_BIN", remedy)?))
+    let mut command = Command::new(find_program("nodens", "NODENS_BIN", remedy)?);
+    // The variables of whoever runs the tests are no configuration of an agent under test.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("NODENS_") {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
 }
 
 /// GET over HTTP/1.1, one request a connection.

@@ -20,6 +20,7 @@ pub mod coredns;
 pub mod fault;
 pub mod frames;
 pub mod host;
+pub mod netns;
 pub mod process;
 pub mod query;
 pub mod sample;

@@ -12,6 +12,7 @@
 //! # Ok(()) }
 //! ```
 
+mod gate;
 mod reply;
 
 use std::io::Write;
@@ -19,6 +20,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub use gate::Gate;
 pub use reply::{ADDRESS, ADDRESS6, Reply};
 
 use crate::frames::Frames;

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A query's way through the real program, from the client's socket to the upstream and back.
+//!
+//! | file | proves |
+//! |---|---|
+//! | names | every name is answered as CoreDNS answers it, and costs it one query |
+//! | sharing | identical misses cost one upstream query, and who shares what with whom |
+//! | echo | what a client sent comes back to it: ID, letter case, flags, EDNS, size |
+//! | lifetime | how long an answer is kept |
+//! | streams | clients over TCP |
+//! | upstream | connections to the upstreams, and which upstream is asked |
+//! | figures | the metrics say what happened |
+#![expect(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests own their clock and their waits"
+)]
+
+mod echo;
+mod figures;
+mod lifetime;
+mod names;
+mod sharing;
+mod streams;
+mod support;
+mod upstream;

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Connections to the upstreams, and which upstream is asked.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nodens::config::limits::UPSTREAM_IDLE;
+use nodens_tests::agent::Agent;
+use nodens_tests::coredns::CoreDns;
+use nodens_tests::fault::{self, Fault, Reply};
+use nodens_tests::process::wait_for;
+use nodens_tests::query::Query;
+use nodens_tests::sample::Sample;
+use nodens_tests::tap::Tap;
+
+use crate::support::{A, PATIENCE};
+
+/// CoreDNS closes a connection after this long without a query.
+const COREDNS_IDLE: Duration = Duration::from_secs(10);
+
+#[test]
+fn an_upstream_connection_has_one_query_in_flight_is_used_again_and_is_closed_by_the_agent() {
+    const BURST: usize = 30;
+    let coredns = CoreDns::builder().start().unwrap();
+    let tap = Tap::open(coredns.addr()).unwrap();
+    let agent = Agent::builder()
+        .upstream(tap.addr())
+        .set("limits.upstreamIdle", "2s")
+        .start()
+        .unwrap();
+    let client = agent.client();
+    let name = |kind: &str, n: usize| format!("{kind}-{n}.example.org");
+    // Many at once: each has a connection of its own.
+    thread::scope(|scope| {
+        for n in 0..BURST {
+            let client = &client;
+            scope.spawn(move || client.query(&name("burst", n), A).unwrap());
+        }
+    });
+    assert_eq!(tap.total(), BURST);
+    let opened = tap.connections();
+    assert!(opened <= 30, "{opened} connections");
+
+    // One after the other: all over one that is there.
+    let (before, began) = (tap.passed().len(), Instant::now());
+    for n in 0..BURST {
+        client.query(&name("line", n), A).unwrap();
+    }
+    if began.elapsed() < Duration::from_secs(2) {
+        assert_eq!(tap.connections(), opened);
+        let mut used: Vec<_> = tap.passed()[before..]
+            .iter()
+            .map(|m| m.connection)
+            .collect();
+        used.dedup();
+        assert_eq!(used.len(), 1, "{used:?}");
+    }
+    assert_eq!(tap.most_in_flight(), 1);
+
+    // CoreDNS would wait ten seconds from the last query; the agent does not.
+    let idle = Instant::now();
+    wait_for("all connections to be closed", PATIENCE, || {
+        Ok((tap.open_connections() == 0).then_some(()))
+    })
+    .unwrap();
+    assert!(idle.elapsed() < COREDNS_IDLE, "{:?}", idle.elapsed());
+    assert!(UPSTREAM_IDLE.default < COREDNS_IDLE);
+    let open = agent.metric("nodens_upstream_connections_open", &[]);
+    assert_eq!(open.unwrap(), 0.0);
+
+    // And then again.
+    client.query(&name("later", 0), A).unwrap();
+    assert_eq!(tap.total(), 2 * BURST + 1);
+}
+
+#[test]
+fn a_connection_that_the_upstream_has_closed_costs_no_answer() {
+    let sample = Sample::start().unwrap();
+    let tap = Tap::open(sample.addr()).unwrap();
+    let agent = Agent::builder().upstream(tap.addr()).start().unwrap();
+    let client = agent.client();
+    let name = |n: usize| format!("n{n}.bench.cluster.local");
+    for n in 0..20 {
+        assert_eq!(client.query(&name(n), A).unwrap().addresses().len(), 1);
+        // While it waits for the next query, by RST or by the server's going away.
+        if n % 2 == 0 {
+            tap.reset_connections();
+        } else {
+            sample.reset_connections();
+        }
+    }
+}
+
+#[test]
+fn the_longest_zone_wins() {
+    let root = Fault::start(fault::reply(Reply::Address)).unwrap();
+    let cluster = Fault::start(fault::reply(Reply::Address)).unwrap();
+    let stub = Fault::start(fault::reply(Reply::Address)).unwrap();
+    let host = Fault::start(fault::reply(Reply::Address)).unwrap();
+    let agent = Agent::builder()
+        .upstream(root.addr())
+        .zone("cluster.local", &[cluster.addr()])
+        .zone("Corp.cluster.local.", &[stub.addr()])
+        .zone("one.host.example.org", &[host.addr()])
+        .start()
+        .unwrap();
+    let client = agent.client();
+    for (name, upstream, zone) in [
+        ("example.org", &root, "."),
+        ("local", &root, "."),
+        ("xcluster.local", &root, "."),
+        ("cluster.local.example.org", &root, "."),
+        ("host.example.org", &root, "."),
+        ("cluster.local", &cluster, "cluster.local."),
+        ("web.prod.svc.CLUSTER.local", &cluster, "cluster.local."),
+        ("xcorp.cluster.local", &cluster, "cluster.local."),
+        ("corp.cluster.local", &stub, "corp.cluster.local."),
+        ("a.b.c.CORP.cluster.local", &stub, "corp.cluster.local."),
+        ("one.host.example.org", &host, "one.host.example.org."),
+        ("x.one.host.example.org", &host, "one.host.example.org."),
+    ] {
+        let labels = [("zone", zone)];
+        let before = agent.metric("nodens_cache_misses_total", &labels).unwrap();
+        client.query(name, A).unwrap();
+        assert_eq!(upstream.count(name, A), 1, "{name}");
+        let after = agent.metric("nodens_cache_misses_total", &labels).unwrap();
+        assert_eq!(after, before + 1.0, "{name} belongs to {zone}");
+    }
+    let totals = [&root, &cluster, &stub, &host].map(Fault::total);
+    assert_eq!(totals, [5, 3, 2, 2], "nobody else is asked");
+    // The root itself.
+    client.udp(&Query::new(".", 2_u16)).unwrap();
+    assert_eq!(root.total(), 6);
+}
