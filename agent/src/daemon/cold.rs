@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 use super::follow::Follow;
 use super::{End, StartError};
@@ -126,22 +126,25 @@ impl Cold {
         tracing::info!("draining");
         self.health.begin_drain();
         let end = self.end.clone();
-        let _ = end.send(End::Drain);
         parts.spawn(async move {
             while signals.next().await != Signal::ExitNow {}
             let _ = end.send(End::Now);
         });
-        let _ = self.workers_have_ended.await;
-        drop(follow);
-        let resolver = Arc::clone(&self.resolver);
-        let answered = async {
-            while resolver.in_flight() > 0 {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
         // As a reload may have left it.
         let grace = self.reload.config.limits.drain_timeout;
-        let (end, _) = tokio::join!(trigger.drain(grace), tokio::time::timeout(grace, answered));
+        let deadline = Instant::now() + grace;
+        let resolver = Arc::clone(&self.resolver);
+        let answered = async {
+            // While others wait for their answers the workers go on: a socket that nobody reads
+            // neither answers a client nor sends it elsewhere.
+            let _ = timeout(grace * 3 / 4, settled(&resolver)).await;
+            let _ = self.end.send(End::Drain);
+            let _ = self.workers_have_ended.await;
+            drop(follow);
+            // What they have handed over at the last.
+            let _ = timeout_at(deadline, settled(&resolver)).await;
+        };
+        let (end, ()) = tokio::join!(trigger.drain(grace), answered);
         let left = resolver.in_flight();
         if end == DrainEnd::TimedOut || left > 0 {
             tracing::warn!(left, "the drain took too long; the rest gets SERVFAIL");
@@ -149,6 +152,13 @@ impl Cold {
             tracing::info!("drained");
         }
         let _ = stop_admin.send(());
+    }
+}
+
+/// Waits until nobody waits for an answer.
+async fn settled(resolver: &Resolver) {
+    while resolver.in_flight() > 0 {
+        sleep(Duration::from_millis(5)).await;
     }
 }
 

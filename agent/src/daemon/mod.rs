@@ -267,7 +267,7 @@ impl Running {
     pub fn wait(self) -> Exit {
         match self.ends.recv() {
             Ok(End::Drain) => {}
-            Ok(End::Now) => return Exit::Done,
+            Ok(End::Now) => return end_at_once(),
             Ok(End::Failed(why)) => {
                 tracing::error!(why, "a part of the agent has failed");
                 return Exit::Bug;
@@ -290,10 +290,7 @@ impl Running {
         }
         loop {
             match self.ends.recv() {
-                Ok(End::Now) => {
-                    tracing::warn!("a second signal: ending at once");
-                    return Exit::Done;
-                }
+                Ok(End::Now) => return end_at_once(),
                 Ok(_) => {}
                 // The cold thread has let go of its end: it is over.
                 Err(_) => break,
@@ -305,6 +302,11 @@ impl Running {
         }
         Exit::Done
     }
+}
+
+fn end_at_once() -> Exit {
+    tracing::warn!("a second signal: ending at once");
+    Exit::Done
 }
 
 /// Binds all that is listened on, or names all that cannot be.
