@@ -15,14 +15,18 @@ use nodens_tests::query::Query;
 use crate::{A, PATIENCE, held, patient, wait_for_metric, wait_until_ready};
 
 const SLOW: &str = "slow.example.org";
+const KNOWN: &str = "known.example.org";
 
 #[test]
 fn sigterm_answers_what_is_in_flight_refuses_what_is_new_and_ends_with_0() {
     let gate = Gate::new();
     let fault = held(&gate);
     let mut agent = patient().upstream(fault.addr()).start().unwrap();
-    wait_until_ready(&agent);
     let client = agent.client().patience(PATIENCE);
+    gate.open();
+    client.query(KNOWN, A).unwrap();
+    gate.close();
+    wait_until_ready(&agent);
     let query = Query::new(SLOW, A);
     let over_udp = client.udp_socket().unwrap();
     over_udp.send(&query.to_bytes()).unwrap();
@@ -47,6 +51,10 @@ fn sigterm_answers_what_is_in_flight_refuses_what_is_new_and_ends_with_0() {
     .unwrap();
     assert!(idle.receive().unwrap().is_none(), "an idle one is closed");
     assert_eq!(agent.metric("nodens_draining", &[]).unwrap(), 1.0);
+    // Over UDP nobody can be sent away: whoever asks while others wait is answered too.
+    for _ in 0..20 {
+        assert_eq!(client.query(KNOWN, A).unwrap().addresses(), [ADDRESS]);
+    }
     // The upstream takes 500 ms from then on.
     thread::sleep(Duration::from_millis(500).saturating_sub(told.elapsed()));
     assert!(agent.is_running().unwrap());
