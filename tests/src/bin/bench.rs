@@ -48,7 +48,7 @@ fn main() -> Result<ExitCode> {
             Arg::new("paced-clients")
                 .long("paced-clients")
                 .value_name("N")
-                .default_value("8")
+                .default_value("1")
                 .value_parser(value_parser!(u16).range(1..))
                 .help("Paced clients for each CPU, a thread and a socket each"),
         )
@@ -60,7 +60,10 @@ fn main() -> Result<ExitCode> {
             "control",
             "The echo in both roles: every ratio must be 1",
         ))
-        .arg(flag("unpinned", "Leave the paced clients to the scheduler"))
+        .arg(flag(
+            "pinned",
+            "Pin the paced clients, one CPU after the other; else the scheduler places them",
+        ))
         .arg(flag(
             "even",
             "Paced queries at even distances, not at random",
@@ -87,7 +90,7 @@ fn main() -> Result<ExitCode> {
         paced_clients: arguments
             .get_one::<u16>("paced-clients")
             .map_or(1, |&clients| usize::from(clients)),
-        pin_paced: !arguments.get_flag("unpinned"),
+        pin_paced: arguments.get_flag("pinned"),
         spacing: if arguments.get_flag("even") {
             Spacing::Even
         } else {
