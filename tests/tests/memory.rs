@@ -7,7 +7,7 @@
     reason = "a test has its own clock and pauses"
 )]
 
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -283,14 +283,21 @@ fn a_flood_into_the_void_costs_bounded_memory_and_ends_with_it() {
     (0..4).for_each(|_| ask_hot(&client));
     upstream.is_silent.store(true, Relaxed);
     let is_over = AtomicBool::new(false);
-    let socket = client
-        .patience(Duration::from_millis(200))
-        .udp_socket()
-        .unwrap();
+    // From as many clients as it takes to use up all places: each has a share only.
+    let client = client.patience(Duration::from_millis(200));
+    let sockets: Vec<_> = (2..10)
+        .map(|number| {
+            let source = Ipv4Addr::new(127, 0, 0, number);
+            client.clone().from(source.into()).udp_socket().unwrap()
+        })
+        .collect();
     let (most, answered) = thread::scope(|scope| {
         let watch = scope.spawn(|| watch(&agent, &is_over));
         let ends = Ends(&is_over);
-        let answers = scope.spawn(|| drain(&socket, &is_over));
+        let answers: Vec<_> = sockets
+            .iter()
+            .map(|socket| scope.spawn(|| drain(socket, &is_over)))
+            .collect();
         let hot = scope.spawn(|| {
             // Hits are answered as ever.
             while !is_over.load(Relaxed) {
@@ -298,10 +305,11 @@ fn a_flood_into_the_void_costs_bounded_memory_and_ends_with_it() {
                 thread::sleep(Duration::from_millis(100));
             }
         });
-        pour(&socket, RATE, TIME);
+        pour(&sockets, RATE, TIME);
         drop(ends);
         hot.join().unwrap();
-        (watch.join().unwrap(), answers.join().unwrap())
+        let answered = answers.into_iter().map(|thread| thread.join().unwrap());
+        (watch.join().unwrap(), answered.sum::<u64>())
     });
     assert!(answered > 0, "those over the limit are told so at once");
     let in_flight = agent.metric("nodens_queries_in_flight", &[]).unwrap();
@@ -335,7 +343,7 @@ fn a_flood_into_the_void_costs_bounded_memory_and_ends_with_it() {
 }
 
 /// Sends queries for new names at this rate for this time.
-fn pour(socket: &UdpSocket, rate: u64, time: Duration) {
+fn pour(sockets: &[UdpSocket], rate: u64, time: Duration) {
     let begun = Instant::now();
     let mut sent = 0;
     while begun.elapsed() < time {
@@ -343,7 +351,8 @@ fn pour(socket: &UdpSocket, rate: u64, time: Duration) {
         while sent < due {
             let query = Query::new(&format!("{sent}.void.flood.test"), A);
             // A full buffer drops it, as the network would.
-            let _ = socket.send(&query.to_bytes());
+            let socket = usize::try_from(sent).unwrap() % sockets.len();
+            let _ = sockets[socket].send(&query.to_bytes());
             sent += 1;
         }
         thread::sleep(Duration::from_millis(1));

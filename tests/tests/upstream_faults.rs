@@ -688,6 +688,51 @@ fn a_slow_server_gets_no_more_connections_than_it_may_have() {
     assert!((2..=MOST + 1).contains(&most), "{most}");
 }
 
+/// Names outside of the cluster that nobody answers, and as many as there may be connections: names
+/// of the cluster are asked of the same server, over connections of their own.
+#[test]
+fn a_zone_that_nobody_answers_takes_no_connections_from_another() {
+    let fault = Fault::start(|asked: &Asked| {
+        let is_slow = asked
+            .outline
+            .as_ref()
+            .is_some_and(|outline| outline.name.ends_with(".slow.test."));
+        if is_slow {
+            vec![]
+        } else {
+            vec![Step::Send(truth(asked))]
+        }
+    })
+    .unwrap();
+    let agent = agent()
+        .upstream(fault.addr())
+        .set("limits.upstreamConnections", "4")
+        .start()
+        .unwrap();
+    thread::scope(|scope| {
+        for number in 0..24 {
+            let agent = &agent;
+            scope.spawn(move || {
+                let response = ask(agent, number % 2 == 0, &format!("{number}.slow.test"));
+                assert_eq!(response.rcode(), ResponseCode::ServFail);
+            });
+        }
+        wait_for("the slow ones to be asked", SLACK, || {
+            Ok((fault.total() >= 4).then_some(()))
+        })
+        .unwrap();
+        for round in 0..10 {
+            let response = ask(
+                &agent,
+                round % 2 == 0,
+                &format!("{round}.svc.cluster.local"),
+            );
+            assert_eq!(addresses(&response), [IpAddr::V4(TRUTH)]);
+            assert!(response.elapsed < ATTEMPT, "{:?}", response.elapsed);
+        }
+    });
+}
+
 /// Many clients of one name, which nobody answers: each is told so, in time.
 #[test]
 fn everyone_who_waits_for_one_name_is_told_that_there_is_no_answer() {

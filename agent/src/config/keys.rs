@@ -299,8 +299,9 @@ pub const KEYS: &[Key] = &[
         Kind::Count(limits::IN_FLIGHT),
         "",
         true,
-        "Misses under way at one time, every waiting client counted. Beyond it the answer is \
-         SERVFAIL with an Extended DNS Error (RFC 8914).",
+        "Misses under way at one time, every waiting client counted; a quarter of them for one \
+         source address, at least 256. Beyond it the answer is SERVFAIL with an Extended DNS Error \
+         (RFC 8914).",
     ),
     key(
         "limits.queryTimeout",
@@ -329,8 +330,9 @@ pub const KEYS: &[Key] = &[
         Kind::Count(limits::UPSTREAM_CONNECTIONS),
         "",
         true,
-        "Connections to one upstream server at one time. CoreDNS answers a connection's queries \
-         one after the other, so this many can be under way at once.",
+        "Connections of one zone to one of its upstream servers at one time. CoreDNS answers a \
+         connection's queries one after the other, so this many can be under way at once. Each \
+         zone has its own: names that nobody answers hold up those of their zone alone.",
     ),
     key(
         "limits.upstreamIdle",

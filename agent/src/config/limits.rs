@@ -89,7 +89,7 @@ pub const ATTEMPT_TIMEOUT: Limit<Duration> = millis(1000, 50, 10_000);
 /// `limits.connectTimeout`: above one round trip, below the kernel's first repeat of a SYN
 /// after 1 s (RFC 6298 section 2.1).
 pub const CONNECT_TIMEOUT: Limit<Duration> = millis(500, 10, 10_000);
-/// `limits.upstreamConnections`, connections a server: CoreDNS answers one connection in order,
+/// `limits.upstreamConnections`, connections a zone and server: CoreDNS answers one connection in order,
 /// so this many queries can be under way at once.
 pub const UPSTREAM_CONNECTIONS: Limit<u64> = count(256, 1, 1024);
 /// `limits.upstreamIdle`: below the 10 s after which CoreDNS closes.

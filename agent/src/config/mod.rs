@@ -163,7 +163,7 @@ pub struct Limits {
     pub attempt_timeout: Duration,
     /// Opening a connection to an upstream.
     pub connect_timeout: Duration,
-    /// Connections to one upstream server.
+    /// Connections of one zone to one upstream server.
     pub upstream_connections: usize,
     /// An upstream connection without a query this long is closed; CoreDNS does so after 10 s.
     pub upstream_idle: Duration,

@@ -2,11 +2,14 @@
 //! Questions under way, each with all who wait for it: identical misses cost one upstream query.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::connection::Exchanged;
 use super::{Resolver, To, Waiter, lock};
+use crate::telemetry::cells::OverLimit;
 use crate::wire::edns::ExtendedError;
 use crate::wire::question::Question;
 
@@ -14,11 +17,19 @@ use crate::wire::question::Question;
 /// that thousands wait for costs.
 const LOOKED_AT: usize = 128;
 
+/// The part of all places that one source address may take: a pod that asks for what nobody
+/// answers must leave room for the others of its node.
+const SHARE: usize = 4;
+/// The least that it may take, where there are as many.
+const LEAST_SHARE: usize = 256;
+
 /// The questions under way.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
     flights: HashMap<Box<[u8]>, Vec<Waiter>, foldhash::quality::RandomState>,
     waiters: usize,
+    /// How many of them each source address has.
+    of_client: HashMap<IpAddr, usize, foldhash::quality::RandomState>,
 }
 
 /// What became of a waiter.
@@ -31,7 +42,7 @@ pub(super) enum Joined {
     /// The same client waits for the same already: it sent its query again.
     Repeated,
     /// As many wait as may.
-    Over(Box<Waiter>),
+    Over(Box<Waiter>, OverLimit),
 }
 
 impl Flights {
@@ -56,8 +67,13 @@ impl Flights {
             return Joined::Repeated;
         }
         if self.waiters >= limit {
-            return Joined::Over(Box::new(waiter));
+            return Joined::Over(Box::new(waiter), OverLimit::InFlight);
         }
+        let own = self.of_client.entry(waiter.to.client()).or_default();
+        if *own >= limit.min(LEAST_SHARE.max(limit / SHARE)) {
+            return Joined::Over(Box::new(waiter), OverLimit::Client);
+        }
+        *own += 1;
         self.waiters += 1;
         if let Some(others) = others {
             others.push(waiter);
@@ -75,6 +91,14 @@ impl Flights {
             .remove(question.as_octets())
             .unwrap_or_default();
         self.waiters -= waiters.len();
+        for waiter in &waiters {
+            if let Entry::Occupied(mut own) = self.of_client.entry(waiter.to.client()) {
+                *own.get_mut() -= 1;
+                if *own.get() == 0 {
+                    own.remove();
+                }
+            }
+        }
         waiters
     }
 }

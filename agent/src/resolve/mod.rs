@@ -17,7 +17,7 @@ mod settle;
 mod upstream;
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +39,7 @@ use self::upstream::{Failure, Server};
 use crate::cache::{Cache, Draft, Lookup, Reader, Tick};
 use crate::config::Limits;
 use crate::miss::{Asked, Receiver};
+use crate::telemetry::cells::OverLimit;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::counters::add;
 use crate::telemetry::registry::Telemetry;
@@ -84,8 +85,8 @@ pub enum To {
     Stream {
         /// Takes the answers.
         replies: mpsc::Sender<Reply>,
-        /// The client's family.
-        is_ipv6: bool,
+        /// The client's address.
+        client: IpAddr,
         /// The idle timeout in units of 100 ms (RFC 7828 section 3.1).
         keepalive: u16,
     },
@@ -233,9 +234,12 @@ impl Resolver {
             cells.miss(route.zone);
         }
         match joined {
-            Joined::Over(waiter) => {
-                add(&cells.over_limit, 1);
-                let why = ExtendedError::OVER_LIMIT;
+            Joined::Over(waiter, limit) => {
+                cells.refuse(limit);
+                let why = match limit {
+                    OverLimit::Client => ExtendedError::OVER_SHARE,
+                    _ => ExtendedError::OVER_LIMIT,
+                };
                 self.fail([*waiter], &question, route.zone, Some(why));
             }
             Joined::Coalesced => add(&cells.coalesced, 1),

@@ -41,13 +41,15 @@ impl Route {
 pub struct Routes {
     by_name: HashMap<Box<[u8]>, Arc<Route>, foldhash::quality::RandomState>,
     root: Arc<Route>,
-    servers: HashMap<SocketAddr, Arc<Server>>,
+    /// Each zone has servers of its own, with their connections: where nobody answers the names of
+    /// one zone, the names of the others find connections that are free.
+    servers: HashMap<(Name, SocketAddr), Arc<Server>>,
     zones: Vec<Zone>,
 }
 
 impl Routes {
-    /// Routes for `zones`, of which one is the root. Servers of `former` with the same address are
-    /// taken over with their connections.
+    /// Routes for `zones`, of which one is the root. Servers of `former` with the same zone and
+    /// address are taken over with their connections.
     #[must_use]
     pub fn new(zones: &[Zone], telemetry: &Arc<Telemetry>, former: Option<&Self>) -> Self {
         let mut servers = HashMap::new();
@@ -55,8 +57,9 @@ impl Routes {
         for zone in zones {
             let of_zone = zone.upstreams.iter().map(|upstream| {
                 let address = upstream.value;
-                let known = former.and_then(|former| former.servers.get(&address));
-                let server = servers.entry(address).or_insert_with(|| {
+                let key = (zone.name, address);
+                let known = former.and_then(|former| former.servers.get(&key));
+                let server = servers.entry(key).or_insert_with(|| {
                     known.map_or_else(|| Server::new(address, telemetry), Arc::clone)
                 });
                 Arc::clone(server)
@@ -125,7 +128,7 @@ impl Routes {
         ))
     }
 
-    /// Every server once.
+    /// Every server, once for each of its zones.
     pub(super) fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
         self.servers.values()
     }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Answers to those who wait: each gets its own ID, letter case, size and EDNS.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::{Resolver, To, Waiter, lock};
+use crate::telemetry::cells::OverLimit;
 use crate::telemetry::clock::Clock;
-use crate::telemetry::counters::{Channel, add};
+use crate::telemetry::counters::Channel;
 use crate::wire::answer::Answer;
 use crate::wire::edns::ExtendedError;
 use crate::wire::query::Query;
@@ -110,7 +112,7 @@ impl Resolver {
                 let why = Some(ExtendedError::OVER_LIMIT);
                 rcode = rcode::SERVFAIL;
                 length = reply::failure(message, &query, rcode, why, &shape);
-                add(&cells.over_limit, 1);
+                cells.refuse(OverLimit::Octets);
             }
             if length == 0 {
                 continue;
@@ -162,11 +164,19 @@ impl Resolver {
 }
 
 impl To {
+    /// The client's address.
+    pub(super) fn client(&self) -> IpAddr {
+        match self {
+            Self::Datagram { client, .. } => client.ip(),
+            Self::Stream { client, .. } => *client,
+        }
+    }
+
     /// Transport and family, as counters have it.
     pub(super) fn channel(&self) -> Channel {
         match self {
             Self::Datagram { client, .. } => Channel::udp(client.is_ipv6()),
-            Self::Stream { is_ipv6, .. } => Channel::tcp(*is_ipv6),
+            Self::Stream { client, .. } => Channel::tcp(client.is_ipv6()),
         }
     }
 }

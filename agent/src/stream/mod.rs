@@ -5,7 +5,7 @@
 mod places;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -120,7 +120,7 @@ impl Streams {
 struct Connection {
     streams: Arc<Streams>,
     place: Option<Place>,
-    is_ipv6: bool,
+    client: IpAddr,
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
     /// Octets that came and are not yet a whole query.
@@ -152,7 +152,7 @@ impl Connection {
         Self {
             streams: Arc::clone(streams),
             place,
-            is_ipv6: peer.is_ipv6(),
+            client: peer.ip(),
             read,
             write,
             inbox: Vec::new(),
@@ -265,7 +265,7 @@ impl Connection {
     fn take_query(&mut self, query: std::ops::Range<usize>, began: Duration) -> bool {
         let streams = Arc::clone(&self.streams);
         let cells = &streams.cells;
-        let channel = Channel::tcp(self.is_ipv6);
+        let channel = Channel::tcp(self.client.is_ipv6());
         let mut buffer = lock(&streams.buffer);
         let message = &self.inbox[query];
         let mut question = Question::new();
@@ -300,7 +300,7 @@ impl Connection {
             arrived_ns: nanoseconds(began),
             to: To::Stream {
                 replies: self.replies.clone(),
-                is_ipv6: self.is_ipv6,
+                client: self.client,
                 keepalive: streams.keepalive(),
             },
         };

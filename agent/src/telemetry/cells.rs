@@ -33,6 +33,26 @@ impl ConnectionRefusal {
     pub const ALL: [(Self, &str); 2] = [(Self::Total, "total"), (Self::Client, "client")];
 }
 
+/// What there was too much of for a miss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverLimit {
+    /// `limits.inFlight` were under way.
+    InFlight,
+    /// The source address had its share of `limits.inFlight`.
+    Client,
+    /// Large answers waited for TCP connections to take them.
+    Octets,
+}
+
+impl OverLimit {
+    /// All of them, in the order of their index, with their label values.
+    pub const ALL: [(Self, &str); 3] = [
+        (Self::InFlight, "in_flight"),
+        (Self::Client, "client"),
+        (Self::Octets, "octets"),
+    ];
+}
+
 /// How one try at an upstream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -202,8 +222,7 @@ pub struct ResolveCells {
     pub miss_latency: Latency,
     /// Misses that joined an exchange already under way.
     pub coalesced: AtomicU64,
-    /// Misses answered SERVFAIL because `limits.inFlight` were under way.
-    pub over_limit: AtomicU64,
+    over_limit: [AtomicU64; OverLimit::ALL.len()],
     /// Misses under way now, clients that wait counted each.
     pub in_flight: AtomicU64,
     misses: Box<[AtomicU64]>,
@@ -216,7 +235,7 @@ impl Default for ResolveCells {
             answers: Answers::default(),
             miss_latency: Latency::default(),
             coalesced: AtomicU64::default(),
-            over_limit: AtomicU64::default(),
+            over_limit: Default::default(),
             in_flight: AtomicU64::default(),
             misses: (0..MAX_ZONES).map(|_| AtomicU64::default()).collect(),
             upstreams: (0..MAX_UPSTREAMS)
@@ -227,6 +246,17 @@ impl Default for ResolveCells {
 }
 
 impl ResolveCells {
+    /// Counts a miss that was answered SERVFAIL because there was too much already.
+    pub fn refuse(&self, why: OverLimit) {
+        add(&self.over_limit[why as usize], 1);
+    }
+
+    /// Misses that were answered so, in the order of [`OverLimit::ALL`].
+    #[must_use]
+    pub fn over_limit(&self) -> [u64; OverLimit::ALL.len()] {
+        self.over_limit.each_ref().map(|cell| cell.load(Relaxed))
+    }
+
     /// Counts a miss in a zone.
     pub fn miss(&self, zone: u16) {
         if let Some(cell) = self.misses.get(usize::from(zone)) {
@@ -383,6 +413,9 @@ mod tests {
         }
         for (index, (why, label)) in ConnectionRefusal::ALL.into_iter().enumerate() {
             assert_eq!(why as usize, index, "{label}");
+        }
+        for (index, (limit, label)) in OverLimit::ALL.into_iter().enumerate() {
+            assert_eq!(limit as usize, index, "{label}");
         }
         for (index, (outcome, label)) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, index, "{label}");

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::cells::{ConnectionRefusal, Outcome};
+use super::cells::{ConnectionRefusal, Outcome, OverLimit};
 use super::counters::{NO_ZONE, RCODES, TYPES};
 use super::exposition::{Family, Kind, Series};
 use super::registry::{CacheFigures, HealthFigures, Scrape};
@@ -93,12 +93,12 @@ const QUERIES: &[Family] = &[
         name: "nodens_queries_over_limit_total",
         kind: Kind::Counter,
         labels: &["limit"],
-        help: "Misses answered SERVFAIL at once because too many were under way.",
+        help: "Misses answered SERVFAIL because there was too much under way, by what there was too much of.",
         read: |scrape, series| {
-            series.count(
-                &["in_flight"],
-                scrape.cells.resolve.over_limit.load(Relaxed),
-            );
+            let counts = scrape.cells.resolve.over_limit();
+            for ((_, limit), count) in OverLimit::ALL.iter().zip(counts) {
+                series.count(&[limit], count);
+            }
             series.count(&["queue"], scrape.sum(|worker| &worker.refused_queue_full));
         },
     },

@@ -26,7 +26,7 @@ pub(super) const LABELS: &[Label] = &[
     Label {
         name: "limit",
         values: || {
-            "`in_flight`: `limits.inFlight` were being resolved; `queue`: the queue of misses to be resolved was full".to_owned()
+            "`in_flight`: `limits.inFlight` were being resolved; `client`: a source address had a quarter of them; `octets`: 4 MiB of answers waited for TCP clients to read them; `queue`: the queue of misses to be resolved was full".to_owned()
         },
     },
     Label {

@@ -65,6 +65,11 @@ impl ExtendedError {
         code: 0,
         text: "too many queries under way on this node",
     };
+    /// 0, Other: more queries of this client are under way than its share of the limit.
+    pub const OVER_SHARE: Self = Self {
+        code: 0,
+        text: "too many queries of this client under way on this node",
+    };
     /// 21, Not Supported: this is a cache, zones are not transferred from here.
     pub const NO_TRANSFER: Self = Self {
         code: 21,

@@ -17,7 +17,7 @@ use nodens_tests::process::wait_for;
 use nodens_tests::query::{Outline, Query};
 use nodens_tests::sample::{Sample, bench_address};
 
-use super::{Ends, agent, bystander, is_well};
+use super::{Ends, agent, bystander, is_well, source};
 
 #[test]
 fn garbage_for_the_admin_ports_leaves_them_and_dns_alone() {
@@ -179,4 +179,56 @@ fn misses_beyond_the_limit_are_refused_at_once_and_hits_are_not() {
     assert_eq!(over.unwrap(), 400.0);
     let waiting = agent.metric("nodens_queries_in_flight", &[]).unwrap();
     assert_eq!(waiting, 0.0);
+}
+
+/// A pod that asks for names that nobody answers, as fast as it can.
+#[test]
+fn a_client_that_floods_leaves_the_others_their_share() {
+    const SHARE: usize = 256;
+    let sample = Sample::start().unwrap();
+    let silent = Fault::start(fault::silence()).unwrap();
+    let agent = agent()
+        .upstream(sample.addr())
+        .zone("silent.test", &[silent.addr()])
+        .set("limits.inFlight", "1000")
+        .set("limits.queryTimeout", "2s")
+        .start()
+        .unwrap();
+    let over = |limit: &str| {
+        let labels = [("limit", limit)];
+        let count = agent.metric("nodens_queries_over_limit_total", &labels);
+        count.unwrap()
+    };
+    let flood = |number: u8, count: usize| {
+        let client = agent.client().from(source(number));
+        let socket = client.udp_socket().unwrap();
+        for name in 0..count {
+            let query = Query::new(&format!("{name}.{number}.silent.test"), A);
+            socket.send(&query.to_bytes()).unwrap();
+            if name % 10 == 9 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        socket
+    };
+    let _flood = flood(2, 3 * SHARE);
+    let refused = 2.0 * f64::from(u32::try_from(SHARE).unwrap());
+    wait_for("the flood to be cut", Duration::from_secs(1), || {
+        Ok((over("client") >= refused).then_some(()))
+    })
+    .unwrap();
+    let _other = flood(3, 100);
+    let response = agent.client().from(source(4));
+    let response = response.query("web.prod.svc.cluster.local", A).unwrap();
+    assert_eq!(response.rcode(), ResponseCode::NoError);
+    assert_eq!((over("client"), over("in_flight")), (refused, 0.0));
+    let waiting = agent.metric("nodens_queries_in_flight", &[]).unwrap();
+    assert!(waiting > 300.0, "{waiting}");
+    // All of it is given back.
+    wait_for("the end of the flood", Duration::from_secs(5), || {
+        Ok((agent.metric("nodens_queries_in_flight", &[])? == 0.0).then_some(()))
+    })
+    .unwrap();
+    let _again = flood(2, SHARE);
+    assert_eq!(over("client"), refused);
 }
