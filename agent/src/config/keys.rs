@@ -330,9 +330,8 @@ pub const KEYS: &[Key] = &[
         Kind::Count(limits::UPSTREAM_CONNECTIONS),
         "",
         true,
-        "Connections of one zone to one of its upstream servers at one time. CoreDNS answers a \
-         connection's queries one after the other, so this many can be under way at once. Each \
-         zone has its own: names that nobody answers hold up those of their zone alone.",
+        "Connections of one zone to one of its upstream servers at one time; each carries one query, \
+         as CoreDNS answers in order. So names that nobody answers hold up their own zone alone.",
     ),
     key(
         "limits.upstreamIdle",
