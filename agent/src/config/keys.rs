@@ -299,9 +299,8 @@ pub const KEYS: &[Key] = &[
         Kind::Count(limits::IN_FLIGHT),
         "",
         true,
-        "Misses under way at one time, every waiting client counted; a quarter of them for one \
-         source address, at least 256. Beyond it the answer is SERVFAIL with an Extended DNS Error \
-         (RFC 8914).",
+        "Misses under way at one time, waiting clients counted each; a quarter for one source \
+         address, at least 256. Beyond it: SERVFAIL with an Extended DNS Error (RFC 8914).",
     ),
     key(
         "limits.queryTimeout",
