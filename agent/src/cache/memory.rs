@@ -13,6 +13,7 @@
 )]
 
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 
@@ -38,11 +39,13 @@ pub(super) const CELL_HEAD: usize = size_of::<Cell>();
 pub(super) struct Memory {
     /// Where each chunk begins; null where there is none yet.
     chunks: Box<[AtomicPtr<u8>]>,
+    /// The mappings behind the chunks. Only the cold side maps, but they must live as long as
+    /// anybody can read.
+    regions: Mutex<Regions>,
 }
 
-/// The mappings behind a [`Memory`]; kept by the cold side, as only it maps.
 #[derive(Debug, Default)]
-pub(super) struct Regions {
+struct Regions {
     regions: Vec<MmapMut>,
     chunks: usize,
 }
@@ -53,6 +56,7 @@ impl Memory {
             chunks: (0..MAX_CHUNKS)
                 .map(|_| AtomicPtr::new(std::ptr::null_mut()))
                 .collect(),
+            regions: Mutex::default(),
         }
     }
 
@@ -60,7 +64,8 @@ impl Memory {
     ///
     /// # Errors
     /// The kernel refused the mapping.
-    pub(super) fn grow(&self, regions: &mut Regions, pages: usize) -> std::io::Result<()> {
+    pub(super) fn grow(&self, pages: usize) -> std::io::Result<()> {
+        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
         let chunks = pages.div_ceil(CHUNK_PAGES).min(MAX_CHUNKS);
         let Some(more) = chunks.checked_sub(regions.chunks).filter(|&more| more > 0) else {
             return Ok(());
@@ -111,8 +116,8 @@ impl Memory {
         let address = self.address(handle).cast::<Cell>();
         // SAFETY: the slab gives out places inside mapped chunks, aligned to UNIT, which suits
         // Cell, and no octets of another cell overlap the head. Fresh memory is zero, which is a
-        // Cell; all its fields are atomics, so it may be shared. Regions are unmapped only after
-        // the last reference to the Memory is gone (table::Table owns both).
+        // Cell; all its fields are atomics, so it may be shared. The regions are unmapped only with
+        // this Memory, which is borrowed.
         unsafe { &*address }
     }
 

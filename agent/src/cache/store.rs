@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::cell::{Cell, Handle};
 use super::entry::{self, Draft, Entry};
 use super::key::Hasher;
-use super::memory::{PAGE, Regions};
+use super::memory::PAGE;
 use super::policy::{self, Cells, Policy};
 use super::slab::Slab;
 use super::table::{SHARDS, TableWriter};
@@ -53,7 +53,6 @@ pub(super) struct Store {
     slab: Slab,
     policy: Policy,
     hasher: Hasher,
-    regions: Regions,
     budget_bytes: u64,
     scratch: Vec<u8>,
     figures: Figures,
@@ -84,7 +83,6 @@ impl Store {
             slab: Slab::new(),
             policy: Policy::default(),
             hasher,
-            regions: Regions::default(),
             budget_bytes,
             scratch: Vec::new(),
             figures: Figures::default(),
@@ -96,9 +94,7 @@ impl Store {
 
     pub(super) fn set_budget(&mut self, budget_bytes: u64) -> std::io::Result<()> {
         let pages = usize::try_from(budget_bytes).unwrap_or(usize::MAX) / PAGE;
-        self.table
-            .memory()
-            .grow(&mut self.regions, pages.max(LEAST_PAGES))?;
+        self.table.memory().grow(pages.max(LEAST_PAGES))?;
         self.budget_bytes = budget_bytes;
         self.keep_to_budget();
         Ok(())

@@ -246,6 +246,16 @@ fn a_smaller_budget_is_kept_at_once_and_a_larger_one_is_used() {
 }
 
 #[test]
+fn a_reader_may_outlive_the_store() {
+    let cache = Cache::new(1 << 20, 1).unwrap();
+    let mut reader = cache.reader().unwrap();
+    let said = records(7, 16);
+    cache.insert(&draft(&question("a"), &said, 9)).unwrap();
+    drop(cache);
+    assert_eq!(mark_of(&mut reader, "a", Tick(100)), Some(7));
+}
+
+#[test]
 fn there_are_only_as_many_readers_as_were_asked_for() {
     let cache = Cache::new(1 << 20, 2).unwrap();
     let (one, two) = (cache.reader(), cache.reader());

@@ -145,8 +145,11 @@ impl Batch {
         let Ok(got) = usize::try_from(got) else {
             self.used = 0;
             return match last_error() {
-                Errno::AGAIN | Errno::INTR | Errno::CONNREFUSED => Ok(0),
-                broken => Err(broken),
+                // What makes a socket useless; anything else concerns a datagram, or passes.
+                broken @ (Errno::BADF | Errno::NOTSOCK | Errno::INVAL | Errno::FAULT) => {
+                    Err(broken)
+                }
+                _ => Ok(0),
             };
         };
         self.used = got;
