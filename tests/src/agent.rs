@@ -47,6 +47,7 @@ pub struct Builder {
     zones: Vec<(String, Vec<SocketAddr>)>,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
+    descriptors: Option<u32>,
 }
 
 /// An answer over HTTP.
@@ -252,6 +253,7 @@ impl Builder {
             zones: Vec::new(),
             environment: Vec::new(),
             arguments: Vec::new(),
+            descriptors: None,
         }
     }
 
@@ -292,6 +294,14 @@ impl Builder {
     pub fn env(mut self, variable: &str, value: &str) -> Self {
         let pair = (variable.to_owned(), value.to_owned());
         self.environment.push(pair);
+        self
+    }
+
+    /// Starts it with this soft limit on file descriptors, as some container runtimes do; the hard
+    /// limit stays.
+    #[must_use]
+    pub fn descriptors(mut self, soft: u32) -> Self {
+        self.descriptors = Some(soft);
         self
     }
 
@@ -366,6 +376,12 @@ impl Builder {
         let path = dir.path().join("nodens.yaml");
         fs::write(&path, fill(config, ports, dir.path()))?;
         let mut command = command()?;
+        if let Some(soft) = self.descriptors {
+            let script = format!("ulimit -Sn {soft} && exec \"$0\" \"$@\"");
+            let program = command.get_program().to_owned();
+            command = Command::new("sh");
+            command.arg("-c").arg(script).arg(program);
+        }
         command.arg("run").arg("--config").arg(path);
         command.args(&self.arguments);
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread::{Builder, JoinHandle};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 
 use self::cold::Cold;
@@ -144,6 +145,7 @@ impl Running {
         } else {
             count
         };
+        raise_descriptor_limit();
         let (bound, admin) = bind(&config, count).map_err(StartError::Configuration)?;
         let admin_addresses = admin
             .iter()
@@ -308,6 +310,20 @@ impl Running {
             return Exit::Bug;
         }
         Exit::Done
+    }
+}
+
+/// Takes as many file descriptors as the hard limit allows. Container runtimes start with a soft
+/// limit of 1024, for the sake of programs that use select(2): clients' connections alone could use
+/// that up, and no upstream could be reached any more.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, soft = ?limit.current, "cannot raise the limit on file descriptors");
     }
 }
 

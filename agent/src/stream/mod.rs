@@ -46,6 +46,8 @@ const READ: usize = 2048;
 const LONGEST: usize = 4096;
 /// Pause after an error of accept: the system is short of something.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The log is told of such an error at most this often.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -85,6 +87,7 @@ impl Streams {
     /// Takes connections until the drain begins, then waits for those that are left.
     pub async fn accept(self: Arc<Self>, listener: TcpListener, drain: DrainWatcher) {
         let mut connections = JoinSet::new();
+        let mut said: Option<Instant> = None;
         let begun = drain.clone().begun();
         tokio::pin!(begun);
         loop {
@@ -106,7 +109,11 @@ impl Streams {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "cannot take a TCP connection");
+                        let now = Instant::now();
+                        if said.is_none_or(|last| now >= last + SAID_EVERY) {
+                            said = Some(now);
+                            tracing::warn!(%error, "cannot take a TCP connection");
+                        }
                         sleep(PAUSE).await;
                     }
                 },
