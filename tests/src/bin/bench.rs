@@ -60,13 +60,10 @@ fn main() -> Result<ExitCode> {
             "control",
             "The echo in both roles: every ratio must be 1",
         ))
+        .arg(flag("unpinned", "Leave the paced clients to the scheduler"))
         .arg(flag(
-            "pinned",
-            "Pin the paced clients, one CPU after the other; else the scheduler places them",
-        ))
-        .arg(flag(
-            "even",
-            "Paced queries at even distances, not at random",
+            "poisson",
+            "Paced queries at random distances, not at even ones",
         ))
         .arg(flag(
             "open",
@@ -90,11 +87,11 @@ fn main() -> Result<ExitCode> {
         paced_clients: arguments
             .get_one::<u16>("paced-clients")
             .map_or(1, |&clients| usize::from(clients)),
-        pin_paced: arguments.get_flag("pinned"),
-        spacing: if arguments.get_flag("even") {
-            Spacing::Even
-        } else {
+        pin_paced: !arguments.get_flag("unpinned"),
+        spacing: if arguments.get_flag("poisson") {
             Spacing::Poisson
+        } else {
+            Spacing::Even
         },
         meanwhile: if arguments.get_flag("open") {
             Meanwhile::Send
