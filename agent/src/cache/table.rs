@@ -348,7 +348,7 @@ impl TableWriter {
             return;
         };
         slot.store(REMOVED, Release);
-        let freed = self.tidy(tag, old);
+        let freed = self.tidy(tag);
         let shard = &mut self.shards[index];
         shard.live -= 1;
         shard.removed = (shard.removed + 1).saturating_sub(freed);
@@ -435,7 +435,7 @@ impl TableWriter {
 
     /// Where the slot behind a removed one is empty, no search goes on past it: the removed slots
     /// before it become empty too. Returns how many.
-    fn tidy(&self, tag: u32, _old: Handle) -> usize {
+    fn tidy(&self, tag: u32) -> usize {
         let slots = self.slots(shard_of(tag));
         let first = tag as usize & slots.mask;
         let place = |step: usize| &slots.slots[(first + step) & slots.mask];

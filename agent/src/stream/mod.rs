@@ -321,7 +321,7 @@ impl Connection {
     }
 
     fn put(&mut self, message: &[u8]) {
-        if let (Ok(length @ 1..), false) = (u16::try_from(message.len()), message.is_empty()) {
+        if let Ok(length @ 1..) = u16::try_from(message.len()) {
             self.outbox.extend(length.to_be_bytes());
             self.outbox.extend(message);
         }
