@@ -16,7 +16,10 @@ fn main() -> Result<()> {
                 .long("layout")
                 .value_name("LAYOUT")
                 .default_value("one-thread")
-                .help("one-thread, or per-cpu: a pinned thread and a steered socket for each CPU"),
+                .help(
+                    "one-thread, on the first CPU; one-loose-thread, placed by the scheduler; or \
+                     per-cpu: a pinned thread and a steered socket for each CPU",
+                ),
         )
         .arg(
             Arg::new("address")
@@ -29,8 +32,9 @@ fn main() -> Result<()> {
         .get_matches();
     let layout = match arguments.get_one::<String>("layout").map(String::as_str) {
         Some("one-thread") => Layout::OneThread,
+        Some("one-loose-thread") => Layout::OneLooseThread,
         Some("per-cpu") => Layout::PerCpu,
-        other => bail!("no layout {other:?}: one-thread or per-cpu"),
+        other => bail!("no layout {other:?}: one-thread, one-loose-thread or per-cpu"),
     };
     let address = *arguments
         .get_one::<IpAddr>("address")

@@ -24,8 +24,12 @@ const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 /// How the work is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// One thread, one socket, placed by the scheduler.
+    /// One thread, one socket, pinned to the first CPU: half of its queries come from another one,
+    /// as for every server of one thread whose clients are everywhere.
     OneThread,
+    /// One thread, one socket, placed by the scheduler: on an idle machine it is woken beside the
+    /// client that asks, on a busy one it is not.
+    OneLooseThread,
     /// One pinned thread and one socket a CPU; a query is answered on the CPU that sent it.
     /// This is how the agent does it.
     PerCpu,
@@ -37,7 +41,8 @@ pub enum Layout {
 /// What the kernel says of sockets, steering, affinity and threads.
 pub fn start(layout: Layout, address: IpAddr) -> io::Result<SocketAddr> {
     let places: Vec<Option<usize>> = match layout {
-        Layout::OneThread => vec![None],
+        Layout::OneThread => cpus()?.into_iter().take(1).map(Some).collect(),
+        Layout::OneLooseThread => vec![None],
         Layout::PerCpu => cpus()?.into_iter().map(Some).collect(),
     };
     let mut bound = SocketAddr::new(address, 0);

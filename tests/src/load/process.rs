@@ -52,6 +52,7 @@ impl Server {
         let begin = now_ns();
         let layout = match layout {
             Layout::OneThread => "one-thread",
+            Layout::OneLooseThread => "one-loose-thread",
             Layout::PerCpu => "per-cpu",
         };
         let mut child = Command::new(program)

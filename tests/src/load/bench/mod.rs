@@ -63,9 +63,7 @@ pub struct Options {
     pub turn: Duration,
     /// The echo plays the agent too: the ratios must then be 1. Says how far to trust a run.
     pub control: bool,
-    /// Paced clients for each CPU, at least 1. With one, the scheduler settles the one-thread echo
-    /// beside a client or away from it and its cost doubles from one second to the next; several
-    /// are also what a node has.
+    /// Paced clients for each CPU, at least 1.
     pub paced_clients: usize,
     /// Whether the paced clients are pinned, or left to the scheduler.
     pub pin_paced: bool,
@@ -87,7 +85,7 @@ struct Bench<'a> {
     cpus: Vec<usize>,
     upstream: Upstream,
     progress: &'a mut dyn Write,
-    series: [Series; 5],
+    series: [Series; 6],
     idle_bytes: Vec<f64>,
     entry_bytes: Vec<f64>,
     starts: Vec<f64>,
@@ -151,12 +149,14 @@ impl Bench<'_> {
     fn round(&mut self) -> Result<()> {
         let echo = Server::echo(&self.options.echo, Layout::PerCpu)?;
         let echo_one = Server::echo(&self.options.echo, Layout::OneThread)?;
+        let echo_loose = Server::echo(&self.options.echo, Layout::OneLooseThread)?;
         let agent = Server::agent(&self.options.agent, self.upstream.address, CACHE)?;
         let idle = Memory::of(agent.pid())?.resident_bytes;
 
         self.fill(&agent, FEW)?;
         self.compare(Work::Few, &echo, &agent)?;
         self.compare(Work::Paced, &echo_one, &agent)?;
+        self.compare(Work::Loose, &echo_loose, &agent)?;
         self.fill(&agent, MANY)?;
         let full = Memory::of(agent.pid())?.resident_bytes;
         #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^53")]
@@ -214,7 +214,7 @@ impl Bench<'_> {
         let saturated = self.saturated(server, count, expect)?;
         Ok(match work {
             Work::Few | Work::Many => saturated,
-            Work::Paced | Work::Layout => Load {
+            Work::Paced | Work::Loose | Work::Layout => Load {
                 pace: Pace::Paced {
                     per_second: PACED_PER_SECOND,
                     spacing: self.options.spacing,
@@ -285,7 +285,7 @@ impl Bench<'_> {
         let (limit, cost) = (echo.us_per_query(), agent.us_per_query());
         let ratio = match work {
             Work::Few | Work::Many => limit / cost,
-            Work::Paced | Work::Miss | Work::Layout => cost / limit,
+            Work::Paced | Work::Loose | Work::Miss | Work::Layout => cost / limit,
         };
         writeln!(
             self.progress,
@@ -340,7 +340,7 @@ impl Bench<'_> {
         if spent.ended > 0 {
             return Ok(Err(format!("{} threads of the server ended", spent.ended)));
         }
-        if matches!(work, Work::Paced | Work::Layout)
+        if matches!(work, Work::Paced | Work::Loose | Work::Layout)
             && (outcome.per_second() / PACED_PER_SECOND) < 0.95
         {
             return Ok(Err(format!(
@@ -398,23 +398,15 @@ impl Bench<'_> {
         let mut rows: Vec<Row> = Work::ALL
             .iter()
             .zip(self.series)
-            .filter(|&(&work, _)| {
-                let absent = if self.options.control {
-                    Work::Miss
-                } else {
-                    Work::Layout
-                };
-                work != absent
-            })
-            .map(|(&work, series)| {
-                let (must, aim) = work.goals(self.options.control);
-                Row {
+            .filter_map(|(&work, series)| {
+                let (must, aim) = work.goals(self.options.control)?;
+                Some(Row {
                     work: work.title(),
                     unit: Unit::Ratio,
                     must,
                     aim,
                     figures: series.ratios,
-                }
+                })
             })
             .collect();
         if !self.options.control {

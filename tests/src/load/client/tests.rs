@@ -58,7 +58,7 @@ fn right(query: &[u8]) -> Vec<u8> {
 
 #[test]
 fn an_echo_of_either_layout_returns_every_query() {
-    for layout in [Layout::OneThread, Layout::PerCpu] {
+    for layout in [Layout::OneThread, Layout::OneLooseThread, Layout::PerCpu] {
         let server = echo::start(layout, IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
         let outcome = Load {
             expect: Expect::Echo,
