@@ -147,7 +147,7 @@ fn health_is_what_the_pulse_saw_and_a_drain_ends_readiness() {
     assert_eq!((status, body), (503, expected));
 
     let health = &running.state.health;
-    let pulse = Pulse::start(Arc::clone(health)).unwrap();
+    let pulse = pulse::tests::start(health);
     assert!(pulse::tests::wait_for(health, || health
         .ready(Clock.now_ns())
         .is_ok()));
