@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tells that something of ours was touched, by listening to the kernel's own notifications.
+
+use std::os::fd::BorrowedFd;
+
+use crate::error::Error;
+
+/// What may have been changed by others since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Links or addresses.
+    pub links: bool,
+    /// Our tables.
+    pub rules: bool,
+}
+
+/// Multicast netlink sockets: links and addresses, and nf_tables.
+#[derive(Debug)]
+pub struct Watch {}
+
+impl Watch {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// When there can be no such sockets.
+    pub fn new() -> Result<Self, Error> {
+        todo!()
+    }
+
+    /// Does not wake for changes of the tables that this netlink port makes
+    /// ([`crate::active::Active::port_id`]): its refreshes.
+    ///
+    /// # Errors
+    /// When the kernel refuses the filter.
+    pub fn ignore(&mut self, port_id: u32) -> Result<(), Error> {
+        let _ = port_id;
+        todo!()
+    }
+
+    /// To wait on: readable when there is something to [`Self::drain`].
+    #[must_use]
+    pub fn as_fds(&self) -> [BorrowedFd<'_>; 2] {
+        todo!()
+    }
+
+    /// Reads all there is, without waiting. What the kernel could not tell counts as a change.
+    pub fn drain(&mut self) -> Changed {
+        todo!()
+    }
+}
