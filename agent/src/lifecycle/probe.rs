@@ -123,7 +123,9 @@ impl UdpAsker {
             Err(error) => return Err(error.into()),
         };
         let response = response.get(..len).unwrap_or_default();
-        let id = response.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+        let id = response
+            .first_chunk()
+            .map_or(0, |id| u16::from_be_bytes(*id));
         Ok(Some((id, check(&query(id), response))))
     }
 }
@@ -203,7 +205,9 @@ impl TcpProbe {
         loop {
             match self.stream.read(&mut octets) {
                 Ok(0) => return Err(Fault::Closed),
-                Ok(len) => self.answer.extend_from_slice(octets.get(..len).unwrap_or_default()),
+                Ok(len) => self
+                    .answer
+                    .extend_from_slice(octets.get(..len).unwrap_or_default()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) => return Err(error.into()),
             }

@@ -17,7 +17,6 @@
 //! ([`progress`](crate::telemetry::cells::WorkerCells::progress)).
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -160,7 +159,12 @@ impl Beat {
         }
         let mut round = Round::ask(&self.health, &mut self.askers, number, cpus);
         let at = |after: Duration| began_ns.saturating_add(nanoseconds(after));
-        let moments = [(SOON, false), (AGAIN[0], true), (AGAIN[1], true), (PATIENCE, false)];
+        let moments = [
+            (SOON, false),
+            (AGAIN[0], true),
+            (AGAIN[1], true),
+            (PATIENCE, false),
+        ];
         let mut waited = Waited::TimeOver;
         for (moment, is_repeated) in moments {
             waited = round.wait(at(moment), self.orders.bell());

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +37,9 @@ impl Askers {
         if !self.sockets.contains_key(&target) {
             self.sockets.insert(target, UdpAsker::new(target)?);
         }
-        self.sockets.get(&target).map_or(Ok(()), |asker| asker.send(id))
+        self.sockets
+            .get(&target)
+            .map_or(Ok(()), |asker| asker.send(id))
     }
 
     fn next_id(&mut self) -> u16 {
@@ -114,7 +116,10 @@ impl<'a> Round<'a> {
                 };
                 let is_udp = matches!(way, Way::Udp(_));
                 if is_udp {
-                    over_udp.entry(lane.cpu).or_default().push(round.asked.len());
+                    over_udp
+                        .entry(lane.cpu)
+                        .or_default()
+                        .push(round.asked.len());
                 }
                 round.asked.push(Asked {
                     target: at,

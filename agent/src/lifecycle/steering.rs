@@ -2,7 +2,6 @@
 //! What is known of the steering, for those who ask (readiness, metrics) and those who give
 //! orders (drain, retire). The pulse thread alone writes what is known and carries orders out.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -217,17 +216,11 @@ fn words(cause: Cause) -> String {
 }
 
 /// `udp` or `tcp`.
-pub(super) fn label(proto: Proto) -> &'static str {
+fn label(proto: Proto) -> &'static str {
     match proto {
         Proto::Udp => "udp",
         Proto::Tcp => "tcp",
     }
-}
-
-/// The address in the plan that answers for what clients ask.
-pub(super) fn server_of(plan: &nodens_netsetup::plan::Plan, asked: IpAddr) -> IpAddr {
-    let captured = plan.captures.iter().find(|capture| capture.service == asked);
-    captured.map_or(asked, |capture| capture.local)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -237,6 +230,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     const UDP: Lane = lane(Proto::Udp);
@@ -264,7 +259,9 @@ mod tests {
         );
         steering.note(&[Change::Returned(UDP)]);
         assert!(steering.reasons().is_empty());
-        assert!(steering.trouble(Some("no".to_owned())) && !steering.trouble(Some("no".to_owned())));
+        assert!(
+            steering.trouble(Some("no".to_owned())) && !steering.trouble(Some("no".to_owned()))
+        );
         assert_eq!(steering.reasons(), ["no"]);
         steering.retire();
         assert!(steering.reasons()[0].starts_with("retired: "));

@@ -154,7 +154,11 @@ impl Switch {
                 && self.hung(track.lane.proto).is_none()
                 && (track.is_up || track.refreshed_ns.is_none() || self.has_recovered(track))
         };
-        self.lanes.iter().filter(may).map(|track| track.lane).collect()
+        self.lanes
+            .iter()
+            .filter(may)
+            .map(|track| track.lane)
+            .collect()
     }
 
     /// Whether TCP connections that began here may stay: whoever answers them moves.

@@ -354,7 +354,10 @@ const STEERING: &[Family] = &[
         labels: &["part"],
         help: "Times that something of ours was gone from the node and was put back.",
         read: |scrape, series| {
-            for (part, count) in steering(scrape).iter().flat_map(|steering| &steering.healed) {
+            for (part, count) in steering(scrape)
+                .iter()
+                .flat_map(|steering| &steering.healed)
+            {
                 series.count(&[part], *count);
             }
         },

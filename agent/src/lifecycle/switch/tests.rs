@@ -50,8 +50,10 @@ impl Node {
         self.switch.look(&self.sight, self.now_ns);
         let has_answered = |lane| answers.contains(&lane);
         let alive = self.switch.alive(has_answered);
-        self.changes.extend(self.switch.refreshed(&alive, self.now_ns));
-        self.changes.extend(self.switch.close(has_answered, self.now_ns));
+        self.changes
+            .extend(self.switch.refreshed(&alive, self.now_ns));
+        self.changes
+            .extend(self.switch.close(has_answered, self.now_ns));
         alive
     }
 
@@ -114,7 +116,11 @@ fn a_worker_that_stands_still_over_its_queue_takes_udp_along_and_tcp_not() {
     let mut node = Node::armed();
     node.sight.workers[1].has_waiting = true;
     let alive: Vec<_> = (0..4).map(|_| node.turn(&[UDP, TCP]).len()).collect();
-    assert_eq!(alive, [2, 2, 1, 1], "still for 0.75 s from the third turn on");
+    assert_eq!(
+        alive,
+        [2, 2, 1, 1],
+        "still for 0.75 s from the third turn on"
+    );
     for _ in 0..2 {
         assert_eq!(node.turn(&[UDP, TCP]), [TCP]);
         assert_eq!(node.changes, []);
@@ -176,7 +182,11 @@ fn who_was_stopped_itself_accuses_nobody() {
     // SIGSTOP for ten seconds; nobody has moved when the pulse does again.
     node.now_ns += 10_000_000_000;
     node.sight.cold -= 1;
-    assert_eq!(node.turn(&[UDP, TCP]), [], "the first turn after it tripped");
+    assert_eq!(
+        node.turn(&[UDP, TCP]),
+        [],
+        "the first turn after it tripped"
+    );
     assert_eq!(
         node.changes,
         [
@@ -186,10 +196,7 @@ fn who_was_stopped_itself_accuses_nobody() {
     );
     node.sight.workers[0] = WorkerSight::default();
     assert_eq!(node.turn(&[UDP, TCP]), [UDP, TCP]);
-    assert_eq!(
-        node.changes,
-        [Change::Returned(UDP), Change::Returned(TCP)]
-    );
+    assert_eq!(node.changes, [Change::Returned(UDP), Change::Returned(TCP)]);
 }
 
 #[test]
