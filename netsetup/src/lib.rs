@@ -6,7 +6,10 @@ pub mod active;
 pub mod check;
 pub mod error;
 pub mod fallback;
+pub mod link;
+pub mod owner;
 pub mod plan;
+mod rtnetlink;
 pub mod watch;
 
 pub use active::{Active, OwnerSocket};
