@@ -12,6 +12,10 @@ pub mod plan;
 mod rtnetlink;
 pub mod watch;
 
+#[cfg(test)]
+#[path = "../tests/netns/mod.rs"]
+mod netns;
+
 pub use active::{Active, OwnerSocket};
 pub use check::Difference;
 pub use error::Error;
