@@ -6,8 +6,15 @@ pub mod active;
 pub mod check;
 pub mod error;
 pub mod fallback;
+pub mod link;
+pub mod owner;
 pub mod plan;
+mod rtnetlink;
 pub mod watch;
+
+#[cfg(test)]
+#[path = "../tests/netns/mod.rs"]
+mod netns;
 
 pub use active::{Active, OwnerSocket};
 pub use check::Difference;

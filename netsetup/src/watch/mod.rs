@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tells that something of ours was touched, by listening to the kernel's own notifications.
 
+mod links;
+
 use std::os::fd::BorrowedFd;
 
+use self::links::Links;
 use crate::error::Error;
+use crate::plan::Plan;
 
 /// What may have been changed by others since the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,15 +20,19 @@ pub struct Changed {
 
 /// Multicast netlink sockets: links and addresses, and nf_tables.
 #[derive(Debug)]
-pub struct Watch {}
+pub struct Watch {
+    links: Links,
+}
 
 impl Watch {
-    /// Begins to listen.
+    /// Begins to listen for what the plan names.
     ///
     /// # Errors
     /// When there can be no such sockets.
-    pub fn new() -> Result<Self, Error> {
-        todo!()
+    pub fn new(plan: &Plan) -> Result<Self, Error> {
+        Ok(Self {
+            links: Links::new(plan)?,
+        })
     }
 
     /// Does not wake for changes of the tables that this netlink port makes
@@ -39,12 +47,15 @@ impl Watch {
 
     /// To wait on: readable when there is something to [`Self::drain`].
     #[must_use]
-    pub fn as_fds(&self) -> [BorrowedFd<'_>; 2] {
-        todo!()
+    pub fn as_fds(&self) -> [BorrowedFd<'_>; 1] {
+        [self.links.as_fd()]
     }
 
     /// Reads all there is, without waiting. What the kernel could not tell counts as a change.
     pub fn drain(&mut self) -> Changed {
-        todo!()
+        Changed {
+            links: self.links.drain(),
+            rules: false,
+        }
     }
 }
