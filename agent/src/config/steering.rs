@@ -84,16 +84,16 @@ fn ask_no_captured_address(reader: &mut Reader<'_>, plan: &Plan, zones: &[ZoneRe
     }
 }
 
-fn warn_of_addresses_without_fallback(
-    reader: &mut Reader<'_>,
-    wishes: &Wishes<'_>,
-    plan: &Plan,
-) {
+fn warn_of_addresses_without_fallback(reader: &mut Reader<'_>, wishes: &Wishes<'_>, plan: &Plan) {
     let has_fallback = |address: IpAddr| {
         let mut fallback = plan.fallback.iter();
         fallback.any(|&one| Family::of(one) == Family::of(address))
     };
-    for &address in plan.addresses.iter().filter(|&&address| !has_fallback(address)) {
+    for &address in plan
+        .addresses
+        .iter()
+        .filter(|&&address| !has_fallback(address))
+    {
         let spot = wishes.spot(wishes.addresses, address);
         let spot = spot.unwrap_or_else(|| wishes.addresses.spot.clone());
         let family = Family::of(address);
@@ -106,7 +106,12 @@ fn warn_of_addresses_without_fallback(
 
 impl Wishes<'_> {
     fn are_sound(&self) -> bool {
-        let lists = [self.addresses, self.services, self.redirect_to, self.fallback];
+        let lists = [
+            self.addresses,
+            self.services,
+            self.redirect_to,
+            self.fallback,
+        ];
         lists.iter().all(|list| list.is_sound)
             && self.interface.is_sound
             && self.port.is_sound
@@ -156,7 +161,12 @@ impl Wishes<'_> {
             PlanError::Duplicate { address, .. }
             | PlanError::NoServiceAddress { address, .. }
             | PlanError::Reserved { address, .. } => {
-                let lists = [self.redirect_to, self.fallback, self.services, self.addresses];
+                let lists = [
+                    self.redirect_to,
+                    self.fallback,
+                    self.services,
+                    self.addresses,
+                ];
                 let has = |list: &&&Addresses| self.spot(list, *address).is_some();
                 let list = lists.iter().find(has).copied().unwrap_or(self.services);
                 (list, *address)

@@ -5,6 +5,7 @@ pub mod drain;
 pub mod interception;
 mod mending;
 pub mod orders;
+pub mod privileges;
 mod probe;
 pub mod pulse;
 pub mod ready;

@@ -98,8 +98,9 @@ impl Streams {
     pub async fn accept(self: Arc<Self>, listener: TcpListener, drain: DrainWatcher) {
         let mut connections = JoinSet::new();
         let mut said: Option<Instant> = None;
+        let begun = drain.clone().begun();
         let over = async {
-            let _blocker = drain.clone().begun().await;
+            let _blocker = begun.await;
             sleep(STILL_ACCEPT).await;
         };
         tokio::pin!(over);
