@@ -6,7 +6,10 @@ pub mod active;
 pub mod check;
 pub mod error;
 pub mod fallback;
+mod nfnetlink;
 pub mod plan;
+mod rules;
+mod tables;
 pub mod watch;
 
 pub use active::{Active, OwnerSocket};
@@ -15,17 +18,25 @@ pub use error::Error;
 pub use plan::{Capture, Lane, Plan, PlanError, Proto, Settings};
 pub use watch::{Changed, Watch};
 
-/// The rules of the plan in nft's own syntax: `nft -f` takes it.
+/// The rules of the plan in nft's own syntax. (`nft -f` takes it; the active table then goes again
+/// with nft, which owned it.)
 #[must_use]
 pub fn print_text(plan: &Plan) -> String {
-    let _ = plan;
-    todo!()
+    let tables: Vec<_> = tables(plan).iter().map(rules::text::table).collect();
+    tables.join("\n")
 }
 
 /// The rules of the plan as nft's JSON: `nft -j -f` takes it. That form has no word for the owner
 /// flag of the active table.
 #[must_use]
 pub fn print_json(plan: &Plan) -> String {
-    let _ = plan;
-    todo!()
+    format!("{:#}\n", rules::json(&tables(plan)))
+}
+
+fn tables(plan: &Plan) -> Vec<rules::Table> {
+    let active = rules::active::table(plan);
+    [Some(active), rules::fallback::table(plan)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
