@@ -12,18 +12,22 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::check::Difference;
 use crate::error::Error;
 use crate::nfnetlink::element::Elements;
 use crate::nfnetlink::{Batch, Connection};
 use crate::plan::{Family, Lane, Plan};
-use crate::rules;
-use crate::rules::active::{NAME, table};
+use crate::rules::active::{NAME, PRIORITY, table};
+use crate::rules::{self, ChainKind, Hook};
 use crate::tables::{self, Shape};
 
 /// By what a plain table that an earlier nodens left is known.
 pub(crate) const SHAPE: Shape = Shape {
     table: NAME,
-    chains: &["prerouting", "output"],
+    chains: &[
+        ("prerouting", ChainKind::Filter, Hook::Prerouting, PRIORITY),
+        ("output", ChainKind::Route, Hook::Output, PRIORITY),
+    ],
     sets: &["live", "serve", "began", "live6", "serve6", "began6"],
 };
 
@@ -65,16 +69,7 @@ impl Active {
     pub fn apply(socket: OwnerSocket, plan: &Plan) -> Result<Self, Error> {
         let OwnerSocket { mut connection } = socket;
         let wanted = table(plan);
-        let is_left = match connection.table(NAME)? {
-            None => false,
-            Some(found) => {
-                if let Some(port_id) = found.owner {
-                    return Err(owned_by(port_id));
-                }
-                tables::recognise(&mut connection, &SHAPE)?;
-                true
-            }
-        };
+        let is_left = tables::is_there(&mut connection, &SHAPE)?;
         let mut batch = Batch::default();
         let mut make = |is_owned| {
             batch.clear();
@@ -185,6 +180,23 @@ impl Active {
     }
 }
 
+/// What differs between the table and the plan.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn check(plan: &Plan) -> Result<Vec<Difference>, Error> {
+    let remedy = "start the agent anew: it makes the table, and the table goes with it";
+    tables::differences(&mut Connection::open()?, &table(plan), remedy)
+}
+
+/// Removes the table that an agent left on a kernel without owned tables.
+///
+/// # Errors
+/// When a living process owns it, another program made it, or the kernel refuses.
+pub fn revert() -> Result<(), Error> {
+    tables::remove(&SHAPE)
+}
+
 /// Which set of a family.
 type SetOf = fn(Family) -> &'static str;
 
@@ -211,14 +223,6 @@ impl Drop for Active {
                 .connection
                 .commit(&mut self.batch, "delete table inet nodens");
         }
-    }
-}
-
-pub(crate) fn owned_by(port_id: u32) -> Error {
-    Error::TableOwned {
-        table: NAME,
-        port_id,
-        process: None,
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 
 /// One failure.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,42 @@ pub enum Error {
         step: String,
         /// How often it was tried.
         tries: u32,
+    },
+    /// Others have plugged something into our bridge: removing it would cut them off.
+    #[error(
+        "remove {name}: it has ports that nodens did not give it ({ports}); it is left alone. Take \
+         them out (ip link set PORT nomaster) and try again"
+    )]
+    InterfaceHasPorts {
+        /// Its name.
+        name: String,
+        /// The names of the ports.
+        ports: String,
+    },
+    /// An interface of the name that we want, which we did not make.
+    #[error(
+        "interface {name} exists and was not made by nodens ({kind}); it is left alone. Choose \
+         another name for ours, or, if nothing needs it, remove it with `ip link delete {name}`"
+    )]
+    InterfaceTaken {
+        /// Its name.
+        name: String,
+        /// What it is, in words.
+        kind: String,
+    },
+    /// IPv6 is switched off where an IPv6 address is to be.
+    #[error(
+        "put {address} on {interface}: IPv6 is disabled: {remedy}, or leave IPv6 addresses out"
+    )]
+    NoIpv6 {
+        /// The address.
+        address: IpAddr,
+        /// The interface.
+        interface: String,
+        /// What switches it on.
+        remedy: String,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// The kernel has no nf_tables.
     #[error(

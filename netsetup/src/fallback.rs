@@ -2,16 +2,34 @@
 //! The fallback table: persistent; with no agent alive it sends what is asked of a node-local
 //! address to CoreDNS.
 
+use crate::check::Difference;
 use crate::error::Error;
 use crate::nfnetlink::{Batch, Connection};
 use crate::plan::Plan;
-use crate::rules::fallback::{NAME, table};
+use crate::rules::fallback::{BEFORE_SRCNAT, BEFORE_TRACKING, BEHIND_SRCNAT, NAME, table};
+use crate::rules::{ChainKind, Hook};
 use crate::tables::{self, Shape};
 
 /// By what the table of an earlier nodens is known.
 pub(crate) const SHAPE: Shape = Shape {
     table: NAME,
-    chains: &["prerouting", "output", "nat_post", "fix_post", "fix_in"],
+    chains: &[
+        (
+            "prerouting",
+            ChainKind::Filter,
+            Hook::Prerouting,
+            BEFORE_TRACKING,
+        ),
+        ("output", ChainKind::Route, Hook::Output, BEFORE_TRACKING),
+        ("nat_post", ChainKind::Nat, Hook::Postrouting, BEFORE_SRCNAT),
+        (
+            "fix_post",
+            ChainKind::Filter,
+            Hook::Postrouting,
+            BEHIND_SRCNAT,
+        ),
+        ("fix_in", ChainKind::Filter, Hook::Input, BEHIND_SRCNAT),
+    ],
     sets: &[],
 };
 
@@ -26,7 +44,7 @@ pub fn apply(plan: &Plan) -> Result<(), Error> {
     };
     let mut connection = Connection::open()?;
     let mut batch = Batch::default();
-    if is_there(&mut connection)? {
+    if tables::is_there(&mut connection, &SHAPE)? {
         if tables::differences(&mut connection, &wanted, "")?.is_empty() {
             return Ok(());
         }
@@ -41,27 +59,26 @@ pub fn apply(plan: &Plan) -> Result<(), Error> {
 /// # Errors
 /// As [`apply`].
 pub fn revert() -> Result<(), Error> {
-    let mut connection = Connection::open()?;
-    if !is_there(&mut connection)? {
-        return Ok(());
-    }
-    let mut batch = Batch::default();
-    tables::delete(&mut batch, NAME);
-    connection.commit(&mut batch, "delete table inet nodens-fallback")
+    tables::remove(&SHAPE)
 }
 
-/// Whether there is such a table, and it is ours.
-fn is_there(connection: &mut Connection) -> Result<bool, Error> {
-    let Some(found) = connection.table(NAME)? else {
-        return Ok(false);
-    };
-    if let Some(port_id) = found.owner {
-        return Err(Error::TableOwned {
-            table: NAME,
-            port_id,
-            process: None,
-        });
+/// What differs between the table and the plan.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn check(plan: &Plan) -> Result<Vec<Difference>, Error> {
+    let mut connection = Connection::open()?;
+    if let Some(wanted) = table(plan) {
+        let remedy = "`nodens netsetup up` makes it anew; a running agent does so by itself";
+        return tables::differences(&mut connection, &wanted, remedy);
     }
-    tables::recognise(connection, &SHAPE)?;
-    Ok(true)
+    if connection.table(NAME)?.is_none() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Difference {
+        place: format!("table inet {NAME}"),
+        wanted: "none, for the plan has no fallback".to_owned(),
+        found: "a table".to_owned(),
+        remedy: "`nodens netsetup up` removes it".to_owned(),
+    }])
 }

@@ -6,11 +6,18 @@ pub mod active;
 pub mod check;
 pub mod error;
 pub mod fallback;
+pub mod link;
 mod nfnetlink;
+pub mod owner;
 pub mod plan;
+mod rtnetlink;
 mod rules;
 mod tables;
 pub mod watch;
+
+#[cfg(test)]
+#[path = "../tests/netns/mod.rs"]
+mod netns;
 
 pub use active::{Active, OwnerSocket};
 pub use check::Difference;
@@ -31,6 +38,31 @@ pub fn print_text(plan: &Plan) -> String {
 #[must_use]
 pub fn print_json(plan: &Plan) -> String {
     format!("{:#}\n", rules::json(&tables(plan)))
+}
+
+/// What differs between the plan and the node: interface and addresses, the tables.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn check(plan: &Plan) -> Result<Vec<Difference>, Error> {
+    let mut differences = link::check(plan)?;
+    differences.extend(active::check(plan)?);
+    differences.extend(fallback::check(plan)?);
+    Ok(differences)
+}
+
+/// Takes back what outlives the agent: the fallback table, then interface and addresses. What fails
+/// does not keep the rest from being taken back.
+///
+/// # Errors
+/// Everything that failed.
+pub fn revert(plan: &Plan) -> Result<(), Vec<Error>> {
+    let done = [active::revert(), fallback::revert(), link::revert(plan)];
+    let failed: Vec<_> = done.into_iter().filter_map(Result::err).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(failed)
 }
 
 fn tables(plan: &Plan) -> Vec<rules::Table> {

@@ -7,8 +7,9 @@ use crate::check::Difference;
 use crate::error::Error;
 use crate::nfnetlink::read::{FoundChain, FoundRule, FoundSet};
 use crate::nfnetlink::{Batch, Connection};
+use crate::owner;
 use crate::rules::compare::Meaning;
-use crate::rules::{Chain, Set, Table, netlink, text};
+use crate::rules::{Chain, ChainKind, Hook, Set, Table, netlink, text};
 
 /// `NF_ACCEPT`, the policy of our chains.
 const POLICY_ACCEPT: u32 = 1;
@@ -51,30 +52,58 @@ pub(crate) fn delete(batch: &mut Batch, name: &str) {
     batch.push(netlink::delete_table(name), 0, step);
 }
 
-/// Makes sure that a table that is there is of our making: that it has no chain or set but those
-/// that some version of nodens makes.
+/// Removes the table, if it is there.
 ///
 /// # Errors
-/// [`Error::TableForeign`] with what else there is.
-pub(crate) fn recognise(connection: &mut Connection, ours: &Shape) -> Result<(), Error> {
+/// As [`is_there`], and when the kernel refuses.
+pub(crate) fn remove(ours: &Shape) -> Result<(), Error> {
+    let mut connection = Connection::open()?;
+    if !is_there(&mut connection, ours)? {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    delete(&mut batch, ours.table);
+    connection.commit(&mut batch, "delete a table")
+}
+
+/// Whether there is such a table, which may be replaced: one that nobody owns and that is of our
+/// making. It has then no chain or set but those that nodens makes.
+///
+/// # Errors
+/// [`Error::TableOwned`] with who owns it, or [`Error::TableForeign`] with what else there is.
+pub(crate) fn is_there(connection: &mut Connection, ours: &Shape) -> Result<bool, Error> {
+    let table = ours.table;
+    let Some(found) = connection.table(table)? else {
+        return Ok(false);
+    };
+    if let Some(port_id) = found.owner {
+        let process = owner::process_of(port_id);
+        return Err(Error::TableOwned {
+            table,
+            port_id,
+            process: process.map(|process| format!("{} (process {})", process.name, process.pid)),
+        });
+    }
     let mut strange = Vec::new();
-    for chain in connection.chains(ours.table)? {
-        if !ours.chains.contains(&chain.name.as_str()) {
-            strange.push(format!("chain {}", chain.name));
+    for chain in connection.chains(table)? {
+        let hook = |hook: Hook, priority| Some((hook.number().into(), priority));
+        let is_ours = ours.chains.iter().any(|&(name, kind, at, priority)| {
+            chain.name == name && chain.kind == kind.name() && chain.hook == hook(at, priority)
+        });
+        if !is_ours {
+            strange.push(format!("chain {} ({})", chain.name, chain_words(&chain)));
         }
     }
-    for set in connection.sets(ours.table)? {
+    for set in connection.sets(table)? {
         if !ours.sets.contains(&set.name.as_str()) {
             strange.push(format!("set {}", set.name));
         }
     }
     if strange.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
-    Err(Error::TableForeign {
-        table: ours.table,
-        what: format!("it has {}", strange.join(", ")),
-    })
+    let what = format!("it has {}", strange.join(", "));
+    Err(Error::TableForeign { table, what })
 }
 
 /// By what a table of ours is known again.
@@ -82,8 +111,8 @@ pub(crate) fn recognise(connection: &mut Connection, ours: &Shape) -> Result<(),
 pub(crate) struct Shape {
     /// The table's name.
     pub(crate) table: &'static str,
-    /// Every chain that nodens makes in it.
-    pub(crate) chains: &'static [&'static str],
+    /// Every chain that nodens makes in it, with its type, hook and priority.
+    pub(crate) chains: &'static [(&'static str, ChainKind, Hook, i32)],
     /// Every set.
     pub(crate) sets: &'static [&'static str],
 }

@@ -17,7 +17,7 @@ use crate::plan::{Family, Plan, Proto};
 pub(crate) const NAME: &str = "nodens";
 
 /// Before everybody else's rules at `raw` (-300), which see the packet as it is then: ours.
-const PRIORITY: i32 = -310;
+pub(crate) const PRIORITY: i32 = -310;
 
 /// Most TCP flows that are remembered, of one family: 64 Ki of some 100 bytes.
 const MOST_FLOWS: u32 = 0x1_0000;

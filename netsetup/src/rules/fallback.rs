@@ -15,13 +15,13 @@ use crate::plan::{Family, Plan, Proto};
 pub(crate) const NAME: &str = "nodens-fallback";
 
 /// Behind the active table, before connection tracking (-200) and kube-proxy's translation (-100).
-const BEFORE_TRACKING: i32 = -305;
+pub(crate) const BEFORE_TRACKING: i32 = -305;
 
 /// Before kube-proxy masquerades at `srcnat` (100).
-const BEFORE_SRCNAT: i32 = 90;
+pub(crate) const BEFORE_SRCNAT: i32 = 90;
 
 /// Behind `srcnat`: answers have their source back, F, and are given the one that was asked.
-const BEHIND_SRCNAT: i32 = 110;
+pub(crate) const BEHIND_SRCNAT: i32 = 110;
 
 /// The table that the plan wants, if it wants one.
 pub(crate) fn table(plan: &Plan) -> Option<Table> {

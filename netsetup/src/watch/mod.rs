@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tells that something of ours was touched, by listening to the kernel's own notifications.
 
+mod links;
+mod rules;
+
 use std::os::fd::BorrowedFd;
 
+use self::links::Links;
+use self::rules::Rules;
 use crate::error::Error;
+use crate::plan::Plan;
 
 /// What may have been changed by others since the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,15 +22,21 @@ pub struct Changed {
 
 /// Multicast netlink sockets: links and addresses, and nf_tables.
 #[derive(Debug)]
-pub struct Watch {}
+pub struct Watch {
+    links: Links,
+    rules: Rules,
+}
 
 impl Watch {
-    /// Begins to listen.
+    /// Begins to listen for what the plan names.
     ///
     /// # Errors
     /// When there can be no such sockets.
-    pub fn new() -> Result<Self, Error> {
-        todo!()
+    pub fn new(plan: &Plan) -> Result<Self, Error> {
+        Ok(Self {
+            links: Links::new(plan)?,
+            rules: Rules::new()?,
+        })
     }
 
     /// Does not wake for changes of the tables that this netlink port makes
@@ -33,18 +45,20 @@ impl Watch {
     /// # Errors
     /// When the kernel refuses the filter.
     pub fn ignore(&mut self, port_id: u32) -> Result<(), Error> {
-        let _ = port_id;
-        todo!()
+        self.rules.ignore(port_id)
     }
 
     /// To wait on: readable when there is something to [`Self::drain`].
     #[must_use]
     pub fn as_fds(&self) -> [BorrowedFd<'_>; 2] {
-        todo!()
+        [self.links.as_fd(), self.rules.as_fd()]
     }
 
     /// Reads all there is, without waiting. What the kernel could not tell counts as a change.
     pub fn drain(&mut self) -> Changed {
-        todo!()
+        Changed {
+            links: self.links.drain(),
+            rules: self.rules.drain(),
+        }
     }
 }

@@ -79,7 +79,9 @@ impl Rules {
             SockFilter::new(RETURN, 0, 0, 0),
             SockFilter::new(RETURN, 0, 0, u32::MAX),
         ];
-        SockRef::from(&self.socket).attach_filter(&program).map_err(failed)
+        SockRef::from(&self.socket)
+            .attach_filter(&program)
+            .map_err(failed)
     }
 
     /// To wait on.
