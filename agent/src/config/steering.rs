@@ -146,7 +146,8 @@ impl Wishes<'_> {
             PlanError::NoPort => return self.port.spot.clone(),
             PlanError::TooMany { .. } => return self.services.spot.clone(),
             PlanError::Unpaired { .. } => return self.redirect_to.spot.clone(),
-            PlanError::FallbackAlone(address)
+            PlanError::FallbackForMany { address, .. }
+            | PlanError::FallbackAlone(address)
             | PlanError::FallbackIsListen(address)
             | PlanError::FallbackIsService(address)
             | PlanError::SecondFallback(address) => (self.fallback, *address),

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the agent puts on the node before it listens: the table that answers when it is dead, the
-//! interface and its addresses. Found from an earlier agent, they are taken as they are.
+//! What the agent puts on the node before it listens: the table that steers, which steers nothing
+//! yet; the table that answers when the agent is dead; the interface and its addresses. Found from
+//! an earlier agent, they are taken as they are.
+//!
+//! The first comes first: it tells when another agent is alive, before anything of its is touched,
+//! and its rules let our own questions pass, which the fallback would send to CoreDNS.
 
 use nodens_netsetup::link::{Kind, Links, Part};
 use nodens_netsetup::plan::Plan;
-use nodens_netsetup::{Active, Error, OwnerSocket, Watch, fallback, link};
+use nodens_netsetup::{Active, Error, Watch, fallback, link};
 
 /// The ground that listeners stand on.
 #[derive(Debug)]
@@ -16,8 +20,8 @@ pub(super) struct Ground {
 /// What is used up when the pulse begins.
 #[derive(Debug)]
 pub(super) struct Tools {
-    /// Owns the table that steers.
-    pub(super) owner: OwnerSocket,
+    /// The table that steers.
+    pub(super) active: Active,
     /// Tells when others touch what is ours.
     pub(super) watch: Watch,
 }
@@ -39,13 +43,21 @@ impl Ground {
         // one: the lower it is, the sooner queries of a killed agent go to CoreDNS.
         let owner = Active::open()?;
         // Before anything is made, so that nothing goes unseen.
-        let watch = Watch::new(plan)?;
+        let mut watch = Watch::new(plan)?;
+        let active = Active::apply(owner, plan)?;
+        watch.ignore(active.port_id())?;
+        if !active.is_owned() {
+            tracing::warn!(
+                "this kernel has no owned tables (Linux 5.12 has): when the agent dies, queries \
+                 are lost for intercept.deadAfter instead of milliseconds"
+            );
+        }
         let mut ground = Self {
             plan: plan.clone(),
             made: Made::default(),
         };
         match ground.make() {
-            Ok(()) => Ok((ground, Tools { owner, watch })),
+            Ok(()) => Ok((ground, Tools { active, watch })),
             Err(error) => {
                 ground.take_back();
                 Err(error)
@@ -54,7 +66,9 @@ impl Ground {
     }
 
     fn make(&mut self) -> Result<(), Error> {
-        self.made.fallback = fallback::apply(&self.plan)?;
+        let was_there = has_fallback(&self.plan)?;
+        fallback::apply(&self.plan)?;
+        self.made.fallback = !was_there;
         let links = link::apply(&self.plan)?;
         if links.kind != Kind::Dummy {
             tracing::info!(
@@ -94,6 +108,15 @@ impl Ground {
             tracing::error!(%error, "cannot take back what this start has made");
         }
     }
+}
+
+/// Whether there is a table of that name, whatever is in it.
+fn has_fallback(plan: &Plan) -> Result<bool, Error> {
+    let none = Plan {
+        fallback: Vec::new(),
+        ..plan.clone()
+    };
+    fallback::check(&none).map(|differences| !differences.is_empty())
 }
 
 fn unmake(plan: &Plan, links: &Links) -> Result<(), Error> {

@@ -323,7 +323,7 @@ impl Running {
         let pulse =
             Pulse::start(health, orders, interception, begin).map_err(system("start the pulse"))?;
         if let Some(arming) = arming {
-            steer::wait_until_armed(&arming).map_err(refused)?;
+            steer::wait_until_armed(&arming);
         }
         Ok(Self {
             dns,

@@ -3,10 +3,10 @@
 
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use nodens_netsetup::Error;
 use nodens_netsetup::plan::Plan;
 
 use super::ground::{Ground, Tools};
@@ -19,9 +19,8 @@ use crate::lifecycle::steering::Steering;
 use crate::lifecycle::switch::{Sight, WorkerSight};
 use crate::listeners::{self, Sockets};
 use crate::stream::Streams;
+use crate::telemetry::cells::WorkerCells;
 use crate::telemetry::registry::Telemetry;
-
-use std::sync::atomic::Ordering::Relaxed;
 
 /// How long the start waits for the first answers. It goes on without: they may yet come.
 const FIRST_ANSWERS: Duration = Duration::from_secs(10);
@@ -37,8 +36,8 @@ pub(super) struct Around<'a> {
     pub(super) sockets: Sockets,
 }
 
-/// Tells how arming the switch went.
-pub(super) type Arming = mpsc::Receiver<Result<(), Error>>;
+/// Tells once that queries are steered here.
+pub(super) type Arming = mpsc::Receiver<()>;
 
 /// What is listened on: the configured addresses, and those that Service addresses are steered to.
 pub(super) fn listen(config: &Config, plan: Option<&Plan>) -> Listen {
@@ -87,7 +86,7 @@ pub(super) fn interception(
     let plan = ground.plan.clone();
     let steering = Arc::new(Steering::new(&plan.lanes()));
     around.health.set_steering(Arc::clone(&steering));
-    let (started, arming) = mpsc::channel();
+    let (armed, arming) = mpsc::channel();
     let (health, telemetry) = (Arc::clone(around.health), Arc::clone(around.telemetry));
     let (sockets, stream) = (Arc::clone(&around.sockets), Arc::clone(&telemetry.stream));
     let sight = move || {
@@ -103,19 +102,19 @@ pub(super) fn interception(
         plan,
         dead_after: around.config.intercept.dead_after,
         farewell: around.config.limits.drain_timeout,
-        owner: tools.owner,
+        active: tools.active,
         watch: tools.watch,
         steering,
         sources: Sources {
             sight: Box::new(sight),
             connections: Box::new(move || stream.connections_open()),
         },
-        started,
+        armed,
     });
     (interception, arming)
 }
 
-fn see(cells: &Arc<crate::telemetry::cells::WorkerCells>, has_waiting: bool) -> WorkerSight {
+fn see(cells: &Arc<WorkerCells>, has_waiting: bool) -> WorkerSight {
     WorkerSight {
         has_waiting,
         progress: cells.progress.load(Relaxed),
@@ -123,15 +122,10 @@ fn see(cells: &Arc<crate::telemetry::cells::WorkerCells>, has_waiting: bool) -> 
 }
 
 /// Waits until queries are steered here.
-pub(super) fn wait_until_armed(arming: &Arming) -> Result<(), Error> {
-    match arming.recv_timeout(FIRST_ANSWERS) {
-        Ok(outcome) => outcome,
-        Err(RecvTimeoutError::Timeout) => {
-            tracing::error!("no address answers yet; queries are steered here when one does");
-            Ok(())
-        }
-        // The pulse has ended; whoever waits for the end hears of it.
-        Err(RecvTimeoutError::Disconnected) => Ok(()),
+pub(super) fn wait_until_armed(arming: &Arming) {
+    // Where the pulse has ended, whoever waits for the end hears of it.
+    if arming.recv_timeout(FIRST_ANSWERS) == Err(RecvTimeoutError::Timeout) {
+        tracing::error!("no address answers yet; queries are steered here when one does");
     }
 }
 

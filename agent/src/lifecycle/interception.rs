@@ -15,7 +15,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use nodens_netsetup::plan::{Lane, Plan, Proto};
-use nodens_netsetup::{Active, Error, OwnerSocket, Watch, fallback, link};
+use nodens_netsetup::{Active, Error, Watch, fallback, link};
 use tokio::sync::oneshot;
 
 use super::mending::Mending;
@@ -41,13 +41,13 @@ pub struct Interception {
     steering: Arc<Steering>,
     sources: Sources,
     switch: Switch,
-    owner: Option<OwnerSocket>,
+    /// `None` where others have removed it, and when we have retired.
     active: Option<Active>,
     watch: Option<Watch>,
     mending: Mending,
     phase: Phase,
-    /// Hears how the start went, once.
-    started: Option<mpsc::Sender<Result<(), Error>>>,
+    /// Hears once that queries are steered here.
+    armed: Option<mpsc::Sender<()>>,
     since_ns: u64,
     not_before_ns: u64,
     /// Refreshed in the turn that is under way.
@@ -86,16 +86,16 @@ pub struct Parts {
     pub dead_after: Duration,
     /// `limits.drainTimeout`.
     pub farewell: Duration,
-    /// Opened before any other descriptor.
-    pub owner: OwnerSocket,
+    /// The table that steers, without elements: nothing is steered yet.
+    pub active: Active,
     /// Opened before links and fallback were made.
     pub watch: Watch,
     /// Where the others see what becomes of it.
     pub steering: Arc<Steering>,
     /// Where the agent is looked at.
     pub sources: Sources,
-    /// Hears how the start went, once.
-    pub started: mpsc::Sender<Result<(), Error>>,
+    /// Hears once that queries are steered here.
+    pub armed: mpsc::Sender<()>,
 }
 
 impl fmt::Debug for Interception {
@@ -119,7 +119,7 @@ impl fmt::Debug for Sources {
 }
 
 impl Interception {
-    /// Links, addresses and fallback are there already; the rest begins with the first turn.
+    /// Everything is there but the elements: those come with the first answers.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         Self {
@@ -129,12 +129,11 @@ impl Interception {
             farewell: parts.farewell,
             steering: parts.steering,
             sources: parts.sources,
-            owner: Some(parts.owner),
-            active: None,
+            active: Some(parts.active),
             watch: Some(parts.watch),
             mending: Mending::default(),
             phase: Phase::Starting,
-            started: Some(parts.started),
+            armed: Some(parts.armed),
             since_ns: Clock.now_ns(),
             not_before_ns: 0,
             refreshed: Vec::new(),
@@ -248,47 +247,24 @@ impl Interception {
             .collect()
     }
 
-    /// Everything has answered: the table, then its elements.
+    /// When everything has answered, the elements are set.
     fn start(&mut self, live: &[Lane]) {
-        let now_ns = Clock.now_ns();
-        let is_patient = now_ns.saturating_sub(self.since_ns) < nanoseconds(ALL_ANSWER);
-        let all = self.switch.lanes().count();
-        if live.is_empty() || (live.len() < all && is_patient) || now_ns < self.not_before_ns {
+        let waited_ns = Clock.now_ns().saturating_sub(self.since_ns);
+        let is_patient = waited_ns < nanoseconds(ALL_ANSWER);
+        if live.is_empty() || (is_patient && live.len() < self.switch.lanes().count()) {
             return;
         }
-        match self.make_table() {
-            Ok(()) => {
-                self.phase = Phase::Steering;
-                self.renew(live);
-                if let Some(started) = self.started.take() {
-                    let _ = started.send(Ok(()));
-                }
-            }
-            Err(error) => match self.started.take() {
-                // The start fails, and says why.
-                Some(started) => {
-                    let _ = started.send(Err(error));
-                    self.not_before_ns = u64::MAX;
-                }
-                None => self.refused(error, "make the table that steers"),
-            },
+        self.phase = Phase::Steering;
+        self.renew(live);
+        if let Some(armed) = self.armed.take() {
+            let _ = armed.send(());
         }
     }
 
     fn make_table(&mut self) -> Result<(), Error> {
-        let owner = match self.owner.take() {
-            Some(owner) => owner,
-            None => Active::open()?,
-        };
-        let active = Active::apply(owner, &self.plan)?;
+        let active = Active::apply(Active::open()?, &self.plan)?;
         if let Some(watch) = &mut self.watch {
             watch.ignore(active.port_id())?;
-        }
-        if !active.is_owned() {
-            tracing::warn!(
-                "this kernel has no owned tables (Linux 5.12 has): when the agent dies, queries \
-                 are lost for intercept.deadAfter instead of milliseconds"
-            );
         }
         self.active = Some(active);
         Ok(())
@@ -353,9 +329,6 @@ impl Interception {
 
     /// Takes the elements out: the kernel sends new queries elsewhere from now on.
     fn let_go(&mut self) {
-        if let Some(started) = self.started.take() {
-            let _ = started.send(Ok(()));
-        }
         let lanes: Vec<Lane> = self.switch.lanes().collect();
         if let Some(active) = &mut self.active
             && let Err(error) = active.clear(&lanes)
@@ -372,7 +345,6 @@ impl Interception {
 
     fn end_retiring(&mut self) {
         self.active = None;
-        self.owner = None;
         let phase = std::mem::replace(&mut self.phase, Phase::Retired);
         if let Phase::Retiring(_, waiting) = phase {
             for done in waiting {
@@ -443,5 +415,9 @@ impl Interception {
 
 /// Puts the fallback table back; true where it was not as it should be.
 fn mend_fallback(plan: &Plan) -> Result<bool, Error> {
-    fallback::apply(plan)
+    let is_whole = fallback::check(plan)?.is_empty();
+    if !is_whole {
+        fallback::apply(plan)?;
+    }
+    Ok(!is_whole)
 }

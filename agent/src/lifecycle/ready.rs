@@ -185,7 +185,8 @@ impl Health {
 
     /// Whether the process is worth keeping: not before the first answer at every listen address.
     /// Listen addresses and CPUs that come later have [`LIVE_WINDOW`] for theirs. In a drain the
-    /// sockets close one by one, so then only the cold thread is looked at.
+    /// sockets close one by one, and after `nodens retire` the fallback table answers our questions,
+    /// so then only the cold thread is looked at.
     ///
     /// # Errors
     /// What is wrong, in words.
@@ -208,7 +209,11 @@ impl Health {
         must_have_answered: impl Fn(&Lane) -> bool,
     ) -> Result<(), Reasons> {
         let mut reasons = self.cold(LIVE_WINDOW, now_ns);
-        if !self.is_draining() {
+        let has_retired = self
+            .steering
+            .get()
+            .is_some_and(|steering| steering.is_retired());
+        if !self.is_draining() && !has_retired {
             let targets = self.targets.load();
             reasons.extend(targets.iter().filter_map(|target| {
                 target.problem(now_ns, |lane| {
