@@ -76,10 +76,6 @@ fn objects(table: &Table) -> Vec<schema::NfObject<'static>> {
 }
 
 fn set(table: &Table, set: &Set) -> schema::Set<'static> {
-    let mut flags = HashSet::from([schema::SetFlag::Timeout]);
-    if set.dynamic.is_some() {
-        flags.insert(schema::SetFlag::Dynamic);
-    }
     let seconds = |time: std::time::Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     schema::Set {
         family: NfFamily::INet,
@@ -88,7 +84,8 @@ fn set(table: &Table, set: &Set) -> schema::Set<'static> {
         handle: None,
         set_type: schema::SetTypeValue::Concatenated(set.key.iter().map(key_type).collect()),
         policy: None,
-        flags: Some(flags),
+        // nft sees from the rules which sets are dynamic; before 1.0.7 its JSON has no word for it.
+        flags: Some(HashSet::from([schema::SetFlag::Timeout])),
         elem: None,
         timeout: set.dynamic.map(|dynamic| seconds(dynamic.timeout)),
         gc_interval: None,
