@@ -4,12 +4,12 @@
 
 pub mod active;
 pub mod check;
+mod conversation;
 pub mod error;
 pub mod fallback;
 pub mod link;
 pub mod owner;
 pub mod plan;
-mod rtnetlink;
 pub mod watch;
 
 #[cfg(test)]
