@@ -165,7 +165,7 @@ impl Connection {
             for message in messages(&self.buffer[..length]) {
                 let said = message
                     .and_then(|message| each(message.sequence, message.flags, message.answer()?));
-                wrong = wrong.or(said.err());
+                wrong = wrong.or_else(|| said.err());
             }
         }
         match wrong {

@@ -64,7 +64,7 @@ impl Rules {
 
     /// Has the kernel leave out the changes that this port makes. What comes in one datagram was
     /// changed in one transaction, and so by one port.
-    pub(super) fn ignore(&mut self, port_id: u32) -> Result<(), Error> {
+    pub(super) fn ignore(&self, port_id: u32) -> Result<(), Error> {
         const LOAD_WORD: u16 = 0x20;
         const JUMP_IF_EQUAL: u16 = 0x15;
         const RETURN: u16 = 0x06;
