@@ -7,6 +7,7 @@ pub mod check;
 mod conversation;
 pub mod error;
 pub mod fallback;
+pub mod firewall;
 pub mod link;
 pub mod owner;
 pub mod plan;
