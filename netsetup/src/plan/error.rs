@@ -22,6 +22,17 @@ pub enum PlanError {
          add one to the listen addresses (169.254.0.0/16 or fc00::/7), or take the fallback out"
     )]
     FallbackAlone(IpAddr),
+    /// The fallback's answers do not tell which address was asked.
+    #[error(
+        "the fallback address {address} can answer for one node-local listen address of its family, \
+         and there are {number}: take the others out, or the fallback"
+    )]
+    FallbackForMany {
+        /// The fallback address.
+        address: IpAddr,
+        /// Node-local listen addresses of its family.
+        number: usize,
+    },
     /// The fallback would send queries back to the agent.
     #[error(
         "the fallback address {0} is a listen address: it must be that of another Service of \

@@ -211,8 +211,14 @@ impl Plan {
             {
                 problems.push(PlanError::SecondFallback(address));
             }
-            if !addresses.iter().any(|&one| Family::of(one) == family) {
-                problems.push(PlanError::FallbackAlone(address));
+            match addresses
+                .iter()
+                .filter(|&&one| Family::of(one) == family)
+                .count()
+            {
+                0 => problems.push(PlanError::FallbackAlone(address)),
+                1 => {}
+                number => problems.push(PlanError::FallbackForMany { address, number }),
             }
         }
         fallback

@@ -32,7 +32,7 @@ fn each_service_gets_the_next_free_address_behind_the_last_listen_address_of_its
     let plan = Plan::new(&settings(
         "169.254.20.10 169.254.20.12 127.0.0.1 fd00:20::a",
         "10.96.0.10 10.96.0.9 fd10::a",
-        "10.96.0.51 fd10::51",
+        "fd10::51",
     ))
     .unwrap();
     assert_eq!(
@@ -89,7 +89,7 @@ fn every_problem_is_told_in_one_go_with_its_remedy() {
     assert_eq!(
         problems,
         [
-            PlanError::InterfaceName(wrong.interface.clone()),
+            PlanError::InterfaceName(wrong.interface),
             PlanError::NoPort,
             PlanError::Duplicate {
                 of: "the listen addresses",
@@ -147,6 +147,18 @@ fn redirect_addresses_that_cannot_be_are_refused() {
                 locals: 2
             },
         ]
+    );
+}
+
+#[test]
+fn a_fallback_answers_for_one_address_of_its_family() {
+    let wrong = settings("169.254.20.10 169.254.20.11", "", "10.96.0.51");
+    assert_eq!(
+        problems(&wrong),
+        [PlanError::FallbackForMany {
+            address: ip("10.96.0.51"),
+            number: 2
+        }]
     );
 }
 

@@ -2,10 +2,12 @@
 //! Tells that something of ours was touched, by listening to the kernel's own notifications.
 
 mod links;
+mod rules;
 
 use std::os::fd::BorrowedFd;
 
 use self::links::Links;
+use self::rules::Rules;
 use crate::error::Error;
 use crate::plan::Plan;
 
@@ -22,6 +24,7 @@ pub struct Changed {
 #[derive(Debug)]
 pub struct Watch {
     links: Links,
+    rules: Rules,
 }
 
 impl Watch {
@@ -32,6 +35,7 @@ impl Watch {
     pub fn new(plan: &Plan) -> Result<Self, Error> {
         Ok(Self {
             links: Links::new(plan)?,
+            rules: Rules::new()?,
         })
     }
 
@@ -40,22 +44,21 @@ impl Watch {
     ///
     /// # Errors
     /// When the kernel refuses the filter.
-    pub fn ignore(&mut self, port_id: u32) -> Result<(), Error> {
-        let _ = port_id;
-        todo!()
+    pub fn ignore(&self, port_id: u32) -> Result<(), Error> {
+        self.rules.ignore(port_id)
     }
 
     /// To wait on: readable when there is something to [`Self::drain`].
     #[must_use]
-    pub fn as_fds(&self) -> [BorrowedFd<'_>; 1] {
-        [self.links.as_fd()]
+    pub fn as_fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.links.as_fd(), self.rules.as_fd()]
     }
 
     /// Reads all there is, without waiting. What the kernel could not tell counts as a change.
     pub fn drain(&mut self) -> Changed {
         Changed {
             links: self.links.drain(),
-            rules: false,
+            rules: self.rules.drain(),
         }
     }
 }
