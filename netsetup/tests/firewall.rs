@@ -2,6 +2,8 @@
 //! What is said of a host's firewall, held against what that firewall does to real packets: a pod
 //! asks over UDP and TCP, IPv4 and IPv6, untracked, as nodens steers it.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails like the test")]
+
 mod netns;
 
 use std::collections::BTreeSet;
