@@ -17,17 +17,14 @@ use crate::error::Error;
 use crate::nfnetlink::element::Elements;
 use crate::nfnetlink::{Batch, Connection};
 use crate::plan::{Family, Lane, Plan};
-use crate::rules::active::{NAME, PRIORITY, table};
-use crate::rules::{self, ChainKind, Hook};
+use crate::rules;
+use crate::rules::active::{CHAINS, NAME, table};
 use crate::tables::{self, Shape};
 
 /// By what a plain table that an earlier nodens left is known.
 pub(crate) const SHAPE: Shape = Shape {
     table: NAME,
-    chains: &[
-        ("prerouting", ChainKind::Filter, Hook::Prerouting, PRIORITY),
-        ("output", ChainKind::Route, Hook::Output, PRIORITY),
-    ],
+    chains: &CHAINS,
     sets: &["live", "serve", "began", "live6", "serve6", "began6"],
 };
 

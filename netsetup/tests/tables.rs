@@ -425,7 +425,7 @@ fn the_active_table_of_another_plan_differs_in_rules_and_sets() {
             ["live6", "serve6", "began6"].map(|set| { format!("table inet nodens, set {set}") })
         );
         let rule = "the rule `ip6 daddr fd00:20::a udp dport 53 \
-                    ip6 daddr . meta l4proto . udp dport @live6 notrack`";
+                    ip6 daddr . meta l4proto . udp dport @live6 notrack accept`";
         assert!(differ.iter().any(|one| one.wanted == rule), "{differ:#?}");
         let mut longer = planned("169.254.20.10", "10.96.0.10", "");
         longer.remember_tcp = Duration::from_secs(3660);
