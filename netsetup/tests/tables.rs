@@ -581,7 +581,24 @@ fn a_table_goes_with_its_owner_and_nobody_else_can_take_it() {
         owner.kill().unwrap();
         owner.wait().unwrap();
         wait_for("the table goes with its owner", || tables().is_empty());
-        let _active = apply(&plan);
+    });
+}
+
+#[test]
+fn an_agent_takes_over_from_one_that_is_being_killed() {
+    if is_child() {
+        // What takes the kernel time to tear down before it closes the sockets.
+        let memory = vec![1_u8; 128 << 20];
+        own_until_killed();
+        return drop(memory);
+    }
+    within(|| {
+        let mut owner = owner("an_agent_takes_over_from_one_that_is_being_killed");
+        owner.kill().unwrap();
+        let active = apply(&plan());
+        assert!(active.is_owned());
+        owner.wait().unwrap();
+        assert_eq!(active::check(&plan()).unwrap(), []);
     });
 }
 
