@@ -349,6 +349,17 @@ const STEERING: &[Family] = &[
         },
     },
     Family {
+        name: "nodens_switch_longest_gap_seconds",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "The longest time between two signs of life since the start, a trip's own gap among them. They are due every 0.25 s; beyond intercept.deadAfter the switch trips.",
+        read: |scrape, series| {
+            if let Some(steering) = steering(scrape) {
+                series.number(&[], steering.longest_gap.as_secs_f64());
+            }
+        },
+    },
+    Family {
         name: "nodens_healed_total",
         kind: Kind::Counter,
         labels: &["part"],
