@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Drills: the agent of a [`node`](crate::node) is killed, stopped, drained, starved and flooded
+//! while pods go on asking, and what they notice is measured.
+//!
+//! ```text
+//!   flow ───── so many queries a second over UDP ──┐
+//!                                                  ├──► LOCAL and S of the node ──► who answered, when
+//!   streams ── TCP connections, a query a second ──┘
+//! ```
+//!
+//! [`flow`] and [`streams`] measure.
+
+pub mod flow;
+pub mod streams;
