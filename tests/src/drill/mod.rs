@@ -8,7 +8,12 @@
 //!   streams ── TCP connections, a query a second ──┘
 //! ```
 //!
-//! [`flow`] and [`streams`] measure.
+//! [`flow`] and [`streams`] measure, [`rows`] are the drills, each of which runs on a [`stage`],
+//! [`table`] is what `make drills` prints, [`demo`] tells a newcomer the story.
 
+pub mod demo;
 pub mod flow;
+pub mod rows;
+pub mod stage;
 pub mod streams;
+pub mod table;
