@@ -50,6 +50,7 @@ fn state_of(addresses: &[SocketAddr]) -> Arc<AdminState> {
     Arc::new(AdminState {
         health: Arc::new(Health::new(addresses, &pulse::cpus(), Clock.now_ns())),
         telemetry: Arc::new(Telemetry::new(1)),
+        retire: Box::new(|| Box::pin(async { Retired::Done })),
     })
 }
 
@@ -71,6 +72,7 @@ fn run_with(limits: Limits, pages: Pages, state: Arc<AdminState>) -> Running {
             .block_on(serve_within(
                 limits,
                 vec![(listener, pages)],
+                None,
                 serving,
                 async {
                     let _ = stopped.await;
@@ -147,7 +149,7 @@ fn health_is_what_the_pulse_saw_and_a_drain_ends_readiness() {
     assert_eq!((status, body), (503, expected));
 
     let health = &running.state.health;
-    let pulse = Pulse::start(Arc::clone(health)).unwrap();
+    let pulse = pulse::tests::start(health);
     assert!(pulse::tests::wait_for(health, || health
         .ready(Clock.now_ns())
         .is_ok()));

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The active table: what steers queries to the agent while it lives.
+//!
+//! Packets are rewritten without state, before connection tracking, and never tracked: kube-proxy's
+//! translation does not see them. Only addresses are rewritten, never ports: each Service address has
+//! a node-local address of its own, so that an answer finds its way back by its source alone.
+
+use std::net::IpAddr;
+
+use super::{
+    Chain, ChainKind, Dynamic, Field, Hook, KeyType, Presence, Rule, Set, Side, Statement, Table,
+    began, live, serve,
+};
+use crate::plan::{Family, Plan, Proto};
+
+/// The table's name.
+pub(crate) const NAME: &str = "nodens";
+
+/// Before everybody else's rules at `raw` (-300), which see the packet as it is then: ours.
+pub(crate) const PRIORITY: i32 = -310;
+
+/// Most TCP flows that are remembered, of one family: 64 Ki of some 100 bytes.
+const MOST_FLOWS: u32 = 0x1_0000;
+
+/// The table that the plan wants.
+pub(crate) fn table(plan: &Plan) -> Table {
+    let families: Vec<_> = [Family::V4, Family::V6]
+        .into_iter()
+        .filter(|&family| {
+            plan.lanes()
+                .iter()
+                .any(|lane| Family::of(lane.address) == family)
+        })
+        .collect();
+    let mut prerouting = Vec::new();
+    let mut output = Vec::new();
+    for &family in &families {
+        let routes = routes(plan, family);
+        let ways_in = ways_in(plan, &routes);
+        prerouting.extend(ways_in.iter().cloned());
+        output.extend(ways_in);
+        output.extend(ways_out(plan, &routes));
+    }
+    Table {
+        name: NAME,
+        is_owned: true,
+        sets: families
+            .into_iter()
+            .flat_map(|family| sets(plan, family))
+            .collect(),
+        chains: vec![
+            Chain {
+                name: "prerouting",
+                kind: ChainKind::Filter,
+                hook: Hook::Prerouting,
+                priority: PRIORITY,
+                rules: prerouting,
+            },
+            // Clients in the host network, and our answers.
+            Chain {
+                name: "output",
+                kind: ChainKind::Route,
+                hook: Hook::Output,
+                priority: PRIORITY,
+                rules: output,
+            },
+        ],
+    }
+}
+
+/// What clients ask, and which address answers it: the same, or another that it is rewritten to.
+#[derive(Clone, Copy)]
+struct Route {
+    asked: IpAddr,
+    local: IpAddr,
+}
+
+impl Route {
+    fn is_rewritten(self) -> bool {
+        self.asked != self.local
+    }
+}
+
+fn routes(plan: &Plan, family: Family) -> Vec<Route> {
+    let own = plan.addresses.iter().map(|&address| Route {
+        asked: address,
+        local: address,
+    });
+    let captured = plan.captures.iter().map(|capture| Route {
+        asked: capture.service,
+        local: capture.local,
+    });
+    own.chain(captured)
+        .filter(|route| Family::of(route.asked) == family)
+        .collect()
+}
+
+fn sets(plan: &Plan, family: Family) -> [Set; 3] {
+    let lanes = |name| Set {
+        name,
+        key: vec![KeyType::Address(family), KeyType::Proto, KeyType::Port],
+        dynamic: None,
+    };
+    let flows = Set {
+        name: began(family),
+        key: vec![
+            KeyType::Address(family),
+            KeyType::Port,
+            KeyType::Address(family),
+        ],
+        dynamic: Some(Dynamic {
+            size: MOST_FLOWS,
+            timeout: plan.remember_tcp,
+        }),
+    };
+    [lanes(live(family)), lanes(serve(family)), flows]
+}
+
+/// Queries on their way to the agent.
+fn ways_in(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
+    let port = plan.port;
+    let mut rules = Vec::new();
+    for route in routes {
+        let family = Family::of(route.local);
+        let between = |from: Statement, to: Statement, why| Rule {
+            statements: vec![from, to, Statement::Notrack, Statement::Accept],
+            why,
+        };
+        rules.push(between(
+            Statement::Loopback(Side::Source, family),
+            Statement::Address(Side::Destination, route.local),
+            "the agent's own probes reach its sockets also while nothing is steered",
+        ));
+        rules.push(between(
+            Statement::Address(Side::Source, route.local),
+            Statement::Loopback(Side::Destination, family),
+            "answers to the agent's own probes keep their source",
+        ));
+    }
+    for &route in routes {
+        let mut statements = asked(route, Proto::Udp, port);
+        statements.push(lane(route, Proto::Udp, live, Presence::In));
+        rules.push(Rule {
+            statements: steered(statements, route),
+            why: "a query over UDP is the agent's while the lane is live",
+        });
+    }
+    for &route in routes {
+        let flow = || flow(Family::of(route.asked), Side::Source);
+        let began = began(Family::of(route.asked));
+        let begins = |presence| {
+            let mut statements = asked(route, Proto::Tcp, port);
+            statements.push(Statement::Begins);
+            statements.push(lane(route, Proto::Tcp, live, presence));
+            statements
+        };
+        let mut statements = begins(Presence::NotIn);
+        statements.push(Statement::Forget(flow(), began));
+        rules.push(Rule {
+            statements,
+            why: "a connection that begins elsewhere is no longer ours, though its ports were",
+        });
+        let mut statements = begins(Presence::In);
+        statements.push(Statement::Update(flow(), began));
+        rules.push(Rule {
+            statements,
+            why: "a connection that begins while the lane is live is remembered",
+        });
+        let mut statements = asked(route, Proto::Tcp, port);
+        statements.push(Statement::Lookup(flow(), began, Presence::In));
+        statements.push(lane(route, Proto::Tcp, serve, Presence::In));
+        statements.push(Statement::Update(flow(), began));
+        rules.push(Rule {
+            statements: steered(statements, route),
+            why: "a connection stays where it began: here, until it ends or the agent hangs",
+        });
+    }
+    rules
+}
+
+/// Answers on their way to clients. They ask no switch: what is under way still leaves.
+fn ways_out(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
+    let port = plan.port;
+    let mut rules = Vec::new();
+    for &route in routes {
+        let answer = |proto| {
+            vec![
+                Statement::Address(Side::Source, route.local),
+                Statement::Port(proto, Side::Source, port),
+            ]
+        };
+        for proto in [Proto::Udp, Proto::Tcp] {
+            let mut statements = answer(proto);
+            if route.is_rewritten() {
+                statements.push(Statement::Notrack);
+                statements.push(Statement::Rewrite(Side::Source, route.asked));
+                rules.push(Rule {
+                    statements,
+                    why: "an answer comes from the address that was asked",
+                });
+                continue;
+            }
+            if proto == Proto::Tcp {
+                let family = Family::of(route.asked);
+                let flow = flow(family, Side::Destination);
+                statements.push(Statement::Lookup(flow, began(family), Presence::In));
+            }
+            statements.push(Statement::Notrack);
+            rules.push(Rule {
+                statements,
+                why: "an answer is no more tracked than its query was",
+            });
+        }
+    }
+    rules
+}
+
+fn asked(route: Route, proto: Proto, port: u16) -> Vec<Statement> {
+    vec![
+        Statement::Address(Side::Destination, route.asked),
+        Statement::Port(proto, Side::Destination, port),
+    ]
+}
+
+fn lane(
+    route: Route,
+    proto: Proto,
+    set: fn(Family) -> &'static str,
+    presence: Presence,
+) -> Statement {
+    let family = Family::of(route.asked);
+    let key = vec![
+        Field::Address(family, Side::Destination),
+        Field::Proto,
+        Field::Port(proto, Side::Destination),
+    ];
+    Statement::Lookup(key, set(family), presence)
+}
+
+/// The client's address and port, and the address it asked; `client` is the side it is on.
+fn flow(family: Family, client: Side) -> Vec<Field> {
+    vec![
+        Field::Address(family, client),
+        Field::Port(Proto::Tcp, client),
+        Field::Address(family, client.other()),
+    ]
+}
+
+fn steered(mut statements: Vec<Statement>, route: Route) -> Vec<Statement> {
+    statements.push(Statement::Notrack);
+    if route.is_rewritten() {
+        statements.push(Statement::Rewrite(Side::Destination, route.local));
+    }
+    statements
+}
+
+impl Side {
+    const fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+}

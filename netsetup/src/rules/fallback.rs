@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The fallback table: with no agent alive, what is asked of a node-local address is sent to a
+//! Service address F of CoreDNS's own, and kube-proxy does the rest. It lies behind the active table
+//! and sees only packets that are still tracked, so it is idle while the agent takes them.
+//!
+//! F is nobody else's, so that the answers are known by their source alone: no packet or connection
+//! mark is needed, whose bits other programs take.
+
+use std::net::IpAddr;
+
+use super::{Chain, ChainKind, Hook, Rule, Side, Statement, Table};
+use crate::plan::{Family, Plan, Proto};
+
+/// The table's name.
+pub(crate) const NAME: &str = "nodens-fallback";
+
+/// Behind the active table, before connection tracking (-200) and kube-proxy's translation (-100).
+pub(crate) const BEFORE_TRACKING: i32 = -305;
+
+/// Before kube-proxy masquerades at `srcnat` (100).
+pub(crate) const BEFORE_SRCNAT: i32 = 90;
+
+/// Behind `srcnat`: answers have their source back, F, and are given the one that was asked.
+pub(crate) const BEHIND_SRCNAT: i32 = 110;
+
+/// The table that the plan wants, if it wants one.
+pub(crate) fn table(plan: &Plan) -> Option<Table> {
+    let detours = detours(plan);
+    if detours.is_empty() {
+        return None;
+    }
+    let each =
+        |rules: fn(&Detour) -> Vec<Rule>| -> Vec<Rule> { detours.iter().flat_map(rules).collect() };
+    let filter = |name, hook, priority, rules| Chain {
+        name,
+        kind: ChainKind::Filter,
+        hook,
+        priority,
+        rules,
+    };
+    let mut there = vec![Rule {
+        statements: vec![Statement::IsUntracked, Statement::Accept],
+        why: "the agent has it",
+    }];
+    there.extend(each(Detour::there));
+    let output = Chain {
+        kind: ChainKind::Route,
+        ..filter("output", Hook::Output, BEFORE_TRACKING, there.clone())
+    };
+    let masquerade = Chain {
+        kind: ChainKind::Nat,
+        ..filter(
+            "nat_post",
+            Hook::Postrouting,
+            BEFORE_SRCNAT,
+            each(Detour::masquerade),
+        )
+    };
+    let back = each(Detour::back);
+    Some(Table {
+        name: NAME,
+        is_owned: false,
+        sets: Vec::new(),
+        chains: vec![
+            filter("prerouting", Hook::Prerouting, BEFORE_TRACKING, there),
+            output,
+            masquerade,
+            filter("fix_post", Hook::Postrouting, BEHIND_SRCNAT, back.clone()),
+            filter("fix_in", Hook::Input, BEHIND_SRCNAT, back),
+        ],
+    })
+}
+
+/// A node-local address, and the Service address that answers for it.
+struct Detour {
+    asked: IpAddr,
+    service: IpAddr,
+    port: u16,
+}
+
+fn detours(plan: &Plan) -> Vec<Detour> {
+    let mut detours = Vec::new();
+    for &asked in &plan.addresses {
+        let mut fallback = plan.fallback.iter();
+        if let Some(&service) = fallback.find(|&&one| Family::of(one) == Family::of(asked)) {
+            let port = plan.port;
+            detours.push(Detour {
+                asked,
+                service,
+                port,
+            });
+        }
+    }
+    detours
+}
+
+impl Detour {
+    fn there(&self) -> Vec<Rule> {
+        self.each(|proto| Rule {
+            statements: vec![
+                Statement::Address(Side::Destination, self.asked),
+                Statement::Port(proto, Side::Destination, self.port),
+                Statement::Rewrite(Side::Destination, self.service),
+            ],
+            why: "no agent has it: CoreDNS answers, through kube-proxy",
+        })
+    }
+
+    fn masquerade(&self) -> Vec<Rule> {
+        vec![Rule {
+            statements: vec![
+                Statement::Address(Side::Source, self.asked),
+                Statement::OriginalDestination(self.service),
+                Statement::Masquerade,
+            ],
+            why: "a host-network client chose the node-local source, to which no answer comes back",
+        }]
+    }
+
+    fn back(&self) -> Vec<Rule> {
+        self.each(|proto| Rule {
+            statements: vec![
+                Statement::Address(Side::Source, self.service),
+                Statement::Port(proto, Side::Source, self.port),
+                Statement::Rewrite(Side::Source, self.asked),
+            ],
+            why: "an answer comes from the address that was asked",
+        })
+    }
+
+    fn each(&self, rule: impl Fn(Proto) -> Rule) -> Vec<Rule> {
+        [Proto::Udp, Proto::Tcp].map(rule).into()
+    }
+}
