@@ -7,6 +7,10 @@ use std::io;
 use std::net::IpAddr;
 
 /// One failure.
+#[expect(
+    clippy::error_impl_error,
+    reason = "it is the one error of the crate: nodens_netsetup::Error"
+)]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Other programs change the ruleset all the time, and a whole picture could not be had.

@@ -4,13 +4,14 @@
 
 pub mod active;
 pub mod check;
+mod conversation;
 pub mod error;
 pub mod fallback;
+pub mod firewall;
 pub mod link;
 mod nfnetlink;
 pub mod owner;
 pub mod plan;
-mod rtnetlink;
 mod rules;
 mod tables;
 pub mod watch;

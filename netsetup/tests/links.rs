@@ -44,7 +44,7 @@ fn every_address_of_the_plan_answers_at_once_and_is_adopted_by_the_next_call() {
             again.made.is_empty() && again.removed.is_empty(),
             "{again:?}"
         );
-        assert_eq!(node(), before, "the second call changes nothing");
+        assert_same(&before, "after the second call");
     });
 }
 
@@ -58,11 +58,11 @@ fn revert_leaves_the_node_as_it_was() {
         );
         let before = node();
         link::apply(&plan).unwrap();
-        assert_ne!(node(), before);
+        assert!(node() != before);
         link::revert(&plan).unwrap();
-        assert_eq!(node(), before);
+        assert_same(&before, "after revert");
         link::revert(&plan).unwrap();
-        assert_eq!(node(), before, "there is nothing to remove any more");
+        assert_same(&before, "with nothing to remove any more");
     });
 }
 
@@ -107,7 +107,7 @@ fn what_others_broke_is_mended() {
             assert!(!link::check(&plan).unwrap().is_empty(), "after `{breaks}`");
             link::apply(&plan).unwrap();
             assert_eq!(link::check(&plan).unwrap(), [], "after `{breaks}`");
-            assert_eq!(node(), good, "after `{breaks}`");
+            assert_same(&good, breaks);
         }
     });
 }
@@ -159,7 +159,7 @@ fn an_interface_of_somebody_else_is_left_alone_and_named() {
             found[0].contains("a veth interface with the alias \"uplink\""),
             "{found:?}"
         );
-        assert_eq!(node(), before);
+        assert_same(&before, "left alone");
 
         // Of the right kind, and still not ours.
         run("ip link del nodens0");
@@ -167,7 +167,7 @@ fn an_interface_of_somebody_else_is_left_alone_and_named() {
         let before = node();
         let error = link::apply(&plan).unwrap_err();
         assert!(matches!(error, Error::InterfaceTaken { .. }), "{error}");
-        assert_eq!(node(), before);
+        assert_same(&before, "left alone");
     });
 }
 
@@ -210,7 +210,7 @@ fn ipv6_that_is_disabled_is_said_with_its_setting_and_nothing_stays() {
             words.contains("net.ipv6.conf.default.disable_ipv6=0"),
             "{words}"
         );
-        assert_eq!(node(), before);
+        assert_same(&before, "left alone");
 
         // On an interface that was there, the setting of that interface counts.
         run("sysctl -qw net.ipv6.conf.default.disable_ipv6=0");
@@ -465,6 +465,13 @@ fn node() -> BTreeSet<String> {
         }
     }
     lines
+}
+
+#[track_caller]
+fn assert_same(before: &BTreeSet<String>, when: &str) {
+    let now = node();
+    let differences: Vec<_> = before.symmetric_difference(&now).collect();
+    assert!(differences.is_empty(), "{when}: {differences:#?}");
 }
 
 fn in_words(plan: &Plan) -> Vec<String> {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whose netlink socket it is, found from its port id, with a real program that has one.
-#![expect(clippy::unwrap_used, reason = "a test fails so")]
 #![expect(clippy::disallowed_methods, reason = "a test waits")]
 
 mod netns;

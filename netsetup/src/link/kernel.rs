@@ -11,10 +11,13 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoData, InfoKind,
     LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::event::{Timespec, poll};
+use rustix::io::Errno;
 
 use super::{ALIAS, Kind, LOOPBACK, PROTOCOL};
-use crate::rtnetlink::{Conversation, Message, Refusal, attributes, number, text};
+use crate::conversation::{Conversation, Message, Refusal, attributes, number, text};
 
 /// A request with its flags.
 pub(super) type Request = (RouteNetlinkMessage, u16);
@@ -51,6 +54,17 @@ const PROTO: u16 = 11;
 /// still looked for.
 const DAD_FAILED: u32 = 0x08;
 const TENTATIVE: u32 = 0x40;
+
+/// `RTN_LOCAL`: the route of a packet that has arrived.
+const LOCAL_ROUTE: u8 = 2;
+
+/// How long an address may take until it is reached, and how often that is looked at: about a
+/// hundred milliseconds in all.
+const SETTLES: usize = 200;
+const SETTLE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 500_000,
+};
 
 /// The label of an IPv4 address of ours on `lo`.
 const LOOPBACK_LABEL: &str = "lo:nodens";
@@ -192,7 +206,10 @@ pub(super) fn interface(
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
     ];
-    let found = kernel.one(RouteNetlinkMessage::GetLink(message), Interface::read)?;
+    let found = kernel.one(
+        &RouteNetlinkMessage::GetLink(message).into(),
+        Interface::read,
+    )?;
     // An alternative name finds an interface too.
     Ok(found.filter(|found| found.name == name))
 }
@@ -204,7 +221,10 @@ pub(super) fn ports(kernel: &mut Conversation, index: u32) -> Result<Vec<String>
         LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
         LinkAttribute::Controller(index),
     ];
-    let mut found = kernel.all(&RouteNetlinkMessage::GetLink(message), Interface::read)?;
+    let mut found = kernel.all(
+        &RouteNetlinkMessage::GetLink(message).into(),
+        Interface::read,
+    )?;
     // A kernel that knows no such filter gives all interfaces.
     found.retain(|port| port.master == index);
     Ok(found.into_iter().map(|port| port.name).collect())
@@ -214,7 +234,10 @@ pub(super) fn ports(kernel: &mut Conversation, index: u32) -> Result<Vec<String>
 pub(super) fn addresses(kernel: &mut Conversation, index: u32) -> Result<Vec<Address>, Refusal> {
     let mut message = AddressMessage::default();
     message.header.index = index;
-    let mut found = kernel.all(&RouteNetlinkMessage::GetAddress(message), Address::read)?;
+    let mut found = kernel.all(
+        &RouteNetlinkMessage::GetAddress(message).into(),
+        Address::read,
+    )?;
     // A kernel that knows no such filter gives all addresses.
     found.retain(|there| there.index == index);
     Ok(found)
@@ -323,6 +346,43 @@ pub(super) fn addition(ip: IpAddr, index: u32, kind: Kind) -> Request {
 /// The request that removes an address.
 pub(super) fn removal(there: &Address) -> Request {
     (RouteNetlinkMessage::DelAddress(message(there)), 0)
+}
+
+/// Waits until packets to these addresses of the node reach it. The kernel does the last step for an
+/// IPv6 address in a thread of its own, a moment after it took the address. That it never does is
+/// for the check to find.
+pub(super) fn settle(kernel: &mut Conversation, addresses: &[IpAddr]) -> Result<(), Refusal> {
+    for _ in 0..SETTLES {
+        let mut is_settled = true;
+        for &ip in addresses.iter().filter(|ip| ip.is_ipv6()) {
+            is_settled &= is_local(kernel, ip)?;
+        }
+        if is_settled {
+            break;
+        }
+        // A pause; a signal may end it.
+        let _ = poll(&mut [], Some(&SETTLE));
+    }
+    Ok(())
+}
+
+/// Whether the route to an address ends on this node.
+fn is_local(kernel: &mut Conversation, ip: IpAddr) -> Result<bool, Refusal> {
+    let mut message = RouteMessage::default();
+    let (family, address) = match ip {
+        IpAddr::V4(ip) => (AddressFamily::Inet, RouteAddress::Inet(ip)),
+        IpAddr::V6(ip) => (AddressFamily::Inet6, RouteAddress::Inet6(ip)),
+    };
+    message.header.address_family = family;
+    message.header.destination_prefix_length = whole(ip);
+    message.attributes = vec![RouteAttribute::Destination(address)];
+    // `struct rtmsg`: the type of the route is its eighth octet.
+    let question = RouteNetlinkMessage::GetRoute(message).into();
+    match kernel.one(&question, |route| route.body.get(7).copied()) {
+        Ok(kind) => Ok(kind == Some(LOCAL_ROUTE)),
+        Err(answer) if matches!(answer.errno, Errno::NETUNREACH | Errno::HOSTUNREACH) => Ok(false),
+        Err(answer) => Err(answer),
+    }
 }
 
 fn message(there: &Address) -> AddressMessage {

@@ -26,9 +26,9 @@ use rustix::io::Errno;
 
 pub use self::check::check;
 pub(crate) use self::kernel::{Address, DEL_ADDRESS, DEL_LINK, Interface};
+use crate::conversation::{Conversation, Refusal};
 use crate::error::Error;
 use crate::plan::Plan;
-use crate::rtnetlink::{Conversation, Refusal};
 
 /// The alias that says that an interface is ours (`IFLA_IFALIAS`).
 pub const ALIAS: &str = "nodens";
@@ -149,7 +149,8 @@ pub(crate) fn find(name: &str) -> Result<Option<Interface>, Error> {
 }
 
 fn open() -> Result<Conversation, Error> {
-    Conversation::open().map_err(|answer| refused("open a socket for links and addresses", answer))
+    Conversation::about_links()
+        .map_err(|answer| refused("open a socket for links and addresses", answer))
 }
 
 /// The index of the interface that the addresses go on; made where it is missing.
@@ -238,7 +239,11 @@ fn furnish(
             Err(answer) => failed = failed.or_else(|| Some(unaddressed(ip, links, answer))),
         }
     }
-    failed.map_or(Ok(()), Err)
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let step = format!("look at the routes to the addresses on {name}");
+    kernel::settle(kernel, &missing).map_err(|answer| refused(&step, answer))
 }
 
 /// Undoes what a call that failed has made. That the first error is told matters more than one of

@@ -41,7 +41,7 @@ fn an_address_on_lo_that_others_put_there_is_used_and_left() {
     within(|| {
         let plan = plan();
         run("ip address add 169.254.20.10/32 dev lo");
-        run("ip address add fd00:20::10/128 dev lo");
+        run("ip address add fd00:20::10/128 dev lo nodad");
         let before = run(NODE);
         let links = apply_as(&plan, &[]).unwrap();
         assert!(links.made.is_empty(), "{links:?}");

@@ -165,7 +165,7 @@ impl Connection {
             for message in messages(&self.buffer[..length]) {
                 let said = message
                     .and_then(|message| each(message.sequence, message.flags, message.answer()?));
-                wrong = wrong.or(said.err());
+                wrong = wrong.or_else(|| said.err());
             }
         }
         match wrong {
@@ -186,7 +186,7 @@ impl AsFd for Connection {
 
 /// One message of the kernel.
 pub(crate) struct Message<'a> {
-    pub(crate) kind: u16,
+    kind: u16,
     flags: u16,
     sequence: u32,
     payload: &'a [u8],
@@ -196,6 +196,13 @@ impl<'a> Message<'a> {
     /// The octets behind the header of nfnetlink, which the attributes begin at.
     pub(crate) fn attributes(&self) -> &'a [u8] {
         self.payload.get(4..).unwrap_or_default()
+    }
+
+    /// Whether it is of nf_tables' family `inet`, and of which of its types.
+    pub(crate) fn inet(&self) -> Option<u8> {
+        let [subsystem, kind] = self.kind.to_be_bytes();
+        let is_inet = self.payload.first() == Some(&batch::INET);
+        (subsystem == batch::NF_TABLES && is_inet).then_some(kind)
     }
 
     fn answer(&self) -> Result<Answer<'a>, &'static str> {

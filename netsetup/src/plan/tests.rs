@@ -89,7 +89,7 @@ fn every_problem_is_told_in_one_go_with_its_remedy() {
     assert_eq!(
         problems,
         [
-            PlanError::InterfaceName(wrong.interface.clone()),
+            PlanError::InterfaceName(wrong.interface),
             PlanError::NoPort,
             PlanError::Duplicate {
                 of: "the listen addresses",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rules as nft's JSON (libnftables-json(5)), through the crate `nftables`. It has no word for
-//! the flag `owner`, nor for a rule that takes an element out of a set: that one is put in behind it.
+//! the flag `owner`. Two statements it writes in a way that nft does not take; they are mended.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -28,13 +28,15 @@ pub(crate) fn json(tables: &[Table]) -> Value {
     };
     // The types hold text and numbers alone: nothing that JSON cannot.
     let mut value = serde_json::to_value(document).unwrap_or_else(|_| json!({ "nftables": [] }));
-    put_in_delete(&mut value);
+    mend(&mut value);
     value
 }
 
-fn put_in_delete(value: &mut Value) {
+/// Writes `notrack` as nft does, and the statement that takes an element out of a set.
+fn mend(value: &mut Value) {
     match value {
-        Value::Array(items) => items.iter_mut().for_each(put_in_delete),
+        Value::Array(items) => items.iter_mut().for_each(mend),
+        Value::String(word) if word == "notrack" => *value = json!({ "notrack": null }),
         Value::Object(map) => {
             let set = map.get("set").and_then(Value::as_str);
             if let Some(name) = set.and_then(|set| set.strip_prefix(FORGET)) {
@@ -42,7 +44,7 @@ fn put_in_delete(value: &mut Value) {
                 map.insert("set".to_owned(), name.into());
                 map.insert("op".to_owned(), "delete".into());
             }
-            map.values_mut().for_each(put_in_delete);
+            map.values_mut().for_each(mend);
         }
         _ => {}
     }
@@ -74,10 +76,6 @@ fn objects(table: &Table) -> Vec<schema::NfObject<'static>> {
 }
 
 fn set(table: &Table, set: &Set) -> schema::Set<'static> {
-    let mut flags = HashSet::from([schema::SetFlag::Timeout]);
-    if set.dynamic.is_some() {
-        flags.insert(schema::SetFlag::Dynamic);
-    }
     let seconds = |time: std::time::Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     schema::Set {
         family: NfFamily::INet,
@@ -86,7 +84,8 @@ fn set(table: &Table, set: &Set) -> schema::Set<'static> {
         handle: None,
         set_type: schema::SetTypeValue::Concatenated(set.key.iter().map(key_type).collect()),
         policy: None,
-        flags: Some(flags),
+        // nft sees from the rules which sets are dynamic; before 1.0.7 its JSON has no word for it.
+        flags: Some(HashSet::from([schema::SetFlag::Timeout])),
         elem: None,
         timeout: set.dynamic.map(|dynamic| seconds(dynamic.timeout)),
         gc_interval: None,

@@ -69,7 +69,7 @@ const TYPE_BITS: u32 = 6;
 const COMMENT: u8 = 0;
 
 /// Octets of a register slot: each part of a concatenation begins with one.
-const SLOT_BYTES: usize = 4;
+const SLOT_BYTES: u32 = 4;
 
 type Expression = ListAttribute<ExpressionAttribute>;
 
@@ -288,7 +288,7 @@ impl Writer {
                 Field::Address(family, side) => {
                     let length = KeyType::Address(family).slots_bytes();
                     self.load(NETWORK_HEADER, side.address_offset(family), length, slot);
-                    slot += length / 4;
+                    slot += length / SLOT_BYTES;
                 }
                 Field::Proto => {
                     self.meta(MetaKey::L4Proto, slot);
@@ -427,7 +427,7 @@ impl KeyType {
     const fn slots_bytes(self) -> u32 {
         match self {
             Self::Address(Family::V6) => 16,
-            _ => SLOT_BYTES as u32,
+            _ => SLOT_BYTES,
         }
     }
 }

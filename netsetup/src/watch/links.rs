@@ -10,10 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use crate::conversation::{DATAGRAM, messages};
 use crate::error::Error;
 use crate::link::{self, Address, Interface};
 use crate::plan::Plan;
-use crate::rtnetlink::{DATAGRAM, messages};
 
 /// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
 const GROUPS: u32 = 0x1 | 0x10 | 0x100;

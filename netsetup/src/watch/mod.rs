@@ -44,7 +44,7 @@ impl Watch {
     ///
     /// # Errors
     /// When the kernel refuses the filter.
-    pub fn ignore(&mut self, port_id: u32) -> Result<(), Error> {
+    pub fn ignore(&self, port_id: u32) -> Result<(), Error> {
         self.rules.ignore(port_id)
     }
 

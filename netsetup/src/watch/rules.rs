@@ -20,9 +20,6 @@ use crate::rules::{active, fallback};
 /// `NFNLGRP_NFTABLES` of include/uapi/linux/netfilter/nfnetlink.h.
 const GROUP: u32 = 7;
 
-/// The upper octet of the type of nf_tables' messages.
-const NF_TABLES: u8 = 10;
-
 /// `NFT_MSG_*` that tell that a table, a chain, a rule or a set was made or deleted. Elements come
 /// and go, and a generation (15) ends each transaction.
 const TOUCHED: [u8; 8] = [0, 2, 3, 5, 6, 8, 9, 11];
@@ -67,7 +64,7 @@ impl Rules {
 
     /// Has the kernel leave out the changes that this port makes. What comes in one datagram was
     /// changed in one transaction, and so by one port.
-    pub(super) fn ignore(&mut self, port_id: u32) -> Result<(), Error> {
+    pub(super) fn ignore(&self, port_id: u32) -> Result<(), Error> {
         const LOAD_WORD: u16 = 0x20;
         const JUMP_IF_EQUAL: u16 = 0x15;
         const RETURN: u16 = 0x06;
@@ -111,8 +108,7 @@ fn touches(datagram: &[u8]) -> bool {
     messages(datagram).any(|message| {
         // What cannot be read may have been about us.
         let Ok(message) = message else { return true };
-        let [subsystem, kind] = message.kind.to_be_bytes();
-        if subsystem != NF_TABLES || !TOUCHED.contains(&kind) {
+        if !message.inet().is_some_and(|kind| TOUCHED.contains(&kind)) {
             return false;
         }
         let table = attributes(message.attributes()).find(|one| one.kind() == TABLE);

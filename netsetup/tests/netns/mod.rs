@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Hosts of a test's own: network namespaces, with pods behind veth pairs. Nothing of the machine's
 //! own network is touched.
-#![allow(dead_code, reason = "each test file takes what it needs of it")]
-#![expect(
-    clippy::expect_used,
+#![allow(
+    dead_code,
     clippy::disallowed_methods,
-    reason = "a helper of tests fails like the test, and waits"
+    reason = "each test takes what it needs of it, and may wait"
 )]
 
 use std::fs::File;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The conversation with the kernel about links and addresses (rtnetlink, rtnetlink(7)): requests
-//! in one datagram, an answer to each. Blocking, for the kernel answers a request before the
-//! system call that sent it returns.
+//! The conversation with the kernel about links and addresses (rtnetlink(7)), and about the rules of
+//! others: requests in one datagram, an answer to each. Blocking, for the kernel answers a request
+//! before the system call that sent it returns.
 //!
 //! What others have on the node is read attribute by attribute, never as whole messages: a link of
 //! a kind that a decoder does not know must not keep us from seeing our own.
@@ -10,10 +10,11 @@ use std::io;
 
 use netlink_packet_core::{
     Emitable, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
-    NLMSG_DONE, NLMSG_ERROR, NetlinkHeader, NetlinkMessage, NlasIterator,
+    NLMSG_DONE, NLMSG_ERROR, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 
 /// Octets of `struct nlmsghdr`, before every message.
@@ -52,7 +53,7 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// A socket to the kernel's routing side, in the network namespace of the thread that opened it.
+/// A socket to the kernel, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub(crate) struct Conversation {
     socket: Socket,
@@ -61,12 +62,24 @@ pub(crate) struct Conversation {
 }
 
 impl Conversation {
-    /// Opens the socket. It needs no capability; changes do.
+    /// About links and addresses. Looking needs no capability; changes do.
     ///
     /// # Errors
     /// The kernel's, e.g. without descriptors.
-    pub(crate) fn open() -> Result<Self, Refusal> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+    pub(crate) fn about_links() -> Result<Self, Refusal> {
+        Self::open(NETLINK_ROUTE)
+    }
+
+    /// About rules. Looking, too, needs NET_ADMIN.
+    ///
+    /// # Errors
+    /// The kernel's, e.g. without descriptors, or without nfnetlink.
+    pub(crate) fn about_rules() -> Result<Self, Refusal> {
+        Self::open(NETLINK_NETFILTER)
+    }
+
+    fn open(protocol: isize) -> Result<Self, Refusal> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         // Reasons in words, short answers, and filters that the kernel obeys: each since Linux
         // 4.20 at the latest, and none is needed.
@@ -98,7 +111,16 @@ impl Conversation {
         let mut datagram = Vec::new();
         for (message, flags) in requests {
             self.sequence += 1;
-            put(&mut datagram, message, flags | NLM_F_ACK, self.sequence);
+            let (kind, length) = (message.message_type(), Emitable::buffer_len(&message));
+            let write = |octets: &mut [u8]| message.emit(octets);
+            put(
+                &mut datagram,
+                kind,
+                flags | NLM_F_ACK,
+                self.sequence,
+                length,
+                write,
+            );
         }
         self.socket.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
         while answers.iter().any(Option::is_none) {
@@ -114,19 +136,16 @@ impl Conversation {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    /// Asks for one object; `None` where there is none (ENODEV).
+    /// Asks for one object; `None` where there is none (ENODEV, ENOENT).
     ///
     /// # Errors
     /// What the kernel says else.
     pub(crate) fn one<T>(
         &mut self,
-        request: RouteNetlinkMessage,
+        question: &Question,
         read: impl Fn(&Message<'_>) -> Option<T>,
     ) -> Result<Option<T>, Refusal> {
-        self.sequence += 1;
-        let mut datagram = Vec::new();
-        put(&mut datagram, request, 0, self.sequence);
-        self.socket.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
+        self.ask(question, 0)?;
         loop {
             self.receive()?;
             for message in messages(&self.buffer) {
@@ -137,7 +156,9 @@ impl Conversation {
                     return Ok(read(&message));
                 }
                 return match message.verdict() {
-                    Err(refusal) if refusal.errno == Errno::NODEV => Ok(None),
+                    Err(refusal) if matches!(refusal.errno, Errno::NODEV | Errno::NOENT) => {
+                        Ok(None)
+                    }
                     Err(refusal) => Err(refusal),
                     Ok(()) => Ok(None),
                 };
@@ -151,14 +172,11 @@ impl Conversation {
     /// What the kernel says; EINTR where the list never stood still.
     pub(crate) fn all<T>(
         &mut self,
-        request: &RouteNetlinkMessage,
+        question: &Question,
         read: impl Fn(&Message<'_>) -> Option<T>,
     ) -> Result<Vec<T>, Refusal> {
         for _ in 0..DUMPS {
-            self.sequence += 1;
-            let mut datagram = Vec::new();
-            put(&mut datagram, request.clone(), NLM_F_DUMP, self.sequence);
-            self.socket.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
+            self.ask(question, NLM_F_DUMP)?;
             let mut found = Vec::new();
             let mut is_whole = true;
             let mut is_done = false;
@@ -184,6 +202,23 @@ impl Conversation {
             }
         }
         Err(Errno::INTR.into())
+    }
+
+    fn ask(&mut self, question: &Question, flags: u16) -> Result<(), Refusal> {
+        self.sequence += 1;
+        let mut datagram = Vec::new();
+        let write = |octets: &mut [u8]| octets.copy_from_slice(&question.body);
+        let length = question.body.len();
+        put(
+            &mut datagram,
+            question.kind,
+            flags,
+            self.sequence,
+            length,
+            write,
+        );
+        self.socket.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
+        Ok(())
     }
 
     fn receive(&mut self) -> Result<(), Refusal> {
@@ -289,15 +324,42 @@ fn half(octets: &[u8]) -> Option<u16> {
     octets.first_chunk().map(|first| u16::from_ne_bytes(*first))
 }
 
-/// Writes one more request behind the others of a datagram.
-fn put(datagram: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, sequence: u32) {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | flags;
-    header.sequence_number = sequence;
-    let mut message = NetlinkMessage::new(header, message.into());
-    message.finalize();
+/// A question: the kind of message, and what follows the header.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) kind: u16,
+    pub(crate) body: Vec<u8>,
+}
+
+impl From<RouteNetlinkMessage> for Question {
+    fn from(message: RouteNetlinkMessage) -> Self {
+        let mut body = vec![0; Emitable::buffer_len(&message)];
+        message.emit(&mut body);
+        Self {
+            kind: message.message_type(),
+            body,
+        }
+    }
+}
+
+/// Writes one more request behind the others of a datagram; `write` fills its body.
+fn put(
+    datagram: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    length: usize,
+    write: impl FnOnce(&mut [u8]),
+) {
+    let length = HEADER + length;
     let begin = datagram.len();
-    let end = begin + Emitable::buffer_len(&message);
-    datagram.resize(end.next_multiple_of(4), 0);
-    message.serialize(&mut datagram[begin..end]);
+    // No request of ours comes near what the field holds.
+    datagram.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
+    datagram.extend(kind.to_ne_bytes());
+    datagram.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+    datagram.extend(sequence.to_ne_bytes());
+    // The port of the sender: the kernel fills it in.
+    datagram.extend([0; 4]);
+    datagram.resize(begin + length.next_multiple_of(4), 0);
+    write(&mut datagram[begin + HEADER..begin + length]);
 }
