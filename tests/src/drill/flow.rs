@@ -197,15 +197,16 @@ impl Tally {
         Duration::from_nanos(longest.unwrap_or(0))
     }
 
-    /// How long after `event_ns` the first answer of `by` came, on the address where it took
-    /// longest; `None` where one of them had none.
+    /// How long after `event_ns` the first answer of `by` came to a query sent since, on the address
+    /// where it took longest; `None` where one of them had none.
     #[must_use]
     pub fn first(&self, by: Server, event_ns: u64) -> Option<Duration> {
         let first = |server| {
             let answers = self.all.iter().filter(|asked| asked.server == server);
-            let moments = answers.filter_map(|asked| asked.answer);
-            let after = moments.filter(|&(at, who)| who == by && at >= event_ns);
-            after.map(|(at, _)| at - event_ns).min()
+            let since = answers.filter(|asked| asked.sent_ns >= event_ns);
+            let moments = since.filter_map(|asked| asked.answer);
+            let theirs = moments.filter(|&(_, who)| who == by);
+            theirs.map(|(at, _)| at - event_ns).min()
         };
         let firsts: Option<Vec<u64>> = (0..self.servers.len()).map(first).collect();
         Some(Duration::from_nanos(firsts?.into_iter().max()?))
