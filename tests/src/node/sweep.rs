@@ -16,7 +16,12 @@ pub const MARK: &str = "LAB_OF";
 /// This process as an owner.
 #[must_use]
 pub fn mark() -> String {
-    let pid = process::id();
+    mark_of(process::id())
+}
+
+/// A process as an owner.
+#[must_use]
+pub fn mark_of(pid: u32) -> String {
     format!("{pid}:{}", started(pid).unwrap_or_default())
 }
 
