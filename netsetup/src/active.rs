@@ -69,27 +69,26 @@ impl Active {
     pub fn apply(socket: OwnerSocket, plan: &Plan) -> Result<Self, Error> {
         let OwnerSocket { mut connection } = socket;
         let wanted = table(plan);
-        let is_left = tables::is_there(&mut connection, &SHAPE)?;
-        let mut batch = Batch::default();
-        let mut make = |is_owned| {
-            batch.clear();
-            if is_left {
-                tables::delete(&mut batch, NAME);
-            }
-            tables::make(&mut batch, &wanted, is_owned);
-            connection.commit(&mut batch, "make table inet nodens")
-        };
-        match make(true) {
-            Err(error) if is_unknown_flag(&error) => make(false)?,
-            made => made?,
+        match tables::put(&mut connection, &SHAPE, &wanted, true) {
+            Err(error) if is_unknown_flag(&error) => Self::apply_plain(connection, plan),
+            done => done.and_then(|()| Self::made(connection, plan)),
         }
-        // A kernel can take the flag and not know it: it is owned when it says by whom.
+    }
+
+    /// As [`Self::apply`], on a kernel without owned tables.
+    fn apply_plain(mut connection: Connection, plan: &Plan) -> Result<Self, Error> {
+        tables::put(&mut connection, &SHAPE, &table(plan), false)?;
+        Self::made(connection, plan)
+    }
+
+    fn made(mut connection: Connection, plan: &Plan) -> Result<Self, Error> {
+        // A kernel can take the flag and not know it: the table is owned when it says by whom.
         let owner = connection.table(NAME)?.and_then(|found| found.owner);
         Ok(Self {
             is_owned: owner == Some(connection.port_id()),
             connection,
             port: plan.port,
-            batch,
+            batch: Batch::default(),
             keys: Vec::new(),
         })
     }
@@ -194,7 +193,7 @@ pub fn check(plan: &Plan) -> Result<Vec<Difference>, Error> {
 /// # Errors
 /// When a living process owns it, another program made it, or the kernel refuses.
 pub fn revert() -> Result<(), Error> {
-    tables::remove(&SHAPE)
+    tables::remove(&mut Connection::open()?, &SHAPE)
 }
 
 /// Which set of a family.
@@ -217,11 +216,7 @@ impl Drop for Active {
         // An owned table goes with the socket. The other is deleted here, if it can be: nobody is
         // left to tell otherwise.
         if !self.is_owned {
-            self.batch.clear();
-            tables::delete(&mut self.batch, NAME);
-            let _ = self
-                .connection
-                .commit(&mut self.batch, "delete table inet nodens");
+            let _ = tables::remove(&mut self.connection, &SHAPE);
         }
     }
 }
@@ -238,4 +233,80 @@ fn is_unknown_flag(error: &Error) -> bool {
             .any(|errno| source.raw_os_error() == Some(errno.raw_os_error()))
     };
     step.starts_with("make table") && is_unknown(source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netns::{run, within};
+    use crate::plan::{Proto, Settings};
+
+    fn plan() -> Plan {
+        Plan::new(&Settings {
+            interface: "nodens0".to_owned(),
+            listen: vec![IpAddr::from([169, 254, 20, 10])],
+            port: 53,
+            services: vec![IpAddr::from([10, 96, 0, 10])],
+            redirect_to: None,
+            fallback: Vec::new(),
+            tcp_idle: Duration::from_secs(10),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_kernel_without_owned_tables_gets_a_plain_one_that_is_deleted_where_it_can_be() {
+        within(|| {
+            let plan = plan();
+            let connection = Active::open().unwrap().connection;
+            let mut active = Active::apply_plain(connection, &plan).unwrap();
+            assert!(!active.is_owned());
+            assert_eq!(check(&plan).unwrap(), []);
+            let lanes = plan.lanes();
+            active
+                .refresh(&lanes, &lanes, Duration::from_secs(1))
+                .unwrap();
+            active.clear(&lanes).unwrap();
+            assert!(!run("nft list ruleset").contains("flags owner"));
+            drop(active);
+            assert_eq!(run("nft list ruleset"), "");
+            // One that is killed leaves it: the next takes its place.
+            let connection = Active::open().unwrap().connection;
+            let mut active = Active::apply_plain(connection, &plan).unwrap();
+            active.is_owned = true;
+            drop(active);
+            assert!(run("nft list ruleset").contains("table inet nodens"));
+            let active = Active::apply(Active::open().unwrap(), &plan).unwrap();
+            assert!(active.is_owned());
+        });
+    }
+
+    #[test]
+    fn only_what_an_old_kernel_says_of_the_flag_leads_to_a_plain_table() {
+        let refused = |step: &str, errno: Errno| Error::Refused {
+            step: step.to_owned(),
+            extended: None,
+            source: errno.into(),
+        };
+        for errno in [Errno::INVAL, Errno::OPNOTSUPP] {
+            assert!(is_unknown_flag(&refused("make table inet nodens", errno)));
+            assert!(!is_unknown_flag(&refused(
+                "make set live of table inet nodens",
+                errno
+            )));
+        }
+        assert!(!is_unknown_flag(&refused(
+            "make table inet nodens",
+            Errno::EXIST
+        )));
+    }
+
+    #[test]
+    fn a_key_fills_up_the_slots_of_its_parts() {
+        let mut key = vec![7; 40];
+        let address = IpAddr::from([10, 96, 0, 10]);
+        let proto = Proto::Udp;
+        write_key(&mut key, Lane { address, proto }, 53);
+        assert_eq!(key, [10, 96, 0, 10, 17, 0, 0, 0, 0, 53, 0, 0]);
+    }
 }

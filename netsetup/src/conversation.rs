@@ -24,7 +24,7 @@ pub(crate) const HEADER: usize = 16;
 pub(crate) const DATAGRAM: usize = 1 << 15;
 
 /// How often a dump is begun anew because the kernel's list changed under it.
-const DUMPS: usize = 4;
+pub(crate) const DUMPS: u32 = 20;
 
 /// `NLMSGERR_ATTR_MSG`: the kernel's reason in words.
 const REASON: u16 = 1;

@@ -71,6 +71,18 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The kernel has nf_tables, and not all of it that we need.
+    #[error(
+        "{step}: this kernel lacks a part of nf_tables: load the modules nft_ct, nft_masq and \
+         nft_chain_nat, or take a kernel that has them (CONFIG_NFT_CT, CONFIG_NFT_MASQ, \
+         CONFIG_NFT_NAT, CONFIG_NF_TABLES_INET); or run without interception"
+    )]
+    NoKernelPart {
+        /// The step attempted.
+        step: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// No CAP_NET_ADMIN in the user namespace of the network namespace.
     #[error(
         "{step}: not permitted: run as root with the capability NET_ADMIN \
@@ -83,7 +95,10 @@ pub enum Error {
         source: io::Error,
     },
     /// The kernel refused a step.
-    #[error("{step}: the kernel refused{}", Extended(.extended))]
+    #[error(
+        "{step}: the kernel refused{}; nothing of this step was done. Its log may say more (dmesg)",
+        Extended(.extended)
+    )]
     Refused {
         /// The step attempted.
         step: String,

@@ -4,7 +4,7 @@
 
 use crate::check::Difference;
 use crate::error::Error;
-use crate::nfnetlink::{Batch, Connection};
+use crate::nfnetlink::Connection;
 use crate::plan::Plan;
 use crate::rules::fallback::{BEFORE_SRCNAT, BEFORE_TRACKING, BEHIND_SRCNAT, NAME, table};
 use crate::rules::{ChainKind, Hook};
@@ -43,15 +43,10 @@ pub fn apply(plan: &Plan) -> Result<(), Error> {
         return revert();
     };
     let mut connection = Connection::open()?;
-    let mut batch = Batch::default();
-    if tables::is_there(&mut connection, &SHAPE)? {
-        if tables::differences(&mut connection, &wanted, "")?.is_empty() {
-            return Ok(());
-        }
-        tables::delete(&mut batch, NAME);
+    if tables::differences(&mut connection, &wanted, "")?.is_empty() {
+        return Ok(());
     }
-    tables::make(&mut batch, &wanted, false);
-    connection.commit(&mut batch, "make table inet nodens-fallback")
+    tables::put(&mut connection, &SHAPE, &wanted, false)
 }
 
 /// Removes the table, if it is there.
@@ -59,7 +54,7 @@ pub fn apply(plan: &Plan) -> Result<(), Error> {
 /// # Errors
 /// As [`apply`].
 pub fn revert() -> Result<(), Error> {
-    tables::remove(&SHAPE)
+    tables::remove(&mut Connection::open()?, &SHAPE)
 }
 
 /// What differs between the table and the plan.

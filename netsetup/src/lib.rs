@@ -23,6 +23,7 @@ mod netns;
 pub use active::{Active, OwnerSocket};
 pub use check::Difference;
 pub use error::Error;
+pub use firewall::Firewall;
 pub use plan::{Capture, Lane, Plan, PlanError, Proto, Settings};
 pub use watch::{Changed, Watch};
 
@@ -41,7 +42,8 @@ pub fn print_json(plan: &Plan) -> String {
     format!("{:#}\n", rules::json(&tables(plan)))
 }
 
-/// What differs between the plan and the node: interface and addresses, the tables.
+/// What differs between the plan and the node: interface and addresses, the tables, and firewalls of
+/// the host that drop what is steered. The last no `up` mends: [`firewall::check`] tells them apart.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
@@ -49,6 +51,7 @@ pub fn check(plan: &Plan) -> Result<Vec<Difference>, Error> {
     let mut differences = link::check(plan)?;
     differences.extend(active::check(plan)?);
     differences.extend(fallback::check(plan)?);
+    differences.extend(firewall::check(plan)?.drops);
     Ok(differences)
 }
 

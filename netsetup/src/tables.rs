@@ -2,6 +2,7 @@
 //! Our tables and the kernel: made in one transaction, known again, and compared with the model.
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
+use rustix::io::Errno;
 
 use crate::check::Difference;
 use crate::error::Error;
@@ -14,8 +15,11 @@ use crate::rules::{Chain, ChainKind, Hook, Set, Table, netlink, text};
 /// `NF_ACCEPT`, the policy of our chains.
 const POLICY_ACCEPT: u32 = 1;
 
+/// How often a table is looked at again when others are at it.
+const TRIES: u32 = 3;
+
 /// Adds to a batch what makes the table and all in it; the table must not be there.
-pub(crate) fn make(batch: &mut Batch, table: &Table, is_owned: bool) {
+fn make(batch: &mut Batch, table: &Table, is_owned: bool) {
     let name = table.name;
     let create = NLM_F_CREATE | NLM_F_EXCL;
     let message = netlink::new_table(table, is_owned);
@@ -52,18 +56,78 @@ pub(crate) fn delete(batch: &mut Batch, name: &str) {
     batch.push(netlink::delete_table(name), 0, step);
 }
 
+/// Makes the table in one transaction, in place of one of ours that is there.
+///
+/// # Errors
+/// As [`is_there`], and when the kernel refuses.
+pub(crate) fn put(
+    connection: &mut Connection,
+    ours: &Shape,
+    wanted: &Table,
+    is_owned: bool,
+) -> Result<(), Error> {
+    let mut batch = Batch::default();
+    let mut tries = 0;
+    loop {
+        batch.clear();
+        if is_there(connection, ours)? {
+            delete(&mut batch, ours.table);
+        }
+        make(&mut batch, wanted, is_owned);
+        tries += 1;
+        match connection.commit(&mut batch, "make a table") {
+            // Another one was at it at the same time: then it is looked at again.
+            Err(error) if tries < TRIES && is_overtaken(&error) => {}
+            done => return done.map_err(lacking),
+        }
+    }
+}
+
 /// Removes the table, if it is there.
 ///
 /// # Errors
 /// As [`is_there`], and when the kernel refuses.
-pub(crate) fn remove(ours: &Shape) -> Result<(), Error> {
-    let mut connection = Connection::open()?;
-    if !is_there(&mut connection, ours)? {
-        return Ok(());
-    }
+pub(crate) fn remove(connection: &mut Connection, ours: &Shape) -> Result<(), Error> {
     let mut batch = Batch::default();
-    delete(&mut batch, ours.table);
-    connection.commit(&mut batch, "delete a table")
+    let mut tries = 0;
+    loop {
+        if !is_there(connection, ours)? {
+            return Ok(());
+        }
+        batch.clear();
+        delete(&mut batch, ours.table);
+        tries += 1;
+        match connection.commit(&mut batch, "delete a table") {
+            Err(error) if tries < TRIES && is_overtaken(&error) => {}
+            done => return done,
+        }
+    }
+}
+
+/// Whether what was seen a moment ago is no longer so: a table has come, gone, or got an owner.
+fn is_overtaken(error: &Error) -> bool {
+    match error {
+        Error::NotPermitted { .. } => true,
+        Error::Refused { step, source, .. } => {
+            let is = |errno: Errno| source.raw_os_error() == Some(errno.raw_os_error());
+            step.starts_with("make table") && is(Errno::EXIST)
+                || step.starts_with("delete table") && is(Errno::NOENT)
+        }
+        _ => false,
+    }
+}
+
+/// A type of chain or an expression that is not there is answered as a file that is not.
+fn lacking(error: Error) -> Error {
+    let lacks = [Errno::NOENT, Errno::OPNOTSUPP].map(|errno| Some(errno.raw_os_error()));
+    match error {
+        Error::Refused { step, source, .. }
+            if lacks.contains(&source.raw_os_error()) && !step.starts_with("make table") =>
+        {
+            Error::NoKernelPart { step, source }
+        }
+        error => error,
+    }
 }
 
 /// Whether there is such a table, which may be replaced: one that nobody owns and that is of our
@@ -71,7 +135,7 @@ pub(crate) fn remove(ours: &Shape) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::TableOwned`] with who owns it, or [`Error::TableForeign`] with what else there is.
-pub(crate) fn is_there(connection: &mut Connection, ours: &Shape) -> Result<bool, Error> {
+fn is_there(connection: &mut Connection, ours: &Shape) -> Result<bool, Error> {
     let table = ours.table;
     let Some(found) = connection.table(table)? else {
         return Ok(false);
@@ -136,6 +200,10 @@ pub(crate) fn differences(
         found.add("", "the table".to_owned(), "none".to_owned());
         return Ok(found.differences);
     };
+    if let Some(port_id) = table.owner.filter(|_| !wanted.is_owned) {
+        let is = format!("one that netlink port {port_id} owns, and that goes with it");
+        found.add("", "a table that stays".to_owned(), is);
+    }
     let sets = connection.sets(name)?;
     for wanted in &wanted.sets {
         found.set(wanted, sets.iter().find(|set| set.name == wanted.name));

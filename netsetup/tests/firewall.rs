@@ -2,6 +2,8 @@
 //! What is said of a host's firewall, held against what that firewall does to real packets: a pod
 //! asks over UDP and TCP, IPv4 and IPv6, untracked, as nodens steers it.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails like the test")]
+
 mod netns;
 
 use std::collections::BTreeSet;
@@ -184,6 +186,8 @@ fn the_rules_of_the_remedy_let_the_packets_in() {
         );
         let found = firewall::check(plan).unwrap();
         assert_eq!(found.drops.len(), 2, "{found:?}");
+        let here = "replies to clients on the node itself from";
+        assert!(found.drops[0].wanted.contains(here), "{found:?}");
         let input = found
             .drops
             .iter()
@@ -199,6 +203,60 @@ fn the_rules_of_the_remedy_let_the_packets_in() {
         assert_eq!(firewall::check(plan).unwrap(), Firewall::default());
         assert_eq!(reality(pod, &ALL), lanes(&ALL));
     });
+}
+
+#[test]
+fn clients_on_the_node_itself_need_lo_to_be_open() {
+    on_a_node(|_, plan| {
+        let mut plan = plan.clone();
+        plan.captures.clear();
+        load(
+            "chain input { type filter hook input priority 0; policy drop; \
+             ct state established,related accept; th dport 53 accept; }",
+        );
+        let found = firewall::check(&plan).unwrap();
+        assert_eq!(found.drops.len(), 1, "{found:?}");
+        let one = &found.drops[0];
+        assert!(
+            one.wanted
+                .starts_with("replies to clients on the node itself"),
+            "{one}"
+        );
+        assert!(
+            one.remedy
+                .contains("iif lo ip saddr 169.254.20.10 udp sport 53"),
+            "{one}"
+        );
+        assert!(!asks_itself());
+        follow(&found);
+        assert_eq!(firewall::check(&plan).unwrap(), Firewall::default());
+        assert!(asks_itself());
+
+        // As nearly all firewalls have it.
+        run("nft flush chain inet host input");
+        run("nft add rule inet host input th dport 53 accept");
+        assert!(!asks_itself());
+        run("nft add rule inet host input iifname lo accept");
+        assert_eq!(firewall::check(&plan).unwrap(), Firewall::default());
+        assert!(asks_itself());
+    });
+}
+
+/// Whether a client on the node is answered over UDP.
+fn asks_itself() -> bool {
+    let server = UdpSocket::bind("169.254.20.10:53").unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect("169.254.20.10:53").unwrap();
+    client.send(b"who?").unwrap();
+    for socket in [&server, &client] {
+        socket
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+    }
+    let mut octets = [0; 16];
+    let (_, from) = server.recv_from(&mut octets).unwrap();
+    server.send_to(b"me", from).unwrap();
+    client.recv(&mut octets).is_ok()
 }
 
 #[test]
@@ -338,7 +396,8 @@ fn load(chains: &str) {
 /// The lanes that are dropped, as the rules of the remedy name them.
 fn said(found: &Firewall) -> BTreeSet<String> {
     let mut lanes = BTreeSet::new();
-    for rule in commands(found) {
+    // Clients on the node itself have a test of their own.
+    for rule in commands(found).iter().filter(|rule| !rule.contains(" lo ")) {
         let proto = if rule.contains("udp") { "udp" } else { "tcp" };
         let family = if rule.contains("fd00") { 6 } else { 4 };
         lanes.insert(format!("{proto} {family}"));

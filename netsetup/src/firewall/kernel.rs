@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use rustix::io::Errno;
+
 use super::packet::Hook;
 use crate::conversation::{Conversation, Message, Question, Refusal, attributes, text};
 
@@ -194,6 +196,18 @@ impl Kernel {
             })
     }
 
+    /// All that a question is about; nothing where that is gone meanwhile.
+    fn all<T>(
+        &mut self,
+        question: &Question,
+        read: impl Fn(&Message<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
+        match self.conversation.all(question, read) {
+            Err(answer) if answer.errno == Errno::NOENT => Ok(Vec::new()),
+            found => found,
+        }
+    }
+
     /// The rules of a chain; `None` where there are too many to read.
     pub(super) fn rules(&mut self, path: &Path) -> Result<Option<Rc<Vec<Rule>>>, Refusal> {
         if let Some(known) = self.rules.get(path) {
@@ -202,7 +216,7 @@ impl Kernel {
         let mut found = None;
         if self.rules_left > 0 {
             let question = question(GET_RULE, path.family, &[(1, &path.table), (2, &path.name)]);
-            let rules = self.conversation.all(&question, |message| {
+            let rules = self.all(&question, |message| {
                 let is_there = has(message, 1, &path.table) && has(message, 2, &path.name);
                 let mut rule = Rule {
                     handle: 0,
@@ -241,7 +255,7 @@ impl Kernel {
                 Some(flags.next().and_then(|(_, value)| big(value)).unwrap_or(0))
             })?;
             let list = question(GET_ELEMENT, path.family, &names);
-            let parts = self.conversation.all(&list, |message| {
+            let parts = self.all(&list, |message| {
                 let mut lists = message.attributes(HEADER).filter(|(kind, _)| *kind == 3);
                 lists.next().map(|(_, list)| elements(list))
             })?;

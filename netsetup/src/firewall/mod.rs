@@ -7,8 +7,8 @@
 //!   base chains of others ──► a query, a reply of the plan, rule by rule ──► passes | dropped | unread
 //! ```
 //!
-//! The packets are thought, not sent: of each we know family, addresses, port, protocol, that it is
-//! untracked and that its interface is not `lo`. What a rule asks beyond that (the client's address
+//! The packets are thought, not sent: of each we know family, our address, ports, protocol, that it is
+//! untracked, and whether its interface is `lo`. What a rule asks beyond that (the client's address
 //! or interface, marks, rates) is taken as it is best for us: only what is dropped for certain is
 //! reported, so that no cluster is told of a problem that it does not have. Rules of iptables are
 //! opaque where they hold a match of iptables' own; where the answer hangs on these, that is said,
@@ -19,7 +19,7 @@ mod kernel;
 mod packet;
 mod registers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 
@@ -27,9 +27,9 @@ use rustix::io::Errno;
 
 use self::judge::{Judge, Verdict};
 use self::kernel::{Chain, Kernel, Path};
-use self::packet::{Hook, Packet};
+use self::packet::Packet;
 use crate::check::Difference;
-use crate::conversation::Refusal;
+use crate::conversation::{DUMPS, Refusal};
 use crate::error::Error;
 use crate::plan::{Plan, Proto};
 
@@ -132,24 +132,29 @@ fn legacy(plan: &Plan) -> Vec<Difference> {
 
 /// The packets of the plan that come by a chain.
 fn packets(plan: &Plan, chain: &Chain) -> Vec<Packet> {
-    let addresses: Vec<IpAddr> = match chain.hook {
-        // Steered by then: to the node-local address of each Service address.
-        Hook::Prerouting | Hook::Input => plan.local_addresses(),
-        // Renamed back by then.
-        Hook::Output | Hook::Postrouting => {
-            let services = plan.captures.iter().map(|capture| capture.service);
-            plan.addresses.iter().copied().chain(services).collect()
-        }
-    };
+    let hook = chain.hook;
+    // Steered by then: each Service address to the node-local one that answers for it.
+    let steered = plan.local_addresses();
+    // And renamed back.
+    let services = plan.captures.iter().map(|capture| capture.service);
+    let renamed: Vec<IpAddr> = plan.addresses.iter().copied().chain(services).collect();
     let mut packets = Vec::new();
-    for proto in [Proto::Udp, Proto::Tcp] {
-        for &ours in addresses.iter().filter(|ours| chain.sees(ours)) {
-            packets.push(Packet {
-                hook: chain.hook,
-                proto,
-                ours,
-                port: plan.port,
-            });
+    for is_from_here in [false, true] {
+        // What a pod asks comes in, and what it is answered goes out. A client on the node sends and
+        // gets both over `lo`: what it asks there comes in as from a pod.
+        let is_reply = hook.is_inward() == is_from_here;
+        let addresses = if is_reply { &renamed } else { &steered };
+        for proto in [Proto::Udp, Proto::Tcp] {
+            for &ours in addresses.iter().filter(|ours| chain.sees(ours)) {
+                packets.push(Packet {
+                    hook,
+                    is_reply,
+                    is_from_here,
+                    proto,
+                    ours,
+                    port: plan.port,
+                });
+            }
         }
     }
     packets
@@ -163,32 +168,38 @@ fn place(chain: &Chain) -> String {
 }
 
 fn wanted(packets: &[Packet]) -> String {
-    let from_us = packets.first().is_some_and(Packet::is_reply);
-    let (what, way) = if from_us {
-        ("replies", "from")
-    } else {
-        ("queries", "to")
-    };
-    let (mut addresses, mut protos) = (Vec::new(), Vec::new());
+    let (mut lanes, mut protos) = (BTreeMap::<_, BTreeSet<_>>::new(), BTreeSet::new());
     for packet in packets {
-        addresses.push(packet.ours.to_string());
-        protos.push(packet.proto_name());
+        let lane = match (packet.is_reply, packet.is_from_here) {
+            (false, false) => "queries to",
+            (true, false) => "replies from",
+            (false, true) => "queries of clients on the node itself to",
+            (true, true) => "replies to clients on the node itself from",
+        };
+        lanes.entry(lane).or_default().insert(packet.ours);
+        protos.insert(packet.proto_name());
     }
-    addresses.dedup();
-    addresses.sort();
-    addresses.dedup();
-    protos.sort_unstable();
-    protos.dedup();
-    let (addresses, protos) = (addresses.join(", "), protos.join(" and "));
+    let lanes: Vec<_> = lanes
+        .into_iter()
+        .map(|(lane, ips)| {
+            let ips: Vec<_> = ips.iter().map(IpAddr::to_string).collect();
+            format!("{lane} {}", ips.join(", "))
+        })
+        .collect();
+    let protos: Vec<_> = protos.into_iter().collect();
     let port = packets.first().map_or(0, |packet| packet.port);
-    format!("{what} {way} {addresses}, port {port}, over {protos}, to pass")
+    format!(
+        "{}, port {port}, over {}, to pass",
+        lanes.join(", and "),
+        protos.join(" and ")
+    )
 }
 
-/// The commands that let the packets in, one a family and protocol.
+/// The commands that let the packets in, one a family and protocol, and for each way they take.
 fn rules(chain: &Chain, packets: &[Packet]) -> String {
-    let mut groups = BTreeMap::<(bool, &str), Vec<&Packet>>::new();
+    let mut groups = BTreeMap::<_, Vec<&Packet>>::new();
     for packet in packets {
-        let group = (packet.ours.is_ipv6(), packet.proto_name());
+        let group = (packet.is_from_here, packet.family(), packet.proto_name());
         groups.entry(group).or_default().push(packet);
     }
     let commands: Vec<String> = groups
@@ -211,7 +222,12 @@ fn rules(chain: &Chain, packets: &[Packet]) -> String {
 fn for_nft(chain: &Chain, packets: &[&Packet]) -> String {
     let first = packets[0];
     let ip = if first.ours.is_ipv6() { "ip6" } else { "ip" };
-    let way = if first.is_reply() { 's' } else { 'd' };
+    let way = if first.is_reply { 's' } else { 'd' };
+    let over = match (first.is_from_here, first.hook.is_inward()) {
+        (false, _) => "",
+        (true, true) => "iif lo ",
+        (true, false) => "oif lo ",
+    };
     let addresses: Vec<_> = packets.iter().map(|one| one.ours.to_string()).collect();
     let addresses = match &addresses[..] {
         [alone] => alone.clone(),
@@ -220,8 +236,8 @@ fn for_nft(chain: &Chain, packets: &[&Packet]) -> String {
     let Path { table, name, .. } = &chain.path;
     let (family, proto, port) = (chain.family_name(), first.proto_name(), first.port);
     format!(
-        "nft insert rule {family} {table} {name} {ip} {way}addr {addresses} {proto} {way}port \
-         {port} accept"
+        "nft insert rule {family} {table} {name} {over}{ip} {way}addr {addresses} {proto} \
+         {way}port {port} accept"
     )
 }
 
@@ -233,15 +249,21 @@ fn for_iptables(chain: &Chain, packets: &[&Packet]) -> Vec<String> {
         } else {
             "iptables"
         };
-        let (address, way) = if packet.is_reply() {
+        let (address, way) = if packet.is_reply {
             ("-s", 's')
         } else {
             ("-d", 'd')
         };
+        let over = match (packet.is_from_here, packet.hook.is_inward()) {
+            (false, _) => "",
+            (true, true) => "-i lo ",
+            (true, false) => "-o lo ",
+        };
         let Path { table, name, .. } = &chain.path;
         let (ours, proto, port) = (packet.ours, packet.proto_name(), packet.port);
         format!(
-            "{program} -t {table} -I {name} {address} {ours} -p {proto} --{way}port {port} -j ACCEPT"
+            "{program} -t {table} -I {name} {over}{address} {ours} -p {proto} --{way}port {port} \
+             -j ACCEPT"
         )
     };
     packets.iter().map(command).collect()
@@ -257,5 +279,8 @@ fn is_absent(answer: &Refusal) -> bool {
 
 fn refused(answer: Refusal) -> Error {
     let step = "read the rules of the host's firewall".to_owned();
-    Error::refused(step, answer.errno.into(), answer.reason)
+    match answer.errno {
+        Errno::INTR => Error::Busy { step, tries: DUMPS },
+        errno => Error::refused(step, errno.into(), answer.reason),
+    }
 }

@@ -9,7 +9,10 @@ use crate::plan::Proto;
 /// `NF_CT_STATE_UNTRACKED_BIT`: the only state of an untracked packet.
 pub(super) const UNTRACKED: u32 = 1 << 6;
 
-/// Where in a header a base chain's packets come by.
+/// The port of a client: one of those that kernels give (`ip_local_port_range`).
+const CLIENT_PORT: u16 = 40_000;
+
+/// Where on their way packets come by a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hook {
     Prerouting,
@@ -29,13 +32,23 @@ impl fmt::Display for Hook {
     }
 }
 
-/// An untracked query of a client elsewhere on the node, or the reply to it.
+impl Hook {
+    /// Whether packets come by it on their way in.
+    pub(super) fn is_inward(self) -> bool {
+        matches!(self, Self::Prerouting | Self::Input)
+    }
+}
+
+/// An untracked query, or the reply to it, at a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Packet {
-    /// Queries come in, replies go out.
     pub(super) hook: Hook,
+    pub(super) is_reply: bool,
+    /// Whether the client is on the node itself, as our own prober is: then both ways lead over
+    /// `lo`. Else none does.
+    pub(super) is_from_here: bool,
     pub(super) proto: Proto,
-    /// The node-local address of a query, the source of a reply.
+    /// Whom a query is for, the source of a reply.
     pub(super) ours: IpAddr,
     /// Our port.
     pub(super) port: u16,
@@ -45,10 +58,6 @@ pub(super) struct Packet {
 pub(super) type Octet = Option<u8>;
 
 impl Packet {
-    pub(super) fn is_reply(&self) -> bool {
-        matches!(self.hook, Hook::Output | Hook::Postrouting)
-    }
-
     pub(super) fn proto_name(&self) -> &'static str {
         match self.proto {
             Proto::Udp => "udp",
@@ -74,6 +83,11 @@ impl Packet {
         if self.ours.is_ipv6() { 0x86dd } else { 0x0800 }
     }
 
+    /// Whether it is for this node (`fib daddr type local`), where that is known.
+    pub(super) fn is_for_here(&self) -> Option<bool> {
+        (self.hook.is_inward() || self.is_from_here).then_some(true)
+    }
+
     /// What is known of its IP header (RFC 791 section 3.1, RFC 8200 section 3).
     pub(super) fn network_header(&self) -> Vec<Octet> {
         let mut header = vec![None; 40];
@@ -86,19 +100,21 @@ impl Packet {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        let begin = if self.is_reply() { from } else { to };
+        let begin = if self.is_reply { from } else { to };
         for (at, octet) in (begin..).zip(octets) {
             header[at] = Some(octet);
         }
         header
     }
 
-    /// What is known of its UDP or TCP header: our port, behind or after the client's.
+    /// What is known of its UDP or TCP header: the ports.
     pub(super) fn transport_header(&self) -> Vec<Octet> {
         let mut header = vec![None; 20];
-        let begin = if self.is_reply() { 0 } else { 2 };
-        for (at, octet) in (begin..).zip(self.port.to_be_bytes()) {
-            header[at] = Some(octet);
+        let (ours, client) = if self.is_reply { (0, 2) } else { (2, 0) };
+        for (begin, port) in [(ours, self.port), (client, CLIENT_PORT)] {
+            for (at, octet) in (begin..).zip(port.to_be_bytes()) {
+                header[at] = Some(octet);
+            }
         }
         header
     }

@@ -10,6 +10,9 @@ use crate::conversation::{attributes, text};
 const REGISTERS: usize = 64;
 const WIDE: usize = 16;
 
+/// The index of `lo`, in every namespace.
+const LOOPBACK: u32 = 1;
+
 /// `RTN_LOCAL`, as `fib daddr type` gives it.
 const LOCAL: u32 = 2;
 
@@ -86,12 +89,20 @@ impl Registers {
             16 => self.put_known(into, &[packet.proto_number()]),
             _ => self.put(into, [None; WIDE]),
         }
-        // Index and name of the interface that a query comes in by, a reply goes out by.
-        self.interface = match (packet.is_reply(), key) {
-            (false, 4) | (true, 5) => Some((into, 4)),
-            (false, 6) | (true, 7) => Some((into, WIDE)),
-            _ => self.interface,
+        // The interface that it comes in by, or goes out by: its index, its name.
+        let width = match (packet.hook.is_inward(), key) {
+            (true, 4) | (false, 5) => 4,
+            (true, 6) | (false, 7) => WIDE,
+            _ => return Holds::Yes,
         };
+        if packet.is_from_here {
+            let mut name = [0; WIDE];
+            name[..2].copy_from_slice(b"lo");
+            let index = LOOPBACK.to_ne_bytes();
+            self.put_known(into, if width == WIDE { &name } else { &index });
+        } else {
+            self.interface = Some((into, width));
+        }
         Holds::Yes
     }
 
@@ -139,7 +150,6 @@ impl Registers {
         Holds::Yes
     }
 
-    /// The node-local addresses are the node's own.
     pub(super) fn fib(&mut self, data: &[u8], packet: &Packet) -> Holds {
         let (mut into, mut result, mut flags) = (0, 0, 0);
         for (kind, value) in attributes(data) {
@@ -151,7 +161,7 @@ impl Registers {
             }
         }
         // `NFT_FIB_RESULT_ADDRTYPE` of `NFTA_FIB_F_DADDR`.
-        if (result, flags, packet.is_reply()) == (3, 2, false) {
+        if (result, flags, packet.is_for_here()) == (3, 2, Some(true)) {
             self.put_known(into, &LOCAL.to_ne_bytes());
         } else {
             self.put(into, [None; WIDE]);
@@ -302,12 +312,12 @@ impl Registers {
     }
 }
 
-/// Whether it is the index of `lo`, which is 1 in every namespace, or its name. A name that is
+/// Whether it is the index of `lo`, or its name. A name that is
 /// compared without its end is the beginning of many.
 fn is_loopback(interface: &[u8], width: usize) -> bool {
     match width {
         WIDE => interface.contains(&0) && text(interface) == "lo",
-        _ => interface == 1_u32.to_ne_bytes(),
+        _ => interface == LOOPBACK.to_ne_bytes(),
     }
 }
 

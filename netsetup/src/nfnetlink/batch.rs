@@ -124,13 +124,16 @@ impl Connection {
 
         let mut refused = None;
         let mut is_done = false;
+        let number = batch.begins.len();
         let is_short = self.answers(what, |sequence, _, answer| {
             match answer {
                 Answer::Done => is_done |= sequence == end,
                 Answer::Object(_) => {}
                 Answer::Refused(error, extended) => {
-                    let place = sequence.wrapping_sub(first) as usize;
-                    refused.get_or_insert((place, error, extended));
+                    let place = usize::try_from(sequence.wrapping_sub(first));
+                    if let Some(place) = place.ok().filter(|&place| place < number) {
+                        refused.get_or_insert((place, error, extended));
+                    }
                 }
             }
             Ok(())
@@ -143,8 +146,7 @@ impl Connection {
                 extended,
             ));
         }
-        if is_done || is_short {
-            // A lost word about success is no failure; errors come first.
+        if is_done && !is_short {
             return Ok(());
         }
         Err(Error::Reply {

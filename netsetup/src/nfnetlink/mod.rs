@@ -7,6 +7,8 @@
 mod batch;
 pub(crate) mod element;
 pub(crate) mod read;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rules of a plan as data: the few kinds of table, set, chain and rule that nodens needs. Three
 //! forms are made of the one model: netlink messages for the kernel ([`netlink`]), nft's syntax for
-//! people ([`text`]) and nft's JSON for programs ([`json`]).
+//! people ([`text`]) and nft's JSON for programs ([`mod@json`]).
 
 pub(crate) mod active;
 pub(crate) mod compare;
 pub(crate) mod fallback;
 mod json;
 pub(crate) mod netlink;
+#[cfg(test)]
+mod tests;
 pub(crate) mod text;
 
 pub(crate) use self::json::json;
