@@ -98,8 +98,8 @@ fn plans_that_cannot_be_are_refused_before_anything_is_touched() {
         // No address of its own for the Service.
         (
             "listen.addresses",
-            "[169.254.255.255]",
-            ["169.254.255.255", "redirectTo"],
+            "[169.254.254.255]",
+            ["10.96.0.10", "redirect"],
         ),
     ] {
         let builder = node.agent(&[Family::V4]).set(path, value);
