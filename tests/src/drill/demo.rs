@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::thread;
 use std::time::Duration;
 
+use anyhow::ensure;
 use rustix::process::Signal;
 
 use super::flow::{Flow, PATIENCE, Plan, Tally};
@@ -20,7 +21,7 @@ const PER_SECOND: u64 = 500;
 /// A second in nanoseconds.
 const SECOND: u64 = 1_000_000_000;
 /// Cells of a bar.
-const CELLS: usize = 12;
+const CELLS: usize = 8;
 
 /// What is done, and at which second.
 const SCRIPT: [(u64, Act); 7] = [
@@ -50,7 +51,7 @@ impl Act {
     fn title(self) -> &'static str {
         match self {
             Self::Nothing => {
-                "a cluster without nodens: each query goes through kube-proxy to CoreDNS"
+                "no nodens yet; `nodens netsetup up` has led 169.254.20.10 to CoreDNS, for good"
             }
             Self::Start => "nodens starts: it answers on the node, no pod is told",
             Self::Kill => "kill -9 nodens: the kernel drops its rules with it",
@@ -79,12 +80,6 @@ impl Act {
     }
 }
 
-/// A pod that asks.
-struct Pod {
-    name: &'static str,
-    flow: Flow,
-}
-
 /// Tells the story. `is_terminal` allows colours.
 ///
 /// # Errors
@@ -92,19 +87,24 @@ struct Pod {
 /// `make coredns`). And when nobody reads any more.
 pub fn run(out: &mut dyn Write, is_terminal: bool) -> anyhow::Result<()> {
     let node = Node::new(Shape::Nftables)?;
+    let up = node.agent(&[Family::V4]).run(&node, &["netsetup", "up"])?;
+    ensure!(
+        up.status.success(),
+        "nodens netsetup up: {}",
+        String::from_utf8_lossy(&up.stderr)
+    );
     out.write_all(HEAD.as_bytes())?;
-    let mut pods = Vec::new();
-    for (name, from, server) in [
-        ("pod A", From::Veth, Family::V4.local()),
-        ("pod B", From::Bridge, Family::V4.service()),
+    let mut flows = Vec::new();
+    for (from, server) in [
+        (From::Veth, Family::V4.local()),
+        (From::Bridge, Family::V4.service()),
     ] {
         let plan = Plan {
             servers: vec![Family::dns(server)],
             per_second: PER_SECOND,
             names: 20,
         };
-        let flow = Flow::start(node.space(from), plan)?;
-        pods.push(Pod { name, flow });
+        flows.push(Flow::start(node.space(from), plan)?);
     }
     let paint = Paint(is_terminal);
     let begin = now_ns();
@@ -124,7 +124,7 @@ pub fn run(out: &mut dyn Write, is_terminal: bool) -> anyhow::Result<()> {
         let Some(shown) = second.checked_sub(late + 1) else {
             continue;
         };
-        let tallies: Vec<Tally> = pods.iter().map(|pod| pod.flow.tally()).collect();
+        let tallies: Vec<Tally> = flows.iter().map(Flow::tally).collect();
         if let Some(place) = SCRIPT.iter().position(|(at, _)| *at == shown) {
             if place > 0 {
                 writeln!(
@@ -135,12 +135,13 @@ pub fn run(out: &mut dyn Write, is_terminal: bool) -> anyhow::Result<()> {
                 told += 1;
             }
             writeln!(out, "\n{}", paint.bold(SCRIPT[place].1.title()))?;
+            writeln!(out, "{}", paint.faint(COLUMNS))?;
         }
         let span = (begin + shown * SECOND, begin + (shown + 1) * SECOND);
-        writeln!(out, "{}", line(shown, &pods, &tallies, span, &paint))?;
+        writeln!(out, "{}", line(shown, &tallies, span, &paint))?;
         out.flush()?;
     }
-    let tallies: Vec<Tally> = pods.iter().map(|pod| pod.flow.tally()).collect();
+    let tallies: Vec<Tally> = flows.iter().map(Flow::tally).collect();
     moments.push(begin + END * SECOND);
     let (_, last) = SCRIPT[SCRIPT.len() - 1];
     writeln!(out, "{}", sum_up(last, &tallies, &moments, told))?;
@@ -149,8 +150,8 @@ pub fn run(out: &mut dyn Write, is_terminal: bool) -> anyhow::Result<()> {
     let lost: usize = tallies.iter().map(|tally| tally.lost(begin, end)).sum();
     writeln!(
         out,
-        "\n{}\nNothing is left on this machine: the namespaces end with this program. \
-         What is promised: `make drills`.",
+        "\n{}\nNothing is left on this machine: the namespaces end with this program. What must hold, \
+         and holds:\n`make drills`.",
         paint.bold(&format!(
             "{asked} queries in {END} s, {lost} lost. No pod was touched or told anything."
         ))
@@ -161,11 +162,12 @@ pub fn run(out: &mut dyn Write, is_terminal: bool) -> anyhow::Result<()> {
 const HEAD: &str = "
 nodens on a node of a cluster, made of network namespaces on this machine
 
-  pod A asks 169.254.20.10 ─┐    rules of the kernel    ┌─► nodens, a cache on the node
-                            ├──►  while nodens lives: ──┘        │ what it does not know
-  pod B asks 10.96.0.10 ────┘     else: ──► kube-proxy ──────────┴─► CoreDNS on another node
+  pod A asks 169.254.20.10 ─┐  the kernel's rules   ┌─► nodens, a cache on this node
+                            ├─► while it lives ─────┘        │ what it does not know
+  pod B asks 10.96.0.10 ────┘   else: kube-proxy ────────────┴─► CoreDNS on another node
 
-Each pod asks 500 times a second and never asks twice: no answer within 2 s is a lost query.
+Each pod asks 500 times a second. A query without an answer within 2 s is lost; nobody asks twice.
+█ answered by nodens   ▒ by CoreDNS   · by nobody
 ";
 
 /// What has come of an act, in a line.
@@ -187,7 +189,6 @@ fn sum_up(act: Act, tallies: &[Tally], moments: &[u64], place: usize) -> String 
         Act::Kill => after(Server::CoreDns, "CoreDNS"),
         Act::Stop => format!(
             "{}: the kernel had no sign of life from nodens and let go",
-            // The last answer of the agent is older than the stop.
             after(Server::CoreDns, "CoreDNS")
         ),
         Act::Replace => "CoreDNS answers in between".to_owned(),
@@ -196,27 +197,19 @@ fn sum_up(act: Act, tallies: &[Tally], moments: &[u64], place: usize) -> String 
     format!("        => {lost} lost; {what}")
 }
 
-fn line(
-    second: u64,
-    pods: &[Pod],
-    tallies: &[Tally],
-    (from, to): (u64, u64),
-    paint: &Paint,
-) -> String {
-    let mut line = format!("  {second:>3} s ");
+/// The heads of the columns of [`line`].
+const COLUMNS: &str =
+    "         pod A     nodens CoreDNS     pod B     nodens CoreDNS    latency   lost";
+
+fn line(second: u64, tallies: &[Tally], (from, to): (u64, u64), paint: &Paint) -> String {
+    let mut line = format!("  {second:>3} s  ");
     let mut lost = 0;
-    for (pod, tally) in pods.iter().zip(tallies) {
+    for tally in tallies {
         let agent = tally.by(Server::Agent, from, to);
         let coredns = tally.by(Server::CoreDns, from, to);
         lost += tally.lost(from, to);
-        let who = match (agent, coredns) {
-            (0, 0) => "nobody".to_owned(),
-            (_, 0) => format!("nodens {agent}"),
-            (0, _) => format!("CoreDNS {coredns}"),
-            _ => format!("nodens {agent}, CoreDNS {coredns}"),
-        };
         let bar = paint.bar(agent, coredns, tally.asked(from, to));
-        line.push_str(&format!(" {} {bar} {who:<23}", pod.name));
+        line.push_str(&format!("{bar}  {agent:>6} {coredns:>7}     "));
     }
     let latencies = tallies.iter().filter_map(|tally| tally.latency(from, to));
     let latency = latencies.map(|(middle, _)| middle).max();
@@ -224,12 +217,11 @@ fn line(
         || "-".to_owned(),
         |latency| format!("{:.2} ms", latency.as_secs_f64() * 1e3),
     );
-    let lost = if lost == 0 {
-        "0 lost".to_owned()
-    } else {
-        paint.red(&format!("{lost} lost"))
+    let lost = match lost {
+        0 => format!("{lost:>6}"),
+        _ => paint.red(&format!("{lost:>6}")),
     };
-    format!("{line} {latency:>8}  {lost}")
+    format!("{line}{latency:>7} {lost}")
 }
 
 /// Colours, or none.
@@ -246,6 +238,10 @@ impl Paint {
 
     fn bold(&self, text: &str) -> String {
         self.with("1", text)
+    }
+
+    fn faint(&self, text: &str) -> String {
+        self.with("2", text)
     }
 
     fn red(&self, text: &str) -> String {

@@ -126,6 +126,16 @@ impl Builder {
         Ok(command)
     }
 
+    /// Runs a command of the program on a node to its end, with no agent of its own.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn run(&self, node: &Node, words: &[&str]) -> anyhow::Result<std::process::Output> {
+        let dir = TempDir::new()?;
+        let mut command = self.command(&dir, words)?;
+        node.host().within(|| Ok(command.output()?))
+    }
+
     /// Starts it on a node and waits until it answers what is asked of LOCAL and S from a pod,
     /// over UDP and TCP.
     ///

@@ -4,15 +4,12 @@
 use std::process::Output;
 
 use nodens_tests::node::{Family, From, Node, Server, Shape};
-use nodens_tests::process::TempDir;
 
 use crate::{ANSWER, PATIENCE, asked, node, said, wait_for_answer};
 
 /// Runs the program with an agent's configuration, without an agent.
 fn nodens(node: &Node, words: &[&str]) -> Output {
-    let dir = TempDir::new().unwrap();
-    let mut command = node.agent(Family::BOTH).command(&dir, words).unwrap();
-    node.host().within(|| command.output().unwrap())
+    node.agent(Family::BOTH).run(node, words).unwrap()
 }
 
 #[track_caller]

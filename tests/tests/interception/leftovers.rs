@@ -90,7 +90,10 @@ fn a_run_that_is_killed_leaves_nothing() {
         let programs = owned_by(&owner);
         Ok((programs.len() >= 3).then_some(programs))
     });
-    let used = started.as_ref().ok().map(|programs| namespaces_of(programs));
+    let used = started
+        .as_ref()
+        .ok()
+        .map(|programs| namespaces_of(programs));
     demo.kill().unwrap();
     demo.wait().unwrap();
     let (started, used) = (started.unwrap(), used.unwrap());
