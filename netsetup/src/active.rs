@@ -17,19 +17,24 @@ use crate::error::Error;
 use crate::nfnetlink::element::Elements;
 use crate::nfnetlink::{Batch, Connection};
 use crate::plan::{Family, Lane, Plan};
-use crate::rules::active::{NAME, PRIORITY, table};
-use crate::rules::{self, ChainKind, Hook};
+use crate::rules;
+use crate::rules::active::{CHAINS, NAME, table};
 use crate::tables::{self, Shape};
 
 /// By what a plain table that an earlier nodens left is known.
 pub(crate) const SHAPE: Shape = Shape {
     table: NAME,
-    chains: &[
-        ("prerouting", ChainKind::Filter, Hook::Prerouting, PRIORITY),
-        ("output", ChainKind::Route, Hook::Output, PRIORITY),
-    ],
+    chains: &CHAINS,
     sets: &["live", "serve", "began", "live6", "serve6", "began6"],
 };
+
+/// How often an agent that owns the table is waited for, and how long each time: the table of one
+/// that was killed is there until its sockets are closed, and they are when its memory is torn down,
+/// some 30 ms for 256 MiB. Until then it looks alive.
+const ENDING_PAUSE: Duration = Duration::from_millis(10);
+
+/// See [`ENDING_PAUSE`].
+const ENDING_TRIES: u32 = 50;
 
 /// A netlink socket that can own a table. Open it before anything else in the process: the kernel
 /// closes descriptors in order, and the table goes with this one.
@@ -62,14 +67,23 @@ impl Active {
     }
 
     /// Makes the table with its sets, chains and rules, in one transaction. The sets are empty:
-    /// nothing is steered yet. What an earlier nodens left is replaced.
+    /// nothing is steered yet. What an earlier nodens left is replaced; one that is just ending is
+    /// waited for, half a second at most.
     ///
     /// # Errors
     /// When the kernel refuses, another process owns such a table, or another program made it.
     pub fn apply(socket: OwnerSocket, plan: &Plan) -> Result<Self, Error> {
         let OwnerSocket { mut connection } = socket;
         let wanted = table(plan);
-        match tables::put(&mut connection, &SHAPE, &wanted, true) {
+        let mut done = tables::put(&mut connection, &SHAPE, &wanted, true);
+        for _ in 0..ENDING_TRIES {
+            if !matches!(done, Err(Error::TableOwned { .. })) {
+                break;
+            }
+            pause(ENDING_PAUSE);
+            done = tables::put(&mut connection, &SHAPE, &wanted, true);
+        }
+        match done {
             Err(error) if is_unknown_flag(&error) => Self::apply_plain(connection, plan),
             done => done.and_then(|()| Self::made(connection, plan)),
         }
@@ -194,6 +208,14 @@ pub fn check(plan: &Plan) -> Result<Vec<Difference>, Error> {
 /// When a living process owns it, another program made it, or the kernel refuses.
 pub fn revert() -> Result<(), Error> {
     tables::remove(&mut Connection::open()?, &SHAPE)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the kernel tells nobody when it has deleted the table of a process that ended"
+)]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Which set of a family.

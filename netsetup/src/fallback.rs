@@ -6,30 +6,13 @@ use crate::check::Difference;
 use crate::error::Error;
 use crate::nfnetlink::Connection;
 use crate::plan::Plan;
-use crate::rules::fallback::{BEFORE_SRCNAT, BEFORE_TRACKING, BEHIND_SRCNAT, NAME, table};
-use crate::rules::{ChainKind, Hook};
+use crate::rules::fallback::{CHAINS, NAME, table};
 use crate::tables::{self, Shape};
 
 /// By what the table of an earlier nodens is known.
 pub(crate) const SHAPE: Shape = Shape {
     table: NAME,
-    chains: &[
-        (
-            "prerouting",
-            ChainKind::Filter,
-            Hook::Prerouting,
-            BEFORE_TRACKING,
-        ),
-        ("output", ChainKind::Route, Hook::Output, BEFORE_TRACKING),
-        ("nat_post", ChainKind::Nat, Hook::Postrouting, BEFORE_SRCNAT),
-        (
-            "fix_post",
-            ChainKind::Filter,
-            Hook::Postrouting,
-            BEHIND_SRCNAT,
-        ),
-        ("fix_in", ChainKind::Filter, Hook::Input, BEHIND_SRCNAT),
-    ],
+    chains: &CHAINS,
     sets: &[],
 };
 

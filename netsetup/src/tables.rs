@@ -10,7 +10,7 @@ use crate::nfnetlink::read::{FoundChain, FoundRule, FoundSet};
 use crate::nfnetlink::{Batch, Connection};
 use crate::owner;
 use crate::rules::compare::Meaning;
-use crate::rules::{Chain, ChainKind, Hook, Set, Table, netlink, text};
+use crate::rules::{Base, Chain, Set, Table, netlink, text};
 
 /// `NF_ACCEPT`, the policy of our chains.
 const POLICY_ACCEPT: u32 = 1;
@@ -29,12 +29,12 @@ fn make(batch: &mut Batch, table: &Table, is_owned: bool) {
         batch.push(netlink::new_set(table, set, id), create, step);
     }
     for chain in &table.chains {
-        let step = format!(
-            "make chain {} of table inet {name} (type {}, hook {})",
-            chain.name,
-            chain.kind.name(),
-            chain.hook.name()
-        );
+        let called = chain.base.map(|base| {
+            let (kind, hook) = (base.kind.name(), base.hook.name());
+            format!(" (type {kind}, hook {hook})")
+        });
+        let called = called.unwrap_or_default();
+        let step = format!("make chain {} of table inet {name}{called}", chain.name);
         batch.push(netlink::new_chain(table, chain), create, step);
     }
     for chain in &table.chains {
@@ -150,9 +150,10 @@ fn is_there(connection: &mut Connection, ours: &Shape) -> Result<bool, Error> {
     }
     let mut strange = Vec::new();
     for chain in connection.chains(table)? {
-        let hook = |hook: Hook, priority| Some((hook.number().into(), priority));
-        let is_ours = ours.chains.iter().any(|&(name, kind, at, priority)| {
-            chain.name == name && chain.kind == kind.name() && chain.hook == hook(at, priority)
+        let is_ours = ours.chains.iter().any(|&(name, base)| {
+            let known = netlink::chain(name, base);
+            // Whoever changes the policy of a chain does not make it theirs.
+            chain.name == known.name && chain.kind == known.kind && chain.hook == known.hook
         });
         if !is_ours {
             strange.push(format!("chain {} ({})", chain.name, chain_words(&chain)));
@@ -175,8 +176,8 @@ fn is_there(connection: &mut Connection, ours: &Shape) -> Result<bool, Error> {
 pub(crate) struct Shape {
     /// The table's name.
     pub(crate) table: &'static str,
-    /// Every chain that nodens makes in it, with its type, hook and priority.
-    pub(crate) chains: &'static [(&'static str, ChainKind, Hook, i32)],
+    /// Every chain that nodens makes in it, with where the kernel calls it.
+    pub(crate) chains: &'static [(&'static str, Option<Base>)],
     /// Every set.
     pub(crate) sets: &'static [&'static str],
 }
@@ -269,12 +270,7 @@ impl Found<'_> {
         let Some(found) = found else {
             return self.add(&place, "the chain".to_owned(), "none".to_owned());
         };
-        let expected = FoundChain {
-            name: wanted.name.to_owned(),
-            kind: wanted.kind.name().to_owned(),
-            hook: Some((wanted.hook.number().into(), wanted.priority)),
-            policy: Some(POLICY_ACCEPT),
-        };
+        let expected = netlink::chain(wanted.name, wanted.base);
         if *found != expected {
             self.add(&place, chain_words(&expected), chain_words(found));
         }
@@ -324,16 +320,15 @@ impl Found<'_> {
 }
 
 fn chain_words(chain: &FoundChain) -> String {
-    let hook = match chain.hook {
-        Some((number, priority)) => format!("hook number {number}, priority {priority}"),
-        None => "no hook".to_owned(),
+    let Some((number, priority)) = chain.hook else {
+        return "no hook".to_owned();
     };
     let policy = match chain.policy {
         Some(POLICY_ACCEPT) => "accept",
-        Some(_) => "drop",
-        None => "none",
+        _ => "drop",
     };
-    format!("type {}, {hook}, policy {policy}", chain.kind)
+    let kind = &chain.kind;
+    format!("type {kind}, hook number {number}, priority {priority}, policy {policy}")
 }
 
 fn set_words(set: &FoundSet) -> String {

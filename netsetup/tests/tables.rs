@@ -425,7 +425,7 @@ fn the_active_table_of_another_plan_differs_in_rules_and_sets() {
             ["live6", "serve6", "began6"].map(|set| { format!("table inet nodens, set {set}") })
         );
         let rule = "the rule `ip6 daddr fd00:20::a udp dport 53 \
-                    ip6 daddr . meta l4proto . udp dport @live6 notrack`";
+                    ip6 daddr . meta l4proto . udp dport @live6 notrack accept`";
         assert!(differ.iter().any(|one| one.wanted == rule), "{differ:#?}");
         let mut longer = planned("169.254.20.10", "10.96.0.10", "");
         longer.remember_tcp = Duration::from_secs(3660);
@@ -581,7 +581,24 @@ fn a_table_goes_with_its_owner_and_nobody_else_can_take_it() {
         owner.kill().unwrap();
         owner.wait().unwrap();
         wait_for("the table goes with its owner", || tables().is_empty());
-        let _active = apply(&plan);
+    });
+}
+
+#[test]
+fn an_agent_takes_over_from_one_that_is_being_killed() {
+    if is_child() {
+        // What takes the kernel time to tear down before it closes the sockets.
+        let memory = vec![1_u8; 128 << 20];
+        own_until_killed();
+        return drop(memory);
+    }
+    within(|| {
+        let mut owner = owner("an_agent_takes_over_from_one_that_is_being_killed");
+        owner.kill().unwrap();
+        let active = apply(&plan());
+        assert!(active.is_owned());
+        owner.wait().unwrap();
+        assert_eq!(active::check(&plan()).unwrap(), []);
     });
 }
 

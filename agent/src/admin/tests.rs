@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::server::Limits;
 use super::*;
 use crate::config::{Located, Origin};
-use crate::lifecycle::pulse::{self, Pulse};
+use crate::lifecycle::pulse;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::strict;
 
@@ -460,7 +460,13 @@ fn equal_addresses_share_a_listener_and_a_taken_one_names_its_origin() {
     let admin = |health, metrics| config::Admin {
         health: located(health),
         metrics: located(metrics),
-        socket: "/run/nodens/admin.sock".into(),
+        socket: Located {
+            value: "/run/nodens/admin.sock".into(),
+            origin: Origin::Default {
+                key: "admin.socket".to_owned(),
+            },
+        },
+        is_socket_given: false,
     };
     let pages = |admin: &config::Admin| {
         let bound = bind(admin).unwrap();

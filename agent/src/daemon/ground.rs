@@ -42,9 +42,9 @@ impl Ground {
         // The kernel closes descriptors in their order, and the table that steers goes with this
         // one: the lower it is, the sooner queries of a killed agent go to CoreDNS.
         let owner = Active::open()?;
-        // Before anything is made, so that nothing goes unseen.
-        let mut watch = Watch::new(plan)?;
         let active = Active::apply(owner, plan)?;
+        // Before the rest is made, so that nothing goes unseen.
+        let watch = Watch::new(plan)?;
         watch.ignore(active.port_id())?;
         if !active.is_owned() {
             tracing::warn!(

@@ -30,7 +30,7 @@ use super::interception::Interception;
 use super::orders::{Order, Orders};
 pub use super::probe::{PULSE_NAME, PULSE_TYPE};
 use super::ready::Health;
-use super::round::{Askers, Round, TURN_ROUNDS, Waited};
+use super::round::{Askers, BLIND, Round, TURN_ROUNDS, Waited};
 use crate::telemetry::clock::{Clock, nanoseconds};
 
 /// From the beginning of a round to that of the next.
@@ -208,10 +208,14 @@ impl Beat {
             let mut fds = vec![PollFd::new(&bell, PollFlags::IN)];
             fds.extend(watched.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
             let timeout = Timespec::try_from(left).ok();
-            let is_watched = poll(&mut fds, timeout.as_ref()).is_ok()
-                && fds.iter().skip(1).any(|fd| !fd.revents().is_empty());
+            let is_told = poll(&mut fds, timeout.as_ref()).is_ok();
+            let is_watched = is_told && fds.iter().skip(1).any(|fd| !fd.revents().is_empty());
             drop(fds);
             drop(watched);
+            if !is_told {
+                // A limit on descriptors below their number.
+                thread::park_timeout(left.min(BLIND));
+            }
             if let (true, Some(interception)) = (is_watched, &mut self.interception) {
                 interception.mend(Clock.now_ns());
             }

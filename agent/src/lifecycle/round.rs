@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -18,6 +19,9 @@ use crate::telemetry::clock::Clock;
 
 /// Rounds in which every CPU is asked from at least once.
 pub(super) const TURN_ROUNDS: usize = 4;
+
+/// How long is waited where the system does not tell when to look.
+pub(super) const BLIND: Duration = Duration::from_millis(1);
 
 /// The sockets that ask over UDP, by the address that they ask.
 #[derive(Debug, Default)]
@@ -228,7 +232,9 @@ impl<'a> Round<'a> {
         }
         let timeout = Timespec::try_from(left).ok();
         if poll(&mut fds, timeout.as_ref()).is_err() {
-            return (false, Vec::new());
+            // A limit on descriptors below their number: what is there is looked at all the same.
+            thread::park_timeout(left.min(BLIND));
+            return (false, waiting);
         }
         let is_called = fds.first().is_some_and(|bell| !bell.revents().is_empty());
         let ready = fds.iter().skip(1).zip(waiting);

@@ -191,8 +191,11 @@ impl Switch {
         let hung = [Proto::Udp, Proto::Tcp].map(|proto| self.hung(proto));
         for track in &mut self.lanes {
             let answered = has_answered(track.lane);
-            track.good_turns = if answered { track.good_turns + 1 } else { 0 };
             let hung = hung[usize::from(track.lane.proto == Proto::Tcp)];
+            track.good_turns = match hung {
+                None if answered => track.good_turns + 1,
+                _ => 0,
+            };
             track.cause = match hung {
                 _ if !answered => Cause::NoAnswer,
                 Some(cause) => cause,

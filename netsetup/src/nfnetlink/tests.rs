@@ -7,7 +7,7 @@ use super::*;
 use crate::netns::{run, within};
 use crate::plan::Family;
 use crate::rules::{
-    Chain, ChainKind, Dynamic, Hook, KeyType, Presence, Rule, Set, Statement, Table, netlink,
+    Base, Chain, ChainKind, Dynamic, Hook, KeyType, Presence, Rule, Set, Statement, Table, netlink,
 };
 
 fn table(rules: Vec<Rule>) -> Table {
@@ -24,9 +24,11 @@ fn table(rules: Vec<Rule>) -> Table {
         }],
         chains: vec![Chain {
             name: "one",
-            kind: ChainKind::Filter,
-            hook: Hook::Input,
-            priority: 0,
+            base: Some(Base {
+                kind: ChainKind::Filter,
+                hook: Hook::Input,
+                priority: 0,
+            }),
             rules,
         }],
     }
@@ -88,9 +90,12 @@ fn a_chain_that_the_kernel_does_not_take_is_named_with_its_answer() {
     within(|| {
         let mut connection = Connection::open().unwrap();
         let mut nat = table(Vec::new());
-        nat.chains[0].kind = ChainKind::Nat;
-        // Translation before connection tracking: the kernel says why not.
-        nat.chains[0].priority = -300;
+        // Translation before connection tracking cannot be.
+        nat.chains[0].base = Some(Base {
+            kind: ChainKind::Nat,
+            hook: Hook::Input,
+            priority: -300,
+        });
         let error = connection.commit(&mut batch(&nat), "try").unwrap_err();
         assert!(error.to_string().starts_with("make the chain: "), "{error}");
         let said = std::error::Error::source(&error).unwrap().to_string();

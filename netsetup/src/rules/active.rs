@@ -8,16 +8,31 @@
 use std::net::IpAddr;
 
 use super::{
-    Chain, ChainKind, Dynamic, Field, Hook, KeyType, Presence, Rule, Set, Side, Statement, Table,
-    began, live, serve,
+    Base, Chain, ChainKind, Dynamic, Field, Hook, KeyType, Presence, Rule, Set, Side, Statement,
+    Table, began, live, serve,
 };
 use crate::plan::{Family, Plan, Proto};
 
 /// The table's name.
 pub(crate) const NAME: &str = "nodens";
 
-/// Before everybody else's rules at `raw` (-300), which see the packet as it is then: ours.
-pub(crate) const PRIORITY: i32 = -310;
+/// Its chains, with where the kernel calls them: before everybody else's rules at `raw` (-300),
+/// which then see the packet as we leave it. `output` is for clients in the host network and for our
+/// answers.
+pub(crate) const CHAINS: [(&str, Option<Base>); 4] = [
+    ("queries", None),
+    ("answers", None),
+    ("prerouting", base(ChainKind::Filter, Hook::Prerouting)),
+    ("output", base(ChainKind::Route, Hook::Output)),
+];
+
+const fn base(kind: ChainKind, hook: Hook) -> Option<Base> {
+    Some(Base {
+        kind,
+        hook,
+        priority: -310,
+    })
+}
 
 /// Most TCP flows that are remembered, of one family: 64 Ki of some 100 bytes.
 const MOST_FLOWS: u32 = 0x1_0000;
@@ -32,15 +47,37 @@ pub(crate) fn table(plan: &Plan) -> Table {
                 .any(|lane| Family::of(lane.address) == family)
         })
         .collect();
-    let mut prerouting = Vec::new();
-    let mut output = Vec::new();
-    for &family in &families {
-        let routes = routes(plan, family);
-        let ways_in = ways_in(plan, &routes);
-        prerouting.extend(ways_in.iter().cloned());
-        output.extend(ways_in);
-        output.extend(ways_out(plan, &routes));
-    }
+    let routes: Vec<_> = families
+        .iter()
+        .flat_map(|&family| routes(plan, family))
+        .collect();
+    // Every packet of the node comes by here, and next to none of them is ours: one look at the
+    // port tells. An answer is seen again in prerouting when it goes to this very node, and stays
+    // what it was made in output.
+    let of_port = |side, chain, why| Rule {
+        statements: vec![
+            Statement::AnyPort(side, Presence::In, plan.port),
+            Statement::Jump(chain),
+        ],
+        why,
+    };
+    let to_queries = of_port(
+        Side::Destination,
+        "queries",
+        "what goes to the port can be a query",
+    );
+    let to_answers = of_port(
+        Side::Source,
+        "answers",
+        "what comes from the port can be an answer",
+    );
+    let rules = [
+        queries(plan, &routes),
+        answers(plan, &routes),
+        vec![to_queries.clone()],
+        vec![to_queries, to_answers],
+    ];
+    let chains = CHAINS.into_iter().zip(rules);
     Table {
         name: NAME,
         is_owned: true,
@@ -48,23 +85,9 @@ pub(crate) fn table(plan: &Plan) -> Table {
             .into_iter()
             .flat_map(|family| sets(plan, family))
             .collect(),
-        chains: vec![
-            Chain {
-                name: "prerouting",
-                kind: ChainKind::Filter,
-                hook: Hook::Prerouting,
-                priority: PRIORITY,
-                rules: prerouting,
-            },
-            // Clients in the host network, and our answers.
-            Chain {
-                name: "output",
-                kind: ChainKind::Route,
-                hook: Hook::Output,
-                priority: PRIORITY,
-                rules: output,
-            },
-        ],
+        chains: chains
+            .map(|((name, base), rules)| Chain { name, base, rules })
+            .collect(),
     }
 }
 
@@ -117,25 +140,19 @@ fn sets(plan: &Plan, family: Family) -> [Set; 3] {
 }
 
 /// Queries on their way to the agent.
-fn ways_in(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
+fn queries(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
     let port = plan.port;
     let mut rules = Vec::new();
     for route in routes {
-        let family = Family::of(route.local);
-        let between = |from: Statement, to: Statement, why| Rule {
-            statements: vec![from, to, Statement::Notrack, Statement::Accept],
-            why,
-        };
-        rules.push(between(
-            Statement::Loopback(Side::Source, family),
-            Statement::Address(Side::Destination, route.local),
-            "the agent's own probes reach its sockets also while nothing is steered",
-        ));
-        rules.push(between(
-            Statement::Address(Side::Source, route.local),
-            Statement::Loopback(Side::Destination, family),
-            "answers to the agent's own probes keep their source",
-        ));
+        rules.push(Rule {
+            statements: vec![
+                Statement::Loopback(Side::Source, Family::of(route.local)),
+                Statement::Address(Side::Destination, route.local),
+                Statement::Notrack,
+                Statement::Accept,
+            ],
+            why: "the agent's own probes reach its sockets also while nothing is steered",
+        });
     }
     for &route in routes {
         let mut statements = asked(route, Proto::Udp, port);
@@ -179,9 +196,20 @@ fn ways_in(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
 }
 
 /// Answers on their way to clients. They ask no switch: what is under way still leaves.
-fn ways_out(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
+fn answers(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
     let port = plan.port;
     let mut rules = Vec::new();
+    for route in routes {
+        rules.push(Rule {
+            statements: vec![
+                Statement::Address(Side::Source, route.local),
+                Statement::Loopback(Side::Destination, Family::of(route.local)),
+                Statement::Notrack,
+                Statement::Accept,
+            ],
+            why: "answers to the agent's own probes keep their source",
+        });
+    }
     for &route in routes {
         let answer = |proto| {
             vec![
@@ -194,6 +222,7 @@ fn ways_out(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
             if route.is_rewritten() {
                 statements.push(Statement::Notrack);
                 statements.push(Statement::Rewrite(Side::Source, route.asked));
+                statements.push(Statement::Accept);
                 rules.push(Rule {
                     statements,
                     why: "an answer comes from the address that was asked",
@@ -206,6 +235,7 @@ fn ways_out(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
                 statements.push(Statement::Lookup(flow, began(family), Presence::In));
             }
             statements.push(Statement::Notrack);
+            statements.push(Statement::Accept);
             rules.push(Rule {
                 statements,
                 why: "an answer is no more tracked than its query was",
@@ -251,6 +281,8 @@ fn steered(mut statements: Vec<Statement>, route: Route) -> Vec<Statement> {
     if route.is_rewritten() {
         statements.push(Statement::Rewrite(Side::Destination, route.local));
     }
+    // No other rule here is about it.
+    statements.push(Statement::Accept);
     statements
 }
 

@@ -8,20 +8,52 @@
 
 use std::net::IpAddr;
 
-use super::{Chain, ChainKind, Hook, Rule, Side, Statement, Table};
+use super::{Base, Chain, ChainKind, Hook, Presence, Rule, Side, Statement, Table};
 use crate::plan::{Family, Plan, Proto};
 
 /// The table's name.
 pub(crate) const NAME: &str = "nodens-fallback";
 
 /// Behind the active table, before connection tracking (-200) and kube-proxy's translation (-100).
-pub(crate) const BEFORE_TRACKING: i32 = -305;
+const BEFORE_TRACKING: i32 = -305;
 
 /// Before kube-proxy masquerades at `srcnat` (100).
-pub(crate) const BEFORE_SRCNAT: i32 = 90;
+const BEFORE_SRCNAT: i32 = 90;
 
 /// Behind `srcnat`: answers have their source back, F, and are given the one that was asked.
-pub(crate) const BEHIND_SRCNAT: i32 = 110;
+const BEHIND_SRCNAT: i32 = 110;
+
+/// Its chains, with where the kernel calls them.
+pub(crate) const CHAINS: [(&str, Option<Base>); 5] = [
+    (
+        "prerouting",
+        base(ChainKind::Filter, Hook::Prerouting, BEFORE_TRACKING),
+    ),
+    (
+        "output",
+        base(ChainKind::Route, Hook::Output, BEFORE_TRACKING),
+    ),
+    (
+        "nat_post",
+        base(ChainKind::Nat, Hook::Postrouting, BEFORE_SRCNAT),
+    ),
+    (
+        "fix_post",
+        base(ChainKind::Filter, Hook::Postrouting, BEHIND_SRCNAT),
+    ),
+    (
+        "fix_in",
+        base(ChainKind::Filter, Hook::Input, BEHIND_SRCNAT),
+    ),
+];
+
+const fn base(kind: ChainKind, hook: Hook, priority: i32) -> Option<Base> {
+    Some(Base {
+        kind,
+        hook,
+        priority,
+    })
+}
 
 /// The table that the plan wants, if it wants one.
 pub(crate) fn table(plan: &Plan) -> Option<Table> {
@@ -31,43 +63,33 @@ pub(crate) fn table(plan: &Plan) -> Option<Table> {
     }
     let each =
         |rules: fn(&Detour) -> Vec<Rule>| -> Vec<Rule> { detours.iter().flat_map(rules).collect() };
-    let filter = |name, hook, priority, rules| Chain {
-        name,
-        kind: ChainKind::Filter,
-        hook,
-        priority,
-        rules,
+    let others = |side| Rule {
+        statements: vec![
+            Statement::AnyPort(side, Presence::NotIn, plan.port),
+            Statement::Accept,
+        ],
+        why: "what else there is leaves here, at little cost",
     };
-    let mut there = vec![Rule {
-        statements: vec![Statement::IsUntracked, Statement::Accept],
-        why: "the agent has it",
-    }];
+    let mut there = vec![
+        others(Side::Destination),
+        Rule {
+            statements: vec![Statement::IsUntracked, Statement::Accept],
+            why: "the agent has it",
+        },
+    ];
     there.extend(each(Detour::there));
-    let output = Chain {
-        kind: ChainKind::Route,
-        ..filter("output", Hook::Output, BEFORE_TRACKING, there.clone())
-    };
-    let masquerade = Chain {
-        kind: ChainKind::Nat,
-        ..filter(
-            "nat_post",
-            Hook::Postrouting,
-            BEFORE_SRCNAT,
-            each(Detour::masquerade),
-        )
-    };
-    let back = each(Detour::back);
+    let mut back = vec![others(Side::Source)];
+    back.extend(each(Detour::back));
+    let masquerade = each(Detour::masquerade);
+    let rules = [there.clone(), there, masquerade, back.clone(), back];
+    let chains = CHAINS.into_iter().zip(rules);
     Some(Table {
         name: NAME,
         is_owned: false,
         sets: Vec::new(),
-        chains: vec![
-            filter("prerouting", Hook::Prerouting, BEFORE_TRACKING, there),
-            output,
-            masquerade,
-            filter("fix_post", Hook::Postrouting, BEHIND_SRCNAT, back.clone()),
-            filter("fix_in", Hook::Input, BEHIND_SRCNAT, back),
-        ],
+        chains: chains
+            .map(|((name, base), rules)| Chain { name, base, rules })
+            .collect(),
     })
 }
 
@@ -101,6 +123,7 @@ impl Detour {
                 Statement::Address(Side::Destination, self.asked),
                 Statement::Port(proto, Side::Destination, self.port),
                 Statement::Rewrite(Side::Destination, self.service),
+                Statement::Accept,
             ],
             why: "no agent has it: CoreDNS answers, through kube-proxy",
         })
@@ -123,6 +146,7 @@ impl Detour {
                 Statement::Address(Side::Source, self.service),
                 Statement::Port(proto, Side::Source, self.port),
                 Statement::Rewrite(Side::Source, self.asked),
+                Statement::Accept,
             ],
             why: "an answer comes from the address that was asked",
         })

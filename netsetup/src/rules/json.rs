@@ -108,19 +108,19 @@ fn chain(table: &Table, chain: &Chain) -> schema::Chain<'static> {
         family: NfFamily::INet,
         table: table.name.into(),
         name: chain.name.into(),
-        _type: Some(match chain.kind {
+        _type: chain.base.map(|base| match base.kind {
             ChainKind::Filter => NfChainType::Filter,
             ChainKind::Nat => NfChainType::NAT,
             ChainKind::Route => NfChainType::Route,
         }),
-        hook: Some(match chain.hook {
+        hook: chain.base.map(|base| match base.hook {
             Hook::Prerouting => NfHook::Prerouting,
             Hook::Input => NfHook::Input,
             Hook::Output => NfHook::Output,
             Hook::Postrouting => NfHook::Postrouting,
         }),
-        prio: Some(chain.priority),
-        policy: Some(NfChainPolicy::Accept),
+        prio: chain.base.map(|base| base.priority),
+        policy: chain.base.map(|_| NfChainPolicy::Accept),
         ..schema::Chain::default()
     }
 }
@@ -154,6 +154,11 @@ fn statement(statement: &Statement) -> stmt::Statement<'static> {
             let field = field(&Field::Port(*proto, *side));
             equals(field, Expression::Number((*port).into()))
         }
+        Statement::AnyPort(side, presence, port) => compare(
+            payload("th", format!("{}port", side.letter())),
+            operator(*presence),
+            Expression::Number((*port).into()),
+        ),
         Statement::Begins => {
             let flags = payload("tcp", "flags".into());
             let both = Expression::List(vec![text("syn"), text("ack")]);
@@ -162,10 +167,7 @@ fn statement(statement: &Statement) -> stmt::Statement<'static> {
         }
         Statement::Lookup(key, set, presence) => compare(
             concatenation(key),
-            match presence {
-                Presence::In => stmt::Operator::EQ,
-                Presence::NotIn => stmt::Operator::NEQ,
-            },
+            operator(*presence),
             text(format_args!("@{set}")),
         ),
         Statement::Update(key, set) => change(key, format!("@{set}")),
@@ -181,11 +183,21 @@ fn statement(statement: &Statement) -> stmt::Statement<'static> {
         }
         Statement::Notrack => stmt::Statement::Notrack,
         Statement::Accept => stmt::Statement::Accept(None),
+        Statement::Jump(chain) => stmt::Statement::Jump(stmt::JumpTarget {
+            target: (*chain).into(),
+        }),
         Statement::Masquerade => stmt::Statement::Masquerade(None),
         Statement::Rewrite(side, address) => stmt::Statement::Mangle(stmt::Mangle {
             key: address_of(Family::of(*address), *side),
             value: text(address),
         }),
+    }
+}
+
+const fn operator(presence: Presence) -> stmt::Operator {
+    match presence {
+        Presence::In => stmt::Operator::EQ,
+        Presence::NotIn => stmt::Operator::NEQ,
     }
 }
 

@@ -55,14 +55,21 @@ pub(crate) enum KeyType {
     Port,
 }
 
-/// A base chain; its policy is to accept.
+/// A chain of rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Chain {
     pub(crate) name: &'static str,
+    /// Where the kernel calls it; else other chains do.
+    pub(crate) base: Option<Base>,
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// What makes a chain one that the kernel calls. Its policy is to accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Base {
     pub(crate) kind: ChainKind,
     pub(crate) hook: Hook,
     pub(crate) priority: i32,
-    pub(crate) rules: Vec<Rule>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +104,8 @@ pub(crate) enum Statement {
     Loopback(Side, Family),
     /// The packet is of this protocol and its port is this.
     Port(Proto, Side, u16),
+    /// The port is this, or another, whatever the protocol. What has no ports is taken as if it had.
+    AnyPort(Side, Presence, u16),
     /// A TCP segment that begins a connection: SYN without ACK.
     Begins,
     /// The key is in the set, or is not.
@@ -111,8 +120,10 @@ pub(crate) enum Statement {
     OriginalDestination(IpAddr),
     /// Keeps the packet from connection tracking.
     Notrack,
-    /// Ends this chain; those that come later still see the packet.
+    /// Ends this hook's chain; those that come later still see the packet.
     Accept,
+    /// Goes through another chain, and then on.
+    Jump(&'static str),
     /// Translates the source to the node's own address.
     Masquerade,
     /// Writes the address into the packet, and mends the checksums: that of the IPv4 header, and

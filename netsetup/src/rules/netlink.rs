@@ -15,8 +15,10 @@ use netlink_packet_netfilter::nftables::{
     TableFlags, TableMessage, Verdict, VerdictAttribute,
 };
 
-use super::{Chain, ChainKind, Field, Hook, KeyType, Presence, Rule, Set, Side, Statement, Table};
-use crate::nfnetlink::read::FoundSet;
+use super::{
+    Base, Chain, ChainKind, Field, Hook, KeyType, Presence, Rule, Set, Side, Statement, Table,
+};
+use crate::nfnetlink::read::{FoundChain, FoundSet};
 use crate::plan::{Family, Proto};
 
 /// `NF_ACCEPT` of include/uapi/linux/netfilter.h: a verdict, and the policy of a chain.
@@ -128,19 +130,31 @@ pub(crate) fn set(set: &Set) -> FoundSet {
 
 /// The message that makes a chain without rules.
 pub(crate) fn new_chain(table: &Table, chain: &Chain) -> NfTablesMessage {
-    let hook = vec![
-        HookAttribute::Number(HookNumber::Inet(chain.hook.number())),
-        HookAttribute::Priority(chain.priority.cast_unsigned()),
+    let mut attributes = vec![
+        ChainAttribute::Table(table.name.to_owned()),
+        ChainAttribute::Name(chain.name.to_owned()),
     ];
-    NfTablesMessage::NewChain(ChainMessage {
-        attributes: vec![
-            ChainAttribute::Table(table.name.to_owned()),
-            ChainAttribute::Name(chain.name.to_owned()),
-            ChainAttribute::Hook(hook),
+    if let Some(base) = chain.base {
+        attributes.extend([
+            ChainAttribute::Hook(vec![
+                HookAttribute::Number(HookNumber::Inet(base.hook.number())),
+                HookAttribute::Priority(base.priority.cast_unsigned()),
+            ]),
             ChainAttribute::Policy(NF_ACCEPT),
-            ChainAttribute::Type(chain.kind.name().to_owned()),
-        ],
-    })
+            ChainAttribute::Type(base.kind.name().to_owned()),
+        ]);
+    }
+    NfTablesMessage::NewChain(ChainMessage { attributes })
+}
+
+/// A chain as the kernel is to have it.
+pub(crate) fn chain(name: &str, base: Option<Base>) -> FoundChain {
+    FoundChain {
+        name: name.to_owned(),
+        kind: base.map_or("", |base| base.kind.name()).to_owned(),
+        hook: base.map(|base| (base.hook.number().into(), base.priority)),
+        policy: base.map(|_| NF_ACCEPT),
+    }
 }
 
 /// The message that adds a rule to the end of its chain.
@@ -210,6 +224,14 @@ impl Writer {
                 self.load(TRANSPORT_HEADER, side.port_offset(), 2, 0);
                 self.equals(&port.to_be_bytes());
             }
+            Statement::AnyPort(side, presence, port) => {
+                self.load(TRANSPORT_HEADER, side.port_offset(), 2, 0);
+                let operator = match presence {
+                    Presence::In => Operator::Equal,
+                    Presence::NotIn => Operator::NotEqual,
+                };
+                self.compare(operator, &port.to_be_bytes());
+            }
             Statement::Begins => {
                 self.load(TRANSPORT_HEADER, TCP_FLAGS, 1, 0);
                 self.mask(&[TCP_SYN | TCP_ACK]);
@@ -252,12 +274,12 @@ impl Writer {
             }
             Statement::Notrack => self.other("notrack", Vec::new()),
             Statement::Accept => {
-                let verdict = VerdictAttribute::Code(Verdict::Other(NF_ACCEPT));
-                self.push(Expressions::Immediate(vec![
-                    Immediate::DestinationRegister(Register::Verdict),
-                    Immediate::Data(DataAttribute::Verdict(vec![verdict])),
-                ]));
+                self.verdict(vec![VerdictAttribute::Code(Verdict::Other(NF_ACCEPT))]);
             }
+            Statement::Jump(chain) => self.verdict(vec![
+                VerdictAttribute::Code(Verdict::Jump),
+                VerdictAttribute::Chain((*chain).to_owned()),
+            ]),
             Statement::Masquerade => self.other("masq", Vec::new()),
             Statement::Rewrite(side, address) => self.rewrite(*side, *address),
         }
@@ -337,6 +359,13 @@ impl Writer {
             Payload::CsumType(checksum),
             Payload::CsumOffset(offset),
             Payload::CsumFlags(ChecksumFlags::L4PseudoHeader),
+        ]));
+    }
+
+    fn verdict(&mut self, verdict: Vec<VerdictAttribute>) {
+        self.push(Expressions::Immediate(vec![
+            Immediate::DestinationRegister(Register::Verdict),
+            Immediate::Data(DataAttribute::Verdict(verdict)),
         ]));
     }
 
@@ -482,7 +511,7 @@ impl ChainKind {
 }
 
 impl Hook {
-    pub(crate) const fn number(self) -> InetHookNumber {
+    const fn number(self) -> InetHookNumber {
         match self {
             Self::Prerouting => InetHookNumber::PreRouting,
             Self::Input => InetHookNumber::LocalIn,

@@ -61,7 +61,7 @@ fn a_table_is_known_again_by_all_that_is_made() {
         let chains: Vec<_> = table
             .chains
             .iter()
-            .map(|chain| (chain.name, chain.kind, chain.hook, chain.priority))
+            .map(|chain| (chain.name, chain.base))
             .collect();
         assert_eq!(chains, shape.chains);
         let sets: Vec<_> = table.sets.iter().map(|set| set.name).collect();
@@ -74,7 +74,7 @@ fn no_rule_changes_a_port_and_every_one_names_that_of_the_plan() {
     for (table, _) in tables() {
         for rule in table.chains.iter().flat_map(|chain| &chain.rules) {
             for statement in &rule.statements {
-                if let Statement::Port(_, _, port) = statement {
+                if let Statement::Port(_, _, port) | Statement::AnyPort(_, _, port) = statement {
                     assert_eq!(*port, 5353);
                 }
             }
@@ -82,7 +82,9 @@ fn no_rule_changes_a_port_and_every_one_names_that_of_the_plan() {
             let rewrites = rewrites
                 .filter(|one| matches!(one, Statement::Rewrite(..)))
                 .count();
-            let is_last = matches!(rule.statements.last(), Some(Statement::Rewrite(..)));
+            // Behind it the packet sees no other rule of the chain.
+            let end = rule.statements.last_chunk();
+            let is_last = matches!(end, Some([Statement::Rewrite(..), Statement::Accept]));
             assert!(
                 rewrites == 0 || rewrites == 1 && is_last,
                 "{}",
@@ -121,26 +123,30 @@ fn the_rules_are_those_of_the_design_in_their_order() {
     })
     .unwrap();
     let table = active::table(&plan);
-    let output: Vec<_> = table.chains[1].rules.iter().map(text::rule).collect();
+    let has = |name: &str| -> Vec<String> {
+        let chain = table.chains.iter().find(|chain| chain.name == name);
+        chain.unwrap().rules.iter().map(text::rule).collect()
+    };
+    let (to_queries, to_answers) = ("th dport 53 jump queries", "th sport 53 jump answers");
+    assert_eq!(has("prerouting"), [to_queries]);
+    assert_eq!(has("output"), [to_queries, to_answers]);
+
     let local = "169.254.20.10";
     let service = "10.96.0.10";
     let redirect = "169.254.20.11";
+    let rewrite = |address| match address {
+        "169.254.20.10" => String::new(),
+        _ => format!(" ip daddr set {redirect}"),
+    };
     let mut wanted = Vec::new();
     for address in [local, redirect] {
         wanted.push(format!(
             "ip saddr 127.0.0.0/8 ip daddr {address} notrack accept"
         ));
-        wanted.push(format!(
-            "ip saddr {address} ip daddr 127.0.0.0/8 notrack accept"
-        ));
     }
-    let rewrite = |address| match address {
-        "169.254.20.10" => String::new(),
-        _ => format!(" ip daddr set {redirect}"),
-    };
     for address in [local, service] {
         wanted.push(format!(
-            "ip daddr {address} udp dport 53 ip daddr . meta l4proto . udp dport @live notrack{}",
+            "ip daddr {address} udp dport 53 ip daddr . meta l4proto . udp dport @live notrack{} accept",
             rewrite(address)
         ));
     }
@@ -156,23 +162,22 @@ fn the_rules_are_those_of_the_design_in_their_order() {
             "{tcp} {syn} {key} @live update @began {{ {flow} }}"
         ));
         wanted.push(format!(
-            "{tcp} {flow} @began {key} @serve update @began {{ {flow} }} notrack{}",
+            "{tcp} {flow} @began {key} @serve update @began {{ {flow} }} notrack{} accept",
             rewrite(address)
         ));
     }
+    assert_eq!(has("queries"), wanted);
+
+    let flow = "ip daddr . tcp dport . ip saddr";
     assert_eq!(
-        table.chains[0]
-            .rules
-            .iter()
-            .map(text::rule)
-            .collect::<Vec<_>>(),
-        wanted
+        has("answers"),
+        [
+            format!("ip saddr {local} ip daddr 127.0.0.0/8 notrack accept"),
+            format!("ip saddr {redirect} ip daddr 127.0.0.0/8 notrack accept"),
+            format!("ip saddr {local} udp sport 53 notrack accept"),
+            format!("ip saddr {local} tcp sport 53 {flow} @began notrack accept"),
+            format!("ip saddr {redirect} udp sport 53 notrack ip saddr set {service} accept"),
+            format!("ip saddr {redirect} tcp sport 53 notrack ip saddr set {service} accept"),
+        ]
     );
-    wanted.extend([
-        format!("ip saddr {local} udp sport 53 notrack"),
-        format!("ip saddr {local} tcp sport 53 ip daddr . tcp dport . ip saddr @began notrack"),
-        format!("ip saddr {redirect} udp sport 53 notrack ip saddr set {service}"),
-        format!("ip saddr {redirect} tcp sport 53 notrack ip saddr set {service}"),
-    ]);
-    assert_eq!(output, wanted);
 }

@@ -46,13 +46,15 @@ fn set(set: &Set) -> String {
 }
 
 fn chain(chain: &Chain) -> String {
-    let mut text = format!(
-        "\tchain {} {{\n\t\ttype {} hook {} priority {}; policy accept;\n",
-        chain.name,
-        chain.kind.name(),
-        chain.hook.name(),
-        chain.priority
-    );
+    let mut text = format!("\tchain {} {{\n", chain.name);
+    if let Some(base) = chain.base {
+        let (kind, hook) = (base.kind.name(), base.hook.name());
+        let _ = writeln!(
+            text,
+            "\t\ttype {kind} hook {hook} priority {}; policy accept;",
+            base.priority
+        );
+    }
     for one in &chain.rules {
         let _ = writeln!(text, "\t\t{} comment \"{}\"", rule(one), one.why);
     }
@@ -89,6 +91,12 @@ impl fmt::Display for Statement {
                 write!(out, "{field} {}", family.loopback())
             }
             Self::Port(proto, side, port) => write!(out, "{} {port}", Field::Port(*proto, *side)),
+            Self::AnyPort(side, Presence::In, port) => {
+                write!(out, "th {}port {port}", side.letter())
+            }
+            Self::AnyPort(side, Presence::NotIn, port) => {
+                write!(out, "th {}port != {port}", side.letter())
+            }
             Self::Begins => out.write_str("tcp flags & (syn | ack) == syn"),
             Self::Lookup(key, set, Presence::In) => write!(out, "{} @{set}", fields(key)),
             Self::Lookup(key, set, Presence::NotIn) => write!(out, "{} != @{set}", fields(key)),
@@ -101,6 +109,7 @@ impl fmt::Display for Statement {
             }
             Self::Notrack => out.write_str("notrack"),
             Self::Accept => out.write_str("accept"),
+            Self::Jump(chain) => write!(out, "jump {chain}"),
             Self::Masquerade => out.write_str("masquerade"),
             Self::Rewrite(side, address) => {
                 let field = Field::Address(Family::of(*address), *side);

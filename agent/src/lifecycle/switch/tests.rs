@@ -133,7 +133,7 @@ fn a_worker_that_stands_still_over_its_queue_takes_udp_along_and_tcp_not() {
 fn a_worker_that_moves_again_in_time_has_never_been_gone() {
     let mut node = Node::armed();
     node.sight.workers[0].has_waiting = true;
-    for _ in 0..6 {
+    for _ in 0..5 {
         node.turn(&[UDP, TCP]);
         assert_eq!(node.changes, []);
     }
