@@ -58,9 +58,10 @@ const TENTATIVE: u32 = 0x40;
 /// `RTN_LOCAL`: the route of a packet that has arrived.
 const LOCAL_ROUTE: u8 = 2;
 
-/// How long an address may take until it is reached, and how often that is looked at: about a
-/// hundred milliseconds in all.
-const SETTLES: usize = 200;
+/// How long an address may take until it is reached, and how often that is looked at: two seconds
+/// in all, for a machine whose CPUs are all taken. A socket that is connected before keeps its way
+/// out of the node.
+const SETTLES: usize = 4_000;
 const SETTLE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 500_000,

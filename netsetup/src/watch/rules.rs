@@ -118,8 +118,10 @@ fn touches(datagram: &[u8]) -> bool {
 }
 
 fn failed(source: io::Error) -> Error {
-    Error::Socket {
-        step: "listen to changes of nf_tables".to_owned(),
-        source,
+    let step = "listen to changes of nf_tables".to_owned();
+    // To hear of rules takes the same capability as to make them.
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        return Error::NotPermitted { step, source };
     }
+    Error::Socket { step, source }
 }
