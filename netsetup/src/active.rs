@@ -323,6 +323,25 @@ mod tests {
         )));
     }
 
+    /// Linux 6.12 and later extend the time of an element that is added again; before, it must go
+    /// first, and it can go only when it is there.
+    #[test]
+    fn a_refresh_adds_removes_and_adds_so_that_every_kernel_extends_the_time() {
+        within(|| {
+            let plan = plan();
+            let mut active = Active::apply(Active::open().unwrap(), &plan).unwrap();
+            let lanes = plan.lanes();
+            active
+                .refresh(&lanes, &lanes, Duration::from_secs(1))
+                .unwrap();
+            let (add, remove) = (12, 14);
+            let set = [add, remove, add];
+            assert_eq!(active.batch.kinds(), [set, set].concat());
+            active.clear(&lanes).unwrap();
+            assert_eq!(active.batch.kinds(), [add, remove]);
+        });
+    }
+
     #[test]
     fn a_key_fills_up_the_slots_of_its_parts() {
         let mut key = vec![7; 40];

@@ -210,8 +210,7 @@ pub const KEYS: &[Key] = &[
         Kind::Time(limits::DEAD_AFTER),
         "",
         false,
-        "The agent counts as dead this long after its last sign of life, of which there are four \
-         a second. The kernel then leaves queries to CoreDNS.",
+        "The kernel leaves queries to CoreDNS this long after the agent's last sign of life.",
     ),
     key(
         "workers",

@@ -99,7 +99,7 @@ fn warn_of_addresses_without_fallback(reader: &mut Reader<'_>, wishes: &Wishes<'
         let family = Family::of(address);
         reader.collected.warnings.push(spot.problem(
             format!("nothing answers at {address} while the agent is dead"),
-            &format!("name an {family} address of a Service of CoreDNS in intercept.fallback"),
+            format!("name an {family} address of a Service of CoreDNS in intercept.fallback"),
         ));
     }
 }

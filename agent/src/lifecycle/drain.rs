@@ -154,14 +154,16 @@ mod tests {
         let (trigger, mut watcher) = new();
         assert_eq!(watcher.stage(), Stage::Serving);
         let start = tokio::time::Instant::now();
-        let last = tokio::spawn(async move {
+        let mut parts = tokio::task::JoinSet::new();
+        parts.spawn(async move {
             watcher.reached(Stage::Draining).await;
             assert_eq!(watcher.stage(), Stage::Draining);
             watcher.reached(Stage::LastCall).await;
             start.elapsed()
         });
         assert_eq!(trigger.drain(GRACE).await, DrainEnd::Complete);
-        assert_eq!(last.await.unwrap(), GRACE - LAST_CALL);
+        let last = parts.join_next().await.unwrap().unwrap();
+        assert_eq!(last, GRACE - LAST_CALL);
     }
 
     #[tokio::test]

@@ -297,6 +297,7 @@ impl Interception {
                     tracing::info!("the kernel takes the steering again");
                 }
                 let changes = self.switch.refreshed(live, Clock.now_ns());
+                self.steering.waited(self.switch.longest_gap());
                 self.note(&changes);
             }
             Err(error) => {

@@ -114,8 +114,8 @@ impl UdpAsker {
         Ok(())
     }
 
-    /// The next answer that waits, with its ID; `None` where there is none.
-    pub(super) fn receive(&self) -> Result<Option<(u16, Result<(), Fault>)>, Fault> {
+    /// The next answer that waits; `None` where there is none.
+    pub(super) fn receive(&self) -> Result<Option<UdpAnswer>, Fault> {
         let mut response = [0; 512];
         let len = match self.0.recv(&mut response) {
             Ok(len) => len,
@@ -126,8 +126,18 @@ impl UdpAsker {
         let id = response
             .first_chunk()
             .map_or(0, |id| u16::from_be_bytes(*id));
-        Ok(Some((id, check(&query(id), response))))
+        let outcome = check(&query(id), response);
+        Ok(Some(UdpAnswer { id, outcome }))
     }
+}
+
+/// An answer to some question.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UdpAnswer {
+    /// The question's ID.
+    pub(super) id: u16,
+    /// Whether it is a good one.
+    pub(super) outcome: Result<(), Fault>,
 }
 
 impl AsFd for UdpAsker {

@@ -3,6 +3,7 @@
 //! order they come.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -38,12 +39,11 @@ impl Askers {
     }
 
     fn send(&mut self, target: SocketAddr, id: u16) -> Result<(), Fault> {
-        if !self.sockets.contains_key(&target) {
-            self.sockets.insert(target, UdpAsker::new(target)?);
-        }
-        self.sockets
-            .get(&target)
-            .map_or(Ok(()), |asker| asker.send(id))
+        let asker = match self.sockets.entry(target) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(UdpAsker::new(target)?),
+        };
+        asker.send(id)
     }
 
     fn next_id(&mut self) -> u16 {
@@ -263,7 +263,7 @@ impl<'a> Round<'a> {
         while let Some(asker) = self.askers.sockets.get(&address) {
             let (id, outcome) = match asker.receive() {
                 Ok(None) => return,
-                Ok(Some((id, outcome))) => (Some(id), outcome),
+                Ok(Some(answer)) => (Some(answer.id), answer.outcome),
                 // Not of one answer: of all.
                 Err(fault) => (None, Err(fault)),
             };

@@ -4,10 +4,12 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nodens_netsetup::plan::{Lane, Proto};
 
 use super::switch::{Cause, Change};
+use crate::telemetry::clock::nanoseconds;
 use crate::telemetry::registry::{LaneFigures, SteeringFigures};
 
 /// Shared by the pulse and all others.
@@ -19,6 +21,7 @@ pub struct Steering {
     healed: [AtomicU64; Part::ALL.len()],
     refreshed: AtomicU64,
     refused: AtomicU64,
+    longest_gap_ns: AtomicU64,
     /// What the kernel has said no to, while it does.
     trouble: Mutex<Option<String>>,
 }
@@ -71,6 +74,7 @@ impl Steering {
             healed: Default::default(),
             refreshed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            longest_gap_ns: AtomicU64::new(0),
             trouble: Mutex::default(),
         }
     }
@@ -120,6 +124,7 @@ impl Steering {
             healed: self.healed.iter().zip(parts).map(healed).collect(),
             refreshed: self.refreshed.load(Relaxed),
             refused: self.refused.load(Relaxed),
+            longest_gap: Duration::from_nanos(self.longest_gap_ns.load(Relaxed)),
         }
     }
 
@@ -195,6 +200,11 @@ impl Steering {
             &self.refused
         };
         count.fetch_add(1, Relaxed);
+    }
+
+    /// The longest time that an element has waited for its refresh.
+    pub(super) fn waited(&self, longest: Duration) {
+        self.longest_gap_ns.store(nanoseconds(longest), Relaxed);
     }
 
     /// What the kernel says no to now; `None` where it no longer does. True where that is news.

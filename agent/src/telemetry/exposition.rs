@@ -227,6 +227,7 @@ mod tests {
                     healed: vec![("fallback", 3)],
                     refreshed: 40,
                     refused: 4,
+                    longest_gap: Duration::from_millis(312),
                 }),
                 probes: vec![ProbeFigures {
                     address: "[::1]:53".to_owned(),

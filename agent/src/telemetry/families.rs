@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::cells::{ConnectionRefusal, Outcome, OverLimit};
 use super::counters::{NO_ZONE, RCODES, TYPES};
 use super::exposition::{Family, Kind, Series};
-use super::registry::{CacheFigures, HealthFigures, LaneFigures, Scrape, SteeringFigures};
+use super::registry::{CacheFigures, HealthFigures, Scrape};
+use super::steering::STEERING;
 use crate::wire::fault::Fault;
 
 /// Families under the headings of the documentation, in the order of a scrape.
@@ -302,68 +303,6 @@ const WORKERS: &[Family] = &[
     },
 ];
 
-const STEERING: &[Family] = &[
-    Family {
-        name: "nodens_steered",
-        kind: Kind::Gauge,
-        labels: &["address", "proto"],
-        help: "1 while the kernel steers queries to this address here, 0 while it leaves them to CoreDNS. Only where intercept.enabled is true, as all below.",
-        read: |scrape, series| {
-            for lane in lanes(scrape) {
-                series.count(&[&lane.address, lane.proto], u64::from(lane.is_live));
-            }
-        },
-    },
-    Family {
-        name: "nodens_switch_trips_total",
-        kind: Kind::Counter,
-        labels: &["address", "proto"],
-        help: "Times that the dead-man's switch let queries to this address go to CoreDNS.",
-        read: |scrape, series| {
-            for lane in lanes(scrape) {
-                series.count(&[&lane.address, lane.proto], lane.trips);
-            }
-        },
-    },
-    Family {
-        name: "nodens_switch_returns_total",
-        kind: Kind::Counter,
-        labels: &["address", "proto"],
-        help: "Times that queries to this address were steered here again after a trip.",
-        read: |scrape, series| {
-            for lane in lanes(scrape) {
-                series.count(&[&lane.address, lane.proto], lane.returns);
-            }
-        },
-    },
-    Family {
-        name: "nodens_switch_refreshes_total",
-        kind: Kind::Counter,
-        labels: &["result"],
-        help: "Signs of life given to the kernel, and those that it did not take.",
-        read: |scrape, series| {
-            if let Some(steering) = steering(scrape) {
-                series.count(&["ok"], steering.refreshed);
-                series.count(&["refused"], steering.refused);
-            }
-        },
-    },
-    Family {
-        name: "nodens_healed_total",
-        kind: Kind::Counter,
-        labels: &["part"],
-        help: "Times that something of ours was gone from the node and was put back.",
-        read: |scrape, series| {
-            for (part, count) in steering(scrape)
-                .iter()
-                .flat_map(|steering| &steering.healed)
-            {
-                series.count(&[part], *count);
-            }
-        },
-    },
-];
-
 const AGENT: &[Family] = &[
     Family {
         name: "nodens_build_info",
@@ -483,14 +422,6 @@ fn by_upstream(scrape: &Scrape<'_>, series: &mut Series, of: fn(u64, u64) -> u64
 
 fn cache(scrape: &Scrape<'_>, series: &mut Series, of: fn(&CacheFigures) -> u64) {
     count(series, scrape.cache.as_ref().map(of));
-}
-
-fn steering<'a>(scrape: &'a Scrape<'_>) -> Option<&'a SteeringFigures> {
-    scrape.health.as_ref()?.steering.as_ref()
-}
-
-fn lanes<'a>(scrape: &'a Scrape<'_>) -> &'a [LaneFigures] {
-    steering(scrape).map_or(&[], |steering| &steering.lanes)
 }
 
 fn health(scrape: &Scrape<'_>, series: &mut Series, of: fn(&HealthFigures) -> bool) {

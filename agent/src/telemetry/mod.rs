@@ -19,5 +19,6 @@ pub mod latency;
 pub mod log;
 mod process;
 pub mod registry;
+mod steering;
 #[cfg(test)]
 pub(crate) mod strict;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::cells::{AgentCells, Labels, MAX_UPSTREAMS, ResolveCells, StreamCells, WorkerCells};
 use super::counters::{Answers, Channel, MAX_ZONES, NO_ZONE};
@@ -146,6 +147,8 @@ pub struct SteeringFigures {
     pub refreshed: u64,
     /// Refreshes that it did not take.
     pub refused: u64,
+    /// The longest time between two refreshes of one lane.
+    pub longest_gap: Duration,
 }
 
 /// What the switch did to one address over one transport.

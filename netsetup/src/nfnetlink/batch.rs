@@ -56,6 +56,14 @@ impl Batch {
         self.steps.clear();
     }
 
+    /// The types of its messages of nf_tables.
+    #[cfg(test)]
+    pub(crate) fn kinds(&self) -> Vec<u8> {
+        super::messages(&self.bytes)
+            .filter_map(|message| message.unwrap().inet())
+            .collect()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.begins.is_empty()
     }

@@ -209,6 +209,7 @@ fn one_refresh_that_the_kernel_holds_up_trips_nothing() {
         assert_eq!(node.turn(&[UDP, TCP]), [UDP, TCP]);
         assert_eq!(node.changes, []);
     }
+    assert_eq!(node.switch.longest_gap(), Duration::from_millis(650));
 }
 
 #[test]

@@ -79,6 +79,7 @@ pub struct Switch {
     workers: Vec<Still>,
     cold: Still,
     looked_ns: Option<u64>,
+    longest_gap: Duration,
 }
 
 #[derive(Debug)]
@@ -128,6 +129,7 @@ impl Switch {
             workers: Vec::new(),
             cold: Still::default(),
             looked_ns: None,
+            longest_gap: Duration::ZERO,
         }
     }
 
@@ -180,6 +182,10 @@ impl Switch {
                     Some(_) => Change::Returned(track.lane),
                 });
             }
+            if let Some(last_ns) = track.refreshed_ns {
+                let gap = Duration::from_nanos(now_ns.saturating_sub(last_ns));
+                self.longest_gap = self.longest_gap.max(gap);
+            }
             track.is_up = true;
             track.refreshed_ns = Some(now_ns);
         }
@@ -228,6 +234,12 @@ impl Switch {
             track.refreshed_ns = None;
             track.good_turns = 0;
         }
+    }
+
+    /// The longest time that an element has waited for its refresh so far.
+    #[must_use]
+    pub fn longest_gap(&self) -> Duration {
+        self.longest_gap
     }
 
     /// All lanes.
