@@ -107,6 +107,12 @@ impl Flow {
         Ok(self.tally())
     }
 
+    /// Queries sent so far.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        lock(&self.shared.all).len()
+    }
+
     /// What there is so far: queries without an answer may yet get it.
     #[must_use]
     pub fn tally(&self) -> Tally {

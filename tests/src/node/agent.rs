@@ -14,7 +14,7 @@ use crate::agent::{self as program, Agent, HttpResponse, http_get, sum_samples};
 use crate::process::{Program, TempDir, wait_for};
 
 /// How long it may take until queries reach it; far above what it needs, for busy machines.
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(20);
 /// The port of `/metrics`.
 const METRICS: u16 = 9253;
 /// The port of `/healthz` and `/readyz`.
@@ -140,7 +140,7 @@ impl Builder {
     /// over UDP and TCP.
     ///
     /// # Errors
-    /// When it ends, or does not answer within 10 s; its log is part of the error.
+    /// When it ends, or does not answer within 20 s; its log is part of the error.
     pub fn start(self, node: &Node) -> anyhow::Result<NodeAgent> {
         let agent = self.launch(node)?;
         agent.wait_until_it_answers(node)?;
@@ -167,7 +167,7 @@ impl NodeAgent {
     /// Waits until every address is answered by the agent over UDP and TCP, from a pod.
     ///
     /// # Errors
-    /// When one is not within 10 s; the log is part of the error.
+    /// When one is not within 20 s; the log is part of the error.
     pub fn wait_until_it_answers(&self, node: &Node) -> anyhow::Result<()> {
         for server in self.asked() {
             for over_tcp in [false, true] {

@@ -176,6 +176,13 @@ impl Switch {
             if !lanes.contains(&track.lane) {
                 continue;
             }
+            // The kernel took it only now: it was busy with another program's rules, and the element
+            // ran out meanwhile.
+            let age_ns = now_ns.saturating_sub(track.refreshed_ns.unwrap_or(now_ns));
+            if track.is_up && age_ns > nanoseconds(self.dead_after) {
+                track.is_up = false;
+                changes.push(Change::Tripped(track.lane, Cause::Late));
+            }
             if !track.is_up {
                 changes.push(match track.refreshed_ns {
                     None => Change::Armed(track.lane),

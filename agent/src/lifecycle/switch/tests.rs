@@ -220,3 +220,16 @@ fn after_a_reset_lanes_arm_as_at_the_start() {
     assert_eq!(node.turn(&[UDP, TCP]), [UDP, TCP]);
     assert_eq!(node.changes, [Change::Armed(UDP), Change::Armed(TCP)]);
 }
+
+#[test]
+fn a_refresh_that_the_kernel_took_too_late_is_a_trip_and_a_return() {
+    let mut node = Node::armed();
+    // Between the look and the kernel's answer.
+    let late = node.now_ns + 5 * TURN;
+    assert_eq!(
+        node.switch.refreshed(&[UDP], late),
+        [Change::Tripped(UDP, Cause::Late), Change::Returned(UDP)]
+    );
+    // In time, it is nothing.
+    assert_eq!(node.switch.refreshed(&[UDP], late + 4 * TURN), []);
+}

@@ -34,7 +34,9 @@ pub(super) fn conntrack(stage: &Stage<'_>) -> Outcome {
     let queries = stage.pick(100_000, 10_000);
     stage.node.host().run("conntrack -F")?;
     let flow = Flow::start(stage.node.space(from), plan.clone())?;
-    thread::sleep(Duration::from_secs_f64(queries as f64 / FAST as f64));
+    wait_for("the queries to be sent", Duration::from_secs(60), || {
+        Ok((flow.asked() >= queries).then_some(()))
+    })?;
     let tally = flow.stop()?;
     for server in stage.asked() {
         for _ in 0..10 {
