@@ -26,12 +26,12 @@ fn every_address_of_the_plan_answers_at_once_and_is_adopted_by_the_next_call() {
         let links = link::apply(&plan).unwrap();
         assert_ne!(links.kind, Kind::Loopback);
         assert_eq!(links.interface, "nodens0");
-        assert_eq!(links.made.len(), 5, "{links:?}");
+        assert_eq!(links.made.len(), 7, "{links:?}");
         assert!(
             links.adopted.is_empty() && links.removed.is_empty(),
             "{links:?}"
         );
-        for ip in plan.local_addresses() {
+        for ip in plan.interface_addresses() {
             UdpSocket::bind((ip, 53)).unwrap();
         }
         assert_eq!(link::check(&plan).unwrap(), []);
@@ -72,19 +72,21 @@ fn addresses_of_an_earlier_configuration_go() {
         link::apply(&plan(&["169.254.20.10", "fd00:20::10"], &[])).unwrap();
         let plan = plan(&["169.254.20.20", "fd00:20::10"], &[]);
         let found = in_words(&plan);
-        assert_eq!(found.len(), 2, "{found:?}");
+        // The address that clients ask, and the one that the agent asks itself from; each twice.
+        assert_eq!(found.len(), 4, "{found:?}");
         assert!(
             found[0].contains("address 169.254.20.20 on nodens0: wanted there"),
             "{found:?}"
         );
         assert!(
-            found[1].contains("the configuration does not name it"),
+            found[2].contains("the configuration does not name it"),
             "{found:?}"
         );
 
         let links = link::apply(&plan).unwrap();
-        assert_eq!(links.removed, [ip("169.254.20.10")]);
-        assert_eq!(links.made, [Part::Address(ip("169.254.20.20"))]);
+        assert_eq!(links.removed, [ip("169.254.20.10"), ip("169.254.20.11")]);
+        let made = [ip("169.254.20.20"), ip("169.254.20.21")];
+        assert_eq!(links.made, made.map(Part::Address));
         assert!(links.adopted.contains(&Part::Address(ip("fd00:20::10"))));
         assert_eq!(link::check(&plan).unwrap(), []);
         UdpSocket::bind("169.254.20.10:53").unwrap_err();
@@ -98,8 +100,9 @@ fn what_others_broke_is_mended() {
         link::apply(&plan).unwrap();
         let good = node();
         for breaks in [
-            "ip address del 169.254.20.10/32 dev nodens0",
-            "ip address del fd00:20::10/128 dev nodens0",
+            // The last of their family: what is made anew comes last.
+            "ip address del 169.254.20.11/32 dev nodens0",
+            "ip address del fd00:20::11/128 dev nodens0",
             "ip link set nodens0 down",
             "ip link del nodens0",
         ] {
@@ -260,7 +263,7 @@ fn pods_reach_the_addresses_whatever_the_node_s_settings() {
         link::apply(&plan).unwrap();
         let pod = Pod::new(1);
         let asked = |what: &str| {
-            for ip in plan.local_addresses() {
+            for ip in plan.interface_addresses() {
                 let server = UdpSocket::bind((ip, 53)).unwrap();
                 assert!(is_answered(&pod, &server), "{ip}, {what}");
             }

@@ -18,6 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use netns::{Pod, run, run_words, within};
+use nodens_netsetup::plan::Family;
 use nodens_netsetup::{Active, Plan, Proto, Settings, fallback};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -125,13 +126,13 @@ impl Node {
         // The way to everywhere that every node has, and that leads to no Service.
         run("ip route add default via 10.9.1.2");
         run("ip -6 route add default via fd09:1::2");
-        for address in plan.local_addresses() {
+        for address in plan.interface_addresses() {
             match address {
                 IpAddr::V4(_) => run(&format!("ip address add {address}/32 dev lo")),
                 IpAddr::V6(_) => run(&format!("ip address add {address}/128 dev lo nodad")),
             };
         }
-        for address in plan.local_addresses() {
+        for address in plan.interface_addresses() {
             is_reached(address);
         }
         for (number, pod) in [(1, &pod), (2, &coredns_pod)] {
@@ -156,7 +157,7 @@ impl Node {
             coredns_pod.within(|| Server::new("coredns", &ips(&["10.9.2.2", "fd09:2::2"])));
         Self {
             pod,
-            _agent: Server::new("agent", &plan.local_addresses()),
+            _agent: Server::new("agent", &plan.interface_addresses()),
             _coredns: coredns,
             _coredns_pod: coredns_pod,
         }
@@ -357,17 +358,19 @@ fn without_a_fallback_a_service_still_falls_back_to_kube_proxy() {
 }
 
 #[test]
-fn probes_from_loopback_reach_the_agent_also_while_nothing_is_steered() {
+fn probes_reach_the_agent_also_while_nothing_is_steered_and_through_the_firewall_of_kubelet() {
     within(|| {
         let plan = plan();
         let _node = Node::new(&plan);
+        // What kube-proxy's iptables mode has in KUBE-FIREWALL: untracked answers to 127.0.0.0/8 end here.
+        run(
+            "iptables-nft -A INPUT ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack \
+             ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
+        );
         fallback::apply(&plan).unwrap();
         let _active = Active::apply(Active::open().unwrap(), &plan).unwrap();
         for address in plan.local_addresses() {
-            let from: IpAddr = match address {
-                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-            };
+            let from = plan.probe(Family::of(address)).unwrap();
             assert_eq!(ask_udp(from, address), "agent", "{address} over UDP");
             let to = SocketAddr::new(address, PORT);
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();

@@ -104,6 +104,7 @@ fn removable(config: &Config) -> Plan {
         addresses: Vec::new(),
         captures: Vec::new(),
         fallback: Vec::new(),
+        probes: Vec::new(),
         remember_tcp: settings.tcp_idle,
     })
 }

@@ -152,6 +152,7 @@ impl Wishes<'_> {
             | PlanError::FallbackIsService(address)
             | PlanError::SecondFallback(address) => (self.fallback, *address),
             PlanError::LinkLocal6(address) => (self.addresses, IpAddr::V6(*address)),
+            PlanError::NoProbeAddress(last) => (self.addresses, *last),
             PlanError::NoFreeAddress { service, .. } => (self.services, *service),
             PlanError::NoListenAddress(address) | PlanError::ServiceIsListen(address) => {
                 (self.services, *address)

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::mending::Mending;
 use super::orders::Order;
+use super::probe::Origins;
 use super::ready;
 use super::steering::{Part, Steering};
 use super::switch::{Change, Sight, Switch};
@@ -139,6 +140,11 @@ impl Interception {
             refreshed: Vec::new(),
             has_served: false,
         }
+    }
+
+    /// Where questions must leave from, for the rules to let them pass.
+    pub(super) fn origins(&self) -> Origins {
+        Origins::of(&self.plan)
     }
 
     /// A turn begins.

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One question to ourselves: asked over real sockets, answered by the serving path, checked.
 //!
-//! Each question has an ID of its own, so a late answer to an earlier one never counts. Both
-//! kinds leave from the loopback address, and none ever waits. That matters once queries are intercepted: the rules
-//! let packets between loopback and the agent's own addresses pass, whatever the state of the
-//! switch. A probe that left from another local address (the kernel's choice would be the listen
-//! address itself) would be steered to CoreDNS while the switch is off, and its good answer would
-//! say nothing about us; or its reply would be renamed, and the switch would never arm.
+//! Each question has an ID of its own, so a late answer to an earlier one never counts, and none
+//! ever waits. They leave from the loopback address; where queries are intercepted, from an
+//! address of the plan's that nobody else has. The rules let packets between that address and the
+//! agent's listen addresses pass, whatever the state of the switch. A probe that left from another
+//! local address (the kernel's choice would be the listen address itself) would be steered to
+//! CoreDNS while the switch is off, and its good answer would say nothing about us; or its reply
+//! would be renamed, and the switch would never arm. Loopback will not do there: kube-proxy in its
+//! iptables mode drops what is not tracked and comes to 127.0.0.0/8 from elsewhere.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use nodens_netsetup::plan::{Family, Plan};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
@@ -96,9 +99,9 @@ impl From<io::Error> for Fault {
 pub(super) struct UdpAsker(UdpSocket);
 
 impl UdpAsker {
-    /// Will ask this address.
-    pub(super) fn new(target: SocketAddr) -> Result<Self, Fault> {
-        let socket = UdpSocket::bind(source_for(target))?;
+    /// Will ask this address, from that one.
+    pub(super) fn new(source: SocketAddr, target: SocketAddr) -> Result<Self, Fault> {
+        let socket = UdpSocket::bind(source)?;
         socket.connect(target)?;
         socket.set_nonblocking(true)?;
         Ok(Self(socket))
@@ -156,9 +159,10 @@ pub(super) struct TcpProbe {
 }
 
 impl TcpProbe {
-    /// Begins to connect. `leave` hears where the connection comes from, before the other end can
+    /// Begins to connect, from `source`. `leave` hears where the connection comes from, before the other end can
     /// see it.
     pub(super) fn start(
+        source: SocketAddr,
         target: SocketAddr,
         id: u16,
         leave: impl FnOnce(SocketAddr),
@@ -168,7 +172,7 @@ impl TcpProbe {
         // four probes a second, for ever.
         socket.set_linger(Some(Duration::ZERO))?;
         socket.set_nonblocking(true)?;
-        socket.bind(&source_for(target).into())?;
+        socket.bind(&source.into())?;
         if let Some(source) = socket.local_addr()?.as_socket() {
             leave(source);
         }
@@ -237,13 +241,32 @@ impl AsFd for TcpProbe {
     }
 }
 
-/// A port of the loopback address.
-fn source_for(target: SocketAddr) -> SocketAddr {
-    let address = match target {
-        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-    };
-    SocketAddr::new(address, 0)
+/// Where probes leave from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origins(Vec<(IpAddr, IpAddr)>);
+
+impl Origins {
+    /// Those that the rules of a plan know.
+    pub(super) fn of(plan: &Plan) -> Self {
+        let pair = |local| Some((local, plan.probe(Family::of(local))?));
+        Self(
+            plan.local_addresses()
+                .into_iter()
+                .filter_map(pair)
+                .collect(),
+        )
+    }
+
+    /// A port of the address from which this target is asked.
+    pub(super) fn towards(&self, target: SocketAddr) -> SocketAddr {
+        let of_the_plan = self.0.iter().find(|(local, _)| *local == target.ip());
+        let address = match (of_the_plan, target) {
+            (Some((_, probe)), _) => *probe,
+            (None, SocketAddr::V4(_)) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            (None, SocketAddr::V6(_)) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        };
+        SocketAddr::new(address, 0)
+    }
 }
 
 /// The question with this ID: RD set, one question, nothing else.

@@ -66,11 +66,12 @@ impl Pulse {
         interception: Option<Interception>,
         begin: fn(),
     ) -> io::Result<Self> {
+        let origins = interception.as_ref().map(Interception::origins);
         let beat = Beat {
             health,
             orders: Arc::clone(&orders),
+            askers: Askers::from(origins.unwrap_or_default()),
             interception,
-            askers: Askers::default(),
             verdict: Verdict::default(),
         };
         let thread = thread::Builder::new()
@@ -403,7 +404,6 @@ pub(crate) mod tests {
         assert!(figures.is_ready && figures.is_live);
         assert_eq!(figures.probes.len(), 6);
         assert!(figures.probes.iter().all(|probe| probe.answered > 0));
-        // The rules of interception let only loopback through unchanged.
         for server in &servers {
             let (source, _) = server.seen.recv().unwrap();
             let loopback = if source.is_ipv4() { "127.0.0.1" } else { "::1" };

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::Timespec;
 
-use super::probe::{Fault, TcpProbe, UdpAsker};
+use super::probe::{Fault, Origins, TcpProbe, UdpAsker};
 use super::ready::{Health, Lane, Proto, Target};
 use crate::telemetry::clock::Clock;
 
@@ -27,11 +27,28 @@ pub(super) const BLIND: Duration = Duration::from_millis(1);
 /// The sockets that ask over UDP, by the address that they ask.
 #[derive(Debug, Default)]
 pub(super) struct Askers {
+    origins: Origins,
     sockets: BTreeMap<SocketAddr, UdpAsker>,
     id: u16,
 }
 
 impl Askers {
+    /// None yet; those that come leave from these addresses.
+    pub(super) fn from(origins: Origins) -> Self {
+        Self {
+            origins,
+            ..Self::default()
+        }
+    }
+
+    /// Takes another socket for what has not answered: a route that the old one was given while
+    /// its address was away is kept for ever. Where there is no descriptor, it stays.
+    fn renew(&mut self, target: SocketAddr) {
+        if let Ok(asker) = UdpAsker::new(self.origins.towards(target), target) {
+            self.sockets.insert(target, asker);
+        }
+    }
+
     /// Has a socket for each of these and no other.
     fn fit(&mut self, targets: &[Target]) {
         let is_target = |address: &SocketAddr| targets.iter().any(|one| one.address == *address);
@@ -41,7 +58,9 @@ impl Askers {
     fn send(&mut self, target: SocketAddr, id: u16) -> Result<(), Fault> {
         let asker = match self.sockets.entry(target) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(UdpAsker::new(target)?),
+            Entry::Vacant(place) => {
+                place.insert(UdpAsker::new(self.origins.towards(target), target)?)
+            }
         };
         asker.send(id)
     }
@@ -110,6 +129,9 @@ impl<'a> Round<'a> {
         health.forget_probes();
         let mut over_udp: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
         for (at, target) in targets.iter().enumerate() {
+            if target.proto == Proto::Udp && target.lanes.iter().any(|lane| lane.is_suspect()) {
+                round.askers.renew(target.address);
+            }
             let lanes = target.lanes.iter().enumerate();
             for (place, lane) in lanes {
                 let way = match target.proto {
@@ -187,7 +209,9 @@ impl<'a> Round<'a> {
         else {
             return;
         };
-        match TcpProbe::start(target.address, id, |source| health.expect_probe(source)) {
+        let source = self.askers.origins.towards(target.address);
+        let leave = |source| health.expect_probe(source);
+        match TcpProbe::start(source, target.address, id, leave) {
             Ok(started) => *probe = Some(started),
             Err(fault) => asked.outcome = Some(Err(fault)),
         }

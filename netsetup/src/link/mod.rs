@@ -306,7 +306,7 @@ fn clear_loopback(kernel: &mut Conversation, plan: &Plan) -> Result<(), Error> {
 /// The plan's addresses, each once, in the plan's order.
 fn wanted(plan: &Plan) -> Vec<IpAddr> {
     let mut seen = HashSet::new();
-    let mut addresses = plan.local_addresses();
+    let mut addresses = plan.interface_addresses();
     addresses.retain(|&ip| seen.insert(ip));
     addresses
 }

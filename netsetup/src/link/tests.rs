@@ -23,8 +23,8 @@ fn without_another_interface_the_addresses_go_on_lo_and_leave_nothing_there() {
             ..
         } = apply_as(&plan, &[]).unwrap();
         assert_eq!((kind, interface.as_str()), (Kind::Loopback, "lo"));
-        assert_eq!(made.len(), 2);
-        for ip in plan.local_addresses() {
+        assert_eq!(made.len(), 4);
+        for ip in plan.interface_addresses() {
             UdpSocket::bind((ip, 53)).unwrap();
         }
         assert_eq!(check(&plan).unwrap(), []);
@@ -41,11 +41,13 @@ fn an_address_on_lo_that_others_put_there_is_used_and_left() {
     within(|| {
         let plan = plan();
         run("ip address add 169.254.20.10/32 dev lo");
+        run("ip address add 169.254.20.11/32 dev lo");
         run("ip address add fd00:20::10/128 dev lo nodad");
+        run("ip address add fd00:20::11/128 dev lo nodad");
         let before = run(NODE);
         let links = apply_as(&plan, &[]).unwrap();
         assert!(links.made.is_empty(), "{links:?}");
-        let addresses = plan.local_addresses().into_iter().map(Part::Address);
+        let addresses = plan.interface_addresses().into_iter().map(Part::Address);
         assert_eq!(links.adopted, addresses.collect::<Vec<_>>());
         revert(&plan).unwrap();
         assert_eq!(run(NODE), before);

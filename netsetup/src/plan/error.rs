@@ -73,6 +73,12 @@ pub enum PlanError {
          addresses"
     )]
     NoListenAddress(IpAddr),
+    /// The agent has nowhere to ask itself from.
+    #[error(
+        "no node-local address is free behind {0} for the agent's questions to itself: listen on a \
+         lower address of the range"
+    )]
+    NoProbeAddress(IpAddr),
     /// Port 0.
     #[error("0 is no port that clients can ask: take 53")]
     NoPort,

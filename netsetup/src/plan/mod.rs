@@ -62,6 +62,10 @@ pub struct Plan {
     pub captures: Vec<Capture>,
     /// A Service address of CoreDNS that answers for the link-local addresses while no agent lives.
     pub fallback: Vec<IpAddr>,
+    /// Where the agent's questions to itself come from, one address a family: its own, so that the
+    /// rules know them whatever the switch says. Not loopback: kube-proxy's iptables mode drops what
+    /// comes to 127.0.0.0/8 from elsewhere and is not tracked (its chain `KUBE-FIREWALL`).
+    pub probes: Vec<IpAddr>,
     /// How long a TCP flow that began with us is remembered after its last packet.
     pub remember_tcp: Duration,
 }
@@ -130,22 +134,38 @@ impl Plan {
         if !problems.is_empty() {
             return Err(problems);
         }
+        let probes = Self::probes(settings, &addresses, &captures)?;
         Ok(Self {
             interface: interface.clone(),
             port: settings.port,
             addresses,
             captures,
             fallback,
+            probes,
             remember_tcp: settings.tcp_idle.saturating_add(FAREWELL),
         })
     }
 
-    /// What is put on the interface and listened on: the addresses, and the node-local address of
-    /// every capture.
+    /// What is listened on: the addresses, and the node-local address of every capture.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<IpAddr> {
         let redirects = self.captures.iter().map(|capture| capture.local);
         self.addresses.iter().copied().chain(redirects).collect()
+    }
+
+    /// What is put on the interface: what is listened on, and where probes come from.
+    #[must_use]
+    pub fn interface_addresses(&self) -> Vec<IpAddr> {
+        let mut all = self.local_addresses();
+        all.extend(&self.probes);
+        all
+    }
+
+    /// Where probes of an address of this family come from.
+    #[must_use]
+    pub fn probe(&self, family: Family) -> Option<IpAddr> {
+        let mut probes = self.probes.iter().copied();
+        probes.find(|&probe| Family::of(probe) == family)
     }
 
     /// Every address that clients ask, over every protocol.
@@ -188,6 +208,39 @@ impl Plan {
             }
         }
         addresses
+    }
+
+    /// The next free address behind those that are listened on, for each family that has any.
+    fn probes(
+        settings: &Settings,
+        addresses: &[IpAddr],
+        captures: &[Capture],
+    ) -> Result<Vec<IpAddr>, Vec<PlanError>> {
+        let captured = captures.iter().map(|capture| capture.local);
+        let locals: Vec<_> = addresses.iter().copied().chain(captured).collect();
+        let mut used: HashSet<IpAddr> = locals.iter().copied().collect();
+        used.extend(
+            (settings.services.iter())
+                .chain(&settings.listen)
+                .chain(&settings.fallback),
+        );
+        let mut probes = Vec::new();
+        let mut problems = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            let of_family = |address: &&IpAddr| Family::of(**address) == family;
+            let Some(&last) = locals.iter().rev().find(of_family) else {
+                continue;
+            };
+            match free_behind(last, &used) {
+                Some(probe) => probes.push(probe),
+                None => problems.push(PlanError::NoProbeAddress(last)),
+            }
+        }
+        if problems.is_empty() {
+            Ok(probes)
+        } else {
+            Err(problems)
+        }
     }
 
     fn fallback(
@@ -311,17 +364,7 @@ fn chosen(
             problems.push(PlanError::NoListenAddress(service));
             continue;
         };
-        // As many steps as there are addresses that can be in the way.
-        let mut next = following(last);
-        for _ in 0..used.len() + CLOUD.len() {
-            match next {
-                Some(address) if used.contains(&address) || reserved(address).is_some() => {
-                    next = following(address);
-                }
-                _ => break,
-            }
-        }
-        match next.filter(|&address| is_node_local(address) && reserved(address).is_none()) {
+        match free_behind(last, &used) {
             Some(local) => {
                 used.insert(local);
                 captures.push(Capture { service, local });
@@ -330,6 +373,20 @@ fn chosen(
         }
     }
     captures
+}
+
+/// The next node-local address that nobody uses.
+fn free_behind(last: IpAddr, used: &HashSet<IpAddr>) -> Option<IpAddr> {
+    let mut next = following(last)?;
+    // As many steps as there are addresses that can be in the way.
+    for _ in 0..used.len() + CLOUD.len() {
+        if !used.contains(&next) && reserved(next).is_none() {
+            break;
+        }
+        next = following(next)?;
+    }
+    let is_free = !used.contains(&next) && reserved(next).is_none();
+    (is_free && is_node_local(next)).then_some(next)
 }
 
 fn following(address: IpAddr) -> Option<IpAddr> {

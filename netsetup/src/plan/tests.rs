@@ -45,6 +45,9 @@ fn each_service_gets_the_next_free_address_behind_the_last_listen_address_of_its
         plan.local_addresses(),
         ips("169.254.20.10 169.254.20.12 fd00:20::a 169.254.20.13 169.254.20.14 fd00:20::b")
     );
+    // Behind them all, where the agent's own questions come from.
+    assert_eq!(plan.probes, ips("169.254.20.15 fd00:20::c"));
+    assert!(plan.interface_addresses().ends_with(&plan.probes));
     assert_eq!(plan.lanes().len(), 2 * 6);
     assert_eq!(plan.served_by(ip("10.96.0.9")), Some(ip("169.254.20.14")));
     assert_eq!(plan.served_by(ip("fd00:20::a")), Some(ip("fd00:20::a")));
@@ -165,6 +168,10 @@ fn a_fallback_answers_for_one_address_of_its_family() {
 #[test]
 fn the_range_can_be_full() {
     let last = ip("169.254.254.255");
+    assert_eq!(
+        problems(&settings("169.254.254.255", "", "")),
+        [PlanError::NoProbeAddress(last)]
+    );
     assert_eq!(
         problems(&settings("169.254.254.255", "10.96.0.10", "")),
         [PlanError::NoFreeAddress {

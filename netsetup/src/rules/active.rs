@@ -144,15 +144,16 @@ fn queries(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
     let port = plan.port;
     let mut rules = Vec::new();
     for route in routes {
-        rules.push(Rule {
+        let probe = plan.probe(Family::of(route.local));
+        rules.extend(probe.map(|probe| Rule {
             statements: vec![
-                Statement::Loopback(Side::Source, Family::of(route.local)),
+                Statement::Address(Side::Source, probe),
                 Statement::Address(Side::Destination, route.local),
                 Statement::Notrack,
                 Statement::Accept,
             ],
             why: "the agent's own probes reach its sockets also while nothing is steered",
-        });
+        }));
     }
     for &route in routes {
         let mut statements = asked(route, Proto::Udp, port);
@@ -200,15 +201,16 @@ fn answers(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
     let port = plan.port;
     let mut rules = Vec::new();
     for route in routes {
-        rules.push(Rule {
+        let probe = plan.probe(Family::of(route.local));
+        rules.extend(probe.map(|probe| Rule {
             statements: vec![
                 Statement::Address(Side::Source, route.local),
-                Statement::Loopback(Side::Destination, Family::of(route.local)),
+                Statement::Address(Side::Destination, probe),
                 Statement::Notrack,
                 Statement::Accept,
             ],
             why: "answers to the agent's own probes keep their source",
-        });
+        }));
     }
     for &route in routes {
         let answer = |proto| {

@@ -7,7 +7,6 @@ use std::collections::HashSet;
 
 use nftables::expr::{
     BinaryOperation, CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField,
-    Prefix,
 };
 use nftables::schema;
 use nftables::stmt;
@@ -141,15 +140,6 @@ fn statement(statement: &Statement) -> stmt::Statement<'static> {
         Statement::Address(side, address) => {
             equals(address_of(Family::of(*address), *side), text(address))
         }
-        Statement::Loopback(side, Family::V4) => {
-            let prefix = Prefix {
-                addr: Box::new(text("127.0.0.0")),
-                len: 8,
-            };
-            let prefix = Expression::Named(NamedExpression::Prefix(prefix));
-            equals(address_of(Family::V4, *side), prefix)
-        }
-        Statement::Loopback(side, Family::V6) => equals(address_of(Family::V6, *side), text("::1")),
         Statement::Port(proto, side, port) => {
             let field = field(&Field::Port(*proto, *side));
             equals(field, Expression::Number((*port).into()))

@@ -100,8 +100,6 @@ pub(crate) struct Rule {
 pub(crate) enum Statement {
     /// The packet's address is this.
     Address(Side, IpAddr),
-    /// The packet's address is one of the loopback interface: 127.0.0.0/8 or ::1.
-    Loopback(Side, Family),
     /// The packet is of this protocol and its port is this.
     Port(Proto, Side, u16),
     /// The port is this, or another, whatever the protocol. What has no ports is taken as if it had.

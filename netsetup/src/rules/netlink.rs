@@ -212,12 +212,6 @@ impl Writer {
             Statement::Address(side, address) => {
                 self.address(*side, Family::of(*address), &octets(*address));
             }
-            // One octet stands for 127.0.0.0/8, as nft has it.
-            Statement::Loopback(side, Family::V4) => self.address(*side, Family::V4, &[127]),
-            Statement::Loopback(side, Family::V6) => {
-                let loopback = octets(std::net::Ipv6Addr::LOCALHOST.into());
-                self.address(*side, Family::V6, &loopback);
-            }
             Statement::Port(proto, side, port) => {
                 self.meta(MetaKey::L4Proto, 0);
                 self.equals(&[proto.number()]);

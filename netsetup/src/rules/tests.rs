@@ -141,7 +141,7 @@ fn the_rules_are_those_of_the_design_in_their_order() {
     let mut wanted = Vec::new();
     for address in [local, redirect] {
         wanted.push(format!(
-            "ip saddr 127.0.0.0/8 ip daddr {address} notrack accept"
+            "ip saddr 169.254.20.12 ip daddr {address} notrack accept"
         ));
     }
     for address in [local, service] {
@@ -172,8 +172,8 @@ fn the_rules_are_those_of_the_design_in_their_order() {
     assert_eq!(
         has("answers"),
         [
-            format!("ip saddr {local} ip daddr 127.0.0.0/8 notrack accept"),
-            format!("ip saddr {redirect} ip daddr 127.0.0.0/8 notrack accept"),
+            format!("ip saddr {local} ip daddr 169.254.20.12 notrack accept"),
+            format!("ip saddr {redirect} ip daddr 169.254.20.12 notrack accept"),
             format!("ip saddr {local} udp sport 53 notrack accept"),
             format!("ip saddr {local} tcp sport 53 {flow} @began notrack accept"),
             format!("ip saddr {redirect} udp sport 53 notrack ip saddr set {service} accept"),

@@ -86,10 +86,6 @@ impl fmt::Display for Statement {
                 let field = Field::Address(Family::of(*address), *side);
                 write!(out, "{field} {address}")
             }
-            Self::Loopback(side, family) => {
-                let field = Field::Address(*family, *side);
-                write!(out, "{field} {}", family.loopback())
-            }
             Self::Port(proto, side, port) => write!(out, "{} {port}", Field::Port(*proto, *side)),
             Self::AnyPort(side, Presence::In, port) => {
                 write!(out, "th {}port {port}", side.letter())
@@ -150,13 +146,6 @@ impl Family {
         match self {
             Self::V4 => "ip",
             Self::V6 => "ip6",
-        }
-    }
-
-    const fn loopback(self) -> &'static str {
-        match self {
-            Self::V4 => "127.0.0.0/8",
-            Self::V6 => "::1",
         }
     }
 }

@@ -50,7 +50,7 @@ impl Links {
             socket,
             buffer: Vec::with_capacity(DATAGRAM),
             interface: plan.interface.clone(),
-            addresses: plan.local_addresses().into_iter().collect(),
+            addresses: plan.interface_addresses().into_iter().collect(),
             known: found.map(|found| (found.index, found.is_up)),
         })
     }

@@ -150,6 +150,9 @@ impl Node {
                 Shape::Iptables => {
                     let restore = iptables_restore(family);
                     self.host.feed(&restore, shape::IPTABLES_JUMPS)?;
+                    if family == Family::V4 {
+                        self.host.feed(&restore, shape::KUBE_FIREWALL)?;
+                    }
                     let rules = shape::iptables(family, &services);
                     self.host.feed(&restore, &rules)?;
                 }

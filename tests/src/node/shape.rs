@@ -148,7 +148,18 @@ pub fn iptables(family: Family, services: &[Service]) -> String {
     )
 }
 
-/// The jumps from the built-in chains, which kube-proxy makes once, and kubelet's firewall.
+/// What kube-proxy has for IPv4 where it lets NodePorts be reached at 127.0.0.1, and kubelet too: an
+/// answer that is not tracked and goes to 127.0.0.0/8 ends here.
+pub const KUBE_FIREWALL: &str = "\
+*filter
+:KUBE-FIREWALL - [0:0]
+-A INPUT -j KUBE-FIREWALL
+-A OUTPUT -j KUBE-FIREWALL
+-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m comment --comment \"block incoming localnet connections\" -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP
+COMMIT
+";
+
+/// The jumps from the built-in chains, which kube-proxy makes once.
 pub const IPTABLES_JUMPS: &str = "\
 *filter
 :KUBE-SERVICES - [0:0]
