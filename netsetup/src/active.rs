@@ -50,6 +50,7 @@ pub struct Active {
     connection: Connection,
     is_owned: bool,
     port: u16,
+    commits: u64,
     /// The octets of the last refresh, for the next.
     batch: Batch,
     keys: Vec<Vec<u8>>,
@@ -102,6 +103,7 @@ impl Active {
             is_owned: owner == Some(connection.port_id()),
             connection,
             port: plan.port,
+            commits: 0,
             batch: Batch::default(),
             keys: Vec::new(),
         })
@@ -114,10 +116,10 @@ impl Active {
         self.is_owned
     }
 
-    /// The netlink port that makes the changes: what [`crate::watch::Watch`] need not wake for.
+    /// Transactions so far: what [`crate::watch::Watch`] need not take for others'.
     #[must_use]
-    pub const fn port_id(&self) -> u32 {
-        self.connection.port_id()
+    pub const fn commits(&self) -> u64 {
+        self.commits
     }
 
     /// Keeps the lanes of `live` (new queries and connections) and of `serve` (established TCP)
@@ -145,8 +147,7 @@ impl Active {
                 }
             }
         }
-        let what = "refresh the lanes of table inet nodens";
-        self.connection.commit(&mut self.batch, what)
+        self.commit("refresh the lanes of table inet nodens")
     }
 
     /// Takes lanes out of `live` at once; what is established goes on.
@@ -162,8 +163,14 @@ impl Active {
                 batch.remove(elements);
             }
         }
-        let what = "clear lanes of table inet nodens";
-        self.connection.commit(&mut self.batch, what)
+        self.commit("clear lanes of table inet nodens")
+    }
+
+    fn commit(&mut self, what: &str) -> Result<(), Error> {
+        let is_empty = self.batch.is_empty();
+        self.connection.commit(&mut self.batch, what)?;
+        self.commits += u64::from(!is_empty);
+        Ok(())
     }
 
     /// The elements that stand for the lanes of a family, and the batch they are for.

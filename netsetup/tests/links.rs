@@ -404,13 +404,10 @@ fn is_told(watch: &mut Watch, within: Duration) -> bool {
         if left.is_zero() {
             return false;
         }
-        let fds = watch.as_fds();
-        let mut fds: Vec<_> = fds
-            .iter()
-            .map(|fd| PollFd::new(fd, PollFlags::IN))
-            .collect();
+        let fd = watch.as_fd();
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
         poll(&mut fds, Some(&Timespec::try_from(left).unwrap())).unwrap();
-        if watch.drain().links {
+        if watch.look(0).links {
             return true;
         }
     }

@@ -45,7 +45,6 @@ impl Ground {
         let active = Active::apply(owner, plan)?;
         // Before the rest is made, so that nothing goes unseen.
         let watch = Watch::new(plan)?;
-        watch.ignore(active.port_id())?;
         if !active.is_owned() {
             tracing::warn!(
                 "this kernel has no owned tables (Linux 5.12 has): when the agent dies, queries \

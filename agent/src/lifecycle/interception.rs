@@ -221,17 +221,16 @@ impl Interception {
     }
 
     /// What to wait on for changes that others make.
-    pub(super) fn watched(&self) -> Vec<BorrowedFd<'_>> {
-        let watch = self.watch.as_ref();
-        watch.map_or_else(Vec::new, |watch| watch.as_fds().to_vec())
+    pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref().map(Watch::as_fd)
     }
 
-    /// Somebody has changed something: puts back what is ours.
+    /// Puts back what is ours where somebody has changed something.
     pub(super) fn mend(&mut self, now_ns: u64) {
         let Some(watch) = &mut self.watch else {
             return;
         };
-        let changed = watch.drain();
+        let changed = watch.look(self.active.as_ref().map_or(0, Active::commits));
         self.mending.note(changed.links, changed.rules);
         if self.mending.is_due(now_ns) {
             self.mend_all(now_ns);
@@ -268,11 +267,7 @@ impl Interception {
     }
 
     fn make_table(&mut self) -> Result<(), Error> {
-        let active = Active::apply(Active::open()?, &self.plan)?;
-        if let Some(watch) = &mut self.watch {
-            watch.ignore(active.port_id())?;
-        }
-        self.active = Some(active);
+        self.active = Some(Active::apply(Active::open()?, &self.plan)?);
         Ok(())
     }
 

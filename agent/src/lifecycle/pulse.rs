@@ -47,6 +47,9 @@ const AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(1
 /// worker does not slow the rounds down.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// How long what others do to our rules goes unseen at most.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// The running thread. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct Pulse {
@@ -203,21 +206,19 @@ impl Beat {
             if left.is_zero() {
                 return false;
             }
-            let watched = self.interception.as_ref().map(Interception::watched);
-            let watched = watched.unwrap_or_default();
+            let watched = self.interception.as_ref().and_then(Interception::watched);
+            let wait = watched.map_or(left, |_| left.min(LOOK));
             let bell = self.orders.bell();
             let mut fds = vec![PollFd::new(&bell, PollFlags::IN)];
             fds.extend(watched.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
-            let timeout = Timespec::try_from(left).ok();
+            let timeout = Timespec::try_from(wait).ok();
             let is_told = poll(&mut fds, timeout.as_ref()).is_ok();
-            let is_watched = is_told && fds.iter().skip(1).any(|fd| !fd.revents().is_empty());
             drop(fds);
-            drop(watched);
             if !is_told {
                 // A limit on descriptors below their number.
                 thread::park_timeout(left.min(BLIND));
             }
-            if let (true, Some(interception)) = (is_watched, &mut self.interception) {
+            if let Some(interception) = &mut self.interception {
                 interception.mend(Clock.now_ns());
             }
         }

@@ -201,6 +201,7 @@ impl<'a> Message<'a> {
     }
 
     /// Whether it is of nf_tables' family `inet`, and of which of its types.
+    #[cfg(test)]
     pub(crate) fn inet(&self) -> Option<u8> {
         let [subsystem, kind] = self.kind.to_be_bytes();
         let is_inet = self.payload.first() == Some(&batch::INET);

@@ -17,6 +17,9 @@ const GET_TABLE: u8 = 1;
 const GET_CHAIN: u8 = 4;
 const GET_RULE: u8 = 7;
 const GET_SET: u8 = 10;
+const GET_GENERATION: u8 = 16;
+
+const GENERATION_ID: u16 = 1;
 
 const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
@@ -82,6 +85,20 @@ pub(crate) struct FoundRule {
 }
 
 impl Connection {
+    /// The number of the last transaction, of anybody's. Takes no lock in the kernel.
+    pub(crate) fn generation(&mut self) -> Result<u32, Error> {
+        let step = "ask for the generation of nf_tables";
+        let found = self
+            .ask(GET_GENERATION, &[], step)
+            .map_err(no_nf_tables)?
+            .unwrap_or_default();
+        let id = attributes(&found).find(|one| one.kind() == GENERATION_ID);
+        id.map(|id| number(&id)).ok_or_else(|| Error::Reply {
+            step: step.to_owned(),
+            what: "no generation",
+        })
+    }
+
     /// The table of that name, if there is one.
     pub(crate) fn table(&mut self, name: &str) -> Result<Option<FoundTable>, Error> {
         let step = format!("read table inet {name}");

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tells that something of ours was touched, by listening to the kernel's own notifications.
+//! Tells that something of ours was touched: of links and addresses the kernel tells by itself, for
+//! nf_tables it is asked.
 
 mod links;
 mod rules;
@@ -16,11 +17,11 @@ use crate::plan::Plan;
 pub struct Changed {
     /// Links or addresses.
     pub links: bool,
-    /// Our tables.
+    /// The tables of nf_tables, ours or others'.
     pub rules: bool,
 }
 
-/// Multicast netlink sockets: links and addresses, and nf_tables.
+/// A multicast netlink socket for links and addresses, and one to ask for nf_tables.
 #[derive(Debug)]
 pub struct Watch {
     links: Links,
@@ -28,7 +29,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to listen for what the plan names.
+    /// Begins to look at what the plan names.
     ///
     /// # Errors
     /// When there can be no such sockets.
@@ -39,26 +40,20 @@ impl Watch {
         })
     }
 
-    /// Does not wake for changes of the tables that this netlink port makes
-    /// ([`crate::active::Active::port_id`]): its refreshes.
-    ///
-    /// # Errors
-    /// When the kernel refuses the filter.
-    pub fn ignore(&self, port_id: u32) -> Result<(), Error> {
-        self.rules.ignore(port_id)
-    }
-
-    /// To wait on: readable when there is something to [`Self::drain`].
+    /// To wait on: readable when there is something to [`Self::look`] at. Of nf_tables nothing
+    /// tells: look a few times a second.
     #[must_use]
-    pub fn as_fds(&self) -> [BorrowedFd<'_>; 2] {
-        [self.links.as_fd(), self.rules.as_fd()]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.links.as_fd()
     }
 
-    /// Reads all there is, without waiting. What the kernel could not tell counts as a change.
-    pub fn drain(&mut self) -> Changed {
+    /// What others have changed since the last look, without waiting. `own_commits` is
+    /// [`crate::active::Active::commits`]: those are not others'. What the kernel could not tell
+    /// counts as a change.
+    pub fn look(&mut self, own_commits: u64) -> Changed {
         Changed {
             links: self.links.drain(),
-            rules: self.rules.drain(),
+            rules: self.rules.look(own_commits),
         }
     }
 }
