@@ -110,9 +110,21 @@ fn removable(config: &Config) -> Plan {
 }
 
 fn up(plan: &Plan) -> Said {
+    let without = Plan {
+        fallback: Vec::new(),
+        ..plan.clone()
+    };
+    // Nothing differs from having none.
+    let is_new = fallback::check(&without).is_ok_and(|found| found.is_empty());
     let links = match fallback::apply(plan).and_then(|()| link::apply(plan)) {
         Ok(links) => links,
-        Err(error) => return refused(&[error]),
+        Err(error) => {
+            // A table without its addresses leads nowhere; one that was there before stays.
+            let taken_back = if is_new { fallback::revert() } else { Ok(()) };
+            let mut errors = vec![error];
+            errors.extend(taken_back.err());
+            return refused(&errors);
+        }
     };
     let list = |parts: &[link::Part]| parts.iter().map(ToString::to_string).collect::<Vec<_>>();
     let (made, adopted) = (list(&links.made), list(&links.adopted));

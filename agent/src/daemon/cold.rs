@@ -38,6 +38,8 @@ const FOLLOW: Duration = Duration::from_secs(2);
 const LAST_WORDS: Duration = Duration::from_millis(250);
 /// How long the kernel may take to steer no more: another program may be changing its rules.
 const LET_GO: Duration = Duration::from_secs(2);
+/// How often is looked whether something has come to its end.
+const LOOK: Duration = Duration::from_millis(5);
 /// Beats of the cold thread in a second.
 const BEATS_A_SECOND: u32 = 4;
 
@@ -186,8 +188,10 @@ impl Cold {
         let _ = end.send(End::StopWorkers);
         drop(end);
         let _ = timeout(LAST_WORDS, self.workers_have_ended).await;
-        // What they handed over last.
-        let _ = timeout(LAST_WORDS, until(|| resolver.in_flight() == 0)).await;
+        // What they handed over last: taken in while we wait for the first time.
+        let left = Duration::from_nanos(over_ns.saturating_sub(Clock.now_ns()));
+        sleep(LOOK).await;
+        let _ = timeout(left.max(LAST_WORDS), until(|| resolver.in_flight() == 0)).await;
         resolver.send_now();
         if streams == DrainEnd::TimedOut || waited.is_err() {
             let left = resolver.in_flight();
@@ -206,7 +210,7 @@ impl Cold {
 /// Waits until something is so.
 async fn until(is_so: impl Fn() -> bool) {
     while !is_so() {
-        sleep(Duration::from_millis(5)).await;
+        sleep(LOOK).await;
     }
 }
 

@@ -127,6 +127,7 @@ fn unmake(plan: &Plan, links: &Links) -> Result<(), Error> {
         Plan {
             addresses: addresses.collect(),
             captures: Vec::new(),
+            probes: Vec::new(),
             ..plan.clone()
         }
     };

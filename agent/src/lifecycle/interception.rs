@@ -30,6 +30,10 @@ use crate::telemetry::clock::{Clock, nanoseconds};
 /// answer are steered without them.
 const ALL_ANSWER: Duration = Duration::from_secs(2);
 
+/// How long the table stays at least when the agent retires: answers that are under way are still
+/// renamed by it.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
 /// Pause before the kernel is asked again for something that it refused.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -154,7 +158,8 @@ impl Interception {
         let changes = self.switch.expire(now_ns);
         self.note(&changes);
         self.switch.look(&(self.sources.sight)(), now_ns);
-        if self.mending.is_due(now_ns) {
+        let is_over = matches!(self.phase, Phase::Retiring(..) | Phase::Retired);
+        if !is_over && self.mending.is_due(now_ns) {
             self.mend_all(now_ns);
         }
     }
@@ -170,7 +175,11 @@ impl Interception {
             Phase::Steering => self.renew(&live),
             Phase::Draining => self.renew(&[]),
             Phase::Retiring(until_ns, _) => {
-                let is_over = Clock.now_ns() >= *until_ns || (self.sources.connections)() == 0;
+                let asked_ns = until_ns.saturating_sub(nanoseconds(self.farewell));
+                let quiet_ns = asked_ns.saturating_add(nanoseconds(LAST_ANSWERS));
+                let now_ns = Clock.now_ns();
+                let is_quiet = now_ns >= quiet_ns && (self.sources.connections)() == 0;
+                let is_over = now_ns >= *until_ns || is_quiet;
                 if is_over {
                     self.end_retiring();
                 } else {
@@ -198,6 +207,8 @@ impl Interception {
                 if matches!(self.phase, Phase::Starting | Phase::Steering) {
                     self.let_go();
                     self.phase = Phase::Draining;
+                    // The start does not wait any longer.
+                    self.armed = None;
                 }
                 let _ = done.send(());
             }
@@ -211,10 +222,7 @@ impl Interception {
                     let until_ns = Clock.now_ns() + nanoseconds(self.farewell);
                     self.phase = Phase::Retiring(until_ns, vec![done]);
                     self.watch = None;
-                    // Where nobody is connected, it is over at once.
-                    if (self.sources.connections)() == 0 {
-                        self.end_retiring();
-                    }
+                    self.armed = None;
                 }
             },
         }

@@ -193,6 +193,8 @@ impl Beat {
 
     /// Carries out orders and mends what others break until this moment; true when asked to stop.
     fn rest_until(&mut self, moment_ns: u64) -> bool {
+        // Also where the round ran late and there is no time left to rest.
+        self.mend();
         loop {
             for order in self.orders.take() {
                 match (order, &mut self.interception) {
@@ -218,9 +220,13 @@ impl Beat {
                 // A limit on descriptors below their number.
                 thread::park_timeout(left.min(BLIND));
             }
-            if let Some(interception) = &mut self.interception {
-                interception.mend(Clock.now_ns());
-            }
+            self.mend();
+        }
+    }
+
+    fn mend(&mut self) {
+        if let Some(interception) = &mut self.interception {
+            interception.mend(Clock.now_ns());
         }
     }
 }

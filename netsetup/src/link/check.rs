@@ -41,7 +41,7 @@ pub fn check(plan: &Plan) -> Result<Vec<Difference>, Error> {
             wanted: format!("a {} interface with the alias \"{ALIAS}\"", Kind::Dummy),
             found: found.kind_in_words(),
             remedy: format!(
-                "give the agent another name in `interception.interface`, or, if nothing needs it, \
+                "give the agent another name in `intercept.interface`, or, if nothing needs it, \
                  remove it: ip link delete {name}"
             ),
         }]);

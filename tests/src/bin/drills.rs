@@ -17,6 +17,9 @@ use nodens_tests::node::{Family, From, Node, Shape};
 /// The machine cannot do it: no root, a program that is missing.
 const EXIT_UNAVAILABLE: u8 = 69;
 
+/// How much wider bounds are in the short form, which runs on machines that others use.
+const LENIENCE: f64 = 3.0;
+
 struct Options {
     drills: Vec<&'static Drill>,
     shapes: Vec<Shape>,
@@ -66,7 +69,7 @@ fn read() -> Options {
                 .value_parser(value_parser!(u64).range(1..=50_000))
                 .help("Queries a second, over all addresses together"),
         )
-        .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("Shorter: a look, not a verdict"))
+        .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("Shorter, with bounds three times as wide: a look, not a verdict"))
         .arg(Arg::new("markdown").long("markdown").action(ArgAction::SetTrue).help("The tables in Markdown"))
         .get_matches();
     let word = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
@@ -147,13 +150,17 @@ fn run_all(options: &Options, shape: Shape, from: From) -> anyhow::Result<Vec<Ro
         say(&format!("  {} …", drill.title));
         // A node of its own: no drill finds what another has left.
         let node = Node::new(shape)?;
-        let row = drill.run(&Stage {
+        let mut row = drill.run(&Stage {
             node: &node,
             families: options.families,
             from,
             per_second: options.per_second,
             quick: options.quick,
         });
+        if options.quick {
+            let figures = row.figures.into_iter();
+            row.figures = figures.map(|one| one.relaxed(LENIENCE)).collect();
+        }
         say(if row.is_passed() {
             " done\n"
         } else {

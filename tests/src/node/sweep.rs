@@ -85,6 +85,9 @@ fn started(pid: u32) -> Option<String> {
 mod tests {
     use super::*;
     use std::process::{Child, Command};
+    use std::time::Duration;
+
+    use crate::process::wait_for;
 
     fn sleeper(mark: &str) -> Child {
         let mut command = Command::new("sleep");
@@ -100,10 +103,19 @@ mod tests {
         // The same process ID, taken by another since.
         let mut stale = sleeper(&format!("{}:1", process::id()));
         let mut ours = sleeper(&mark());
-        assert!(owned_by(&mark()).contains(&ours.id()));
-        assert!(sweep() >= 2);
+        // The environment of a process is there a moment after the program is.
+        let patience = Duration::from_secs(5);
+        wait_for("the mark of ours", patience, || {
+            Ok(owned_by(&mark()).contains(&ours.id()).then_some(()))
+        })
+        .unwrap();
         for child in [&mut orphan, &mut stale] {
-            assert!(!child.wait().unwrap().success());
+            // Another test may have swept already.
+            let status = wait_for("what is left over to end", patience, || {
+                sweep();
+                Ok(child.try_wait()?)
+            });
+            assert!(!status.unwrap().success());
         }
         assert!(ours.try_wait().unwrap().is_none());
         ours.kill().unwrap();

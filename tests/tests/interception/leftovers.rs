@@ -37,7 +37,8 @@ fn machine() -> String {
     [
         "ip -oneline link show",
         "ip -oneline address show",
-        "nft list ruleset",
+        // Counters of others go on.
+        "nft --stateless list ruleset",
     ]
     .iter()
     .map(|line| {
