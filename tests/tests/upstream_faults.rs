@@ -29,7 +29,7 @@ use nodens_tests::query::{Query, TC, wire_name};
 /// `limits.attemptTimeout` of these tests: three of them fit into [`QUERY`].
 const ATTEMPT: Duration = Duration::from_millis(500);
 /// `limits.queryTimeout` of these tests.
-const QUERY: Duration = Duration::from_secs(2);
+const QUERY: Duration = Duration::from_secs(3);
 /// What a busy machine may add to any time.
 const SLACK: Duration = Duration::from_secs(2);
 /// Tries of one query at one server.
@@ -43,7 +43,7 @@ fn agent() -> Builder {
     Agent::builder()
         .set("limits.attemptTimeout", "500ms")
         .set("limits.connectTimeout", "300ms")
-        .set("limits.queryTimeout", "2s")
+        .set("limits.queryTimeout", "3s")
         .set("limits.upstreamIdle", "1s")
 }
 
