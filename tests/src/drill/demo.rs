@@ -197,7 +197,7 @@ fn sum_up(act: Act, tallies: &[Tally], moments: &[u64], place: usize) -> String 
     format!("        => {lost} lost; {what}")
 }
 
-/// The heads of the columns of [`line`].
+/// The heads of the columns of [`line()`].
 const COLUMNS: &str =
     "         pod A     nodens CoreDNS     pod B     nodens CoreDNS    latency   lost";
 
