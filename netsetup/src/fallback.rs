@@ -40,6 +40,14 @@ pub fn revert() -> Result<(), Error> {
     tables::remove(&mut Connection::open()?, &SHAPE)
 }
 
+/// Whether there is a table of its name, whatever is in it.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn exists() -> Result<bool, Error> {
+    Ok(Connection::open()?.table(NAME)?.is_some())
+}
+
 /// What differs between the table and the plan.
 ///
 /// # Errors

@@ -110,12 +110,7 @@ fn removable(config: &Config) -> Plan {
 }
 
 fn up(plan: &Plan) -> Said {
-    let without = Plan {
-        fallback: Vec::new(),
-        ..plan.clone()
-    };
-    // Nothing differs from having none.
-    let is_new = fallback::check(&without).is_ok_and(|found| found.is_empty());
+    let is_new = fallback::exists().is_ok_and(|was_there| !was_there);
     let links = match fallback::apply(plan).and_then(|()| link::apply(plan)) {
         Ok(links) => links,
         Err(error) => {

@@ -65,7 +65,7 @@ impl Ground {
     }
 
     fn make(&mut self) -> Result<(), Error> {
-        let was_there = has_fallback(&self.plan)?;
+        let was_there = fallback::exists()?;
         fallback::apply(&self.plan)?;
         self.made.fallback = !was_there;
         let links = link::apply(&self.plan)?;
@@ -107,15 +107,6 @@ impl Ground {
             tracing::error!(%error, "cannot take back what this start has made");
         }
     }
-}
-
-/// Whether there is a table of that name, whatever is in it.
-fn has_fallback(plan: &Plan) -> Result<bool, Error> {
-    let none = Plan {
-        fallback: Vec::new(),
-        ..plan.clone()
-    };
-    fallback::check(&none).map(|differences| !differences.is_empty())
 }
 
 fn unmake(plan: &Plan, links: &Links) -> Result<(), Error> {
