@@ -158,10 +158,6 @@ impl Interception {
         let changes = self.switch.expire(now_ns);
         self.note(&changes);
         self.switch.look(&(self.sources.sight)(), now_ns);
-        let is_over = matches!(self.phase, Phase::Retiring(..) | Phase::Retired);
-        if !is_over && self.mending.is_due(now_ns) {
-            self.mend_all(now_ns);
-        }
     }
 
     /// Gives the kernel a sign of life for every lane that has answered in this turn and has none
