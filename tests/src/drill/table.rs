@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::load::report::{Goal, Verdict};
+use crate::load::report::{Goal, Verdict, columns};
 
 /// One figure of a drill; less is better.
 #[derive(Clone, Debug)]
@@ -141,19 +141,7 @@ const HEAD: [&str; 5] = ["drill", "measured", "must", "aim", "verdict"];
 pub fn to_text(rows: &[Row]) -> String {
     let mut lines = vec![HEAD.map(String::from)];
     lines.extend(rows.iter().map(Row::cells));
-    let widths: [usize; 5] = std::array::from_fn(|column| {
-        let cells = lines.iter().map(|cells| cells[column].chars().count());
-        cells.max().unwrap_or(0)
-    });
-    let mut out = String::new();
-    for cells in &lines {
-        let padded: Vec<String> = cells
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        _ = writeln!(out, "{}", padded.join("  ").trim_end());
-    }
+    let mut out = columns(&lines);
     for row in rows {
         for detail in row.details.iter().chain(&row.failure) {
             _ = writeln!(out, "  {}: {detail}", row.drill);

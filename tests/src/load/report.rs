@@ -165,6 +165,25 @@ const HEAD: [&str; 5] = [
     "verdict",
 ];
 
+/// Rows of cells as lines, their columns below each other.
+#[must_use]
+pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = rows.iter().map(|cells| cells[column].chars().count());
+        cells.max().unwrap_or(0)
+    });
+    let mut out = String::new();
+    for cells in rows {
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        _ = writeln!(out, "{}", padded.join("  ").trim_end());
+    }
+    out
+}
+
 impl Report {
     /// Whether every row reached what it must.
     #[must_use]
@@ -178,22 +197,7 @@ impl Report {
     pub fn to_text(&self) -> String {
         let mut lines = vec![HEAD.map(String::from)];
         lines.extend(self.rows.iter().map(Row::cells));
-        let widths: [usize; 5] = std::array::from_fn(|column| {
-            lines
-                .iter()
-                .map(|cells| cells[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        });
-        let mut out = format!("{}\n\n", self.machine);
-        for cells in &lines {
-            let padded: Vec<String> = cells
-                .iter()
-                .zip(widths)
-                .map(|(cell, width)| format!("{cell:width$}"))
-                .collect();
-            _ = writeln!(out, "{}", padded.join("  ").trim_end());
-        }
+        let mut out = format!("{}\n\n{}", self.machine, columns(&lines));
         self.add_notes(&mut out, "  ");
         out
     }
