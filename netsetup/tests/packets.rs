@@ -293,13 +293,18 @@ impl Connection {
     }
 }
 
+/// Both tables, as an agent makes them; nothing is steered yet.
+fn apply(plan: &Plan) -> Active {
+    fallback::apply(plan).unwrap();
+    Active::apply(Active::open().unwrap(), plan).unwrap()
+}
+
 #[test]
 fn queries_are_answered_by_the_agent_and_never_tracked() {
     within(|| {
         let plan = plan();
         let node = Node::new(&plan);
-        fallback::apply(&plan).unwrap();
-        let mut active = Active::apply(Active::open().unwrap(), &plan).unwrap();
+        let mut active = apply(&plan);
         let lanes = plan.lanes();
         active.refresh(&lanes, &lanes, AGE).unwrap();
         for lane in &lanes {
@@ -320,8 +325,7 @@ fn lanes_are_steered_each_by_itself_and_fall_back_to_coredns() {
     within(|| {
         let plan = plan();
         let node = Node::new(&plan);
-        fallback::apply(&plan).unwrap();
-        let mut active = Active::apply(Active::open().unwrap(), &plan).unwrap();
+        let mut active = apply(&plan);
         let lanes = plan.lanes();
         for lane in &lanes {
             node.expect("coredns", lane.address, lane.proto);
@@ -367,8 +371,7 @@ fn probes_reach_the_agent_also_while_nothing_is_steered_and_through_the_firewall
             "iptables-nft -A INPUT ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack \
              ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
         );
-        fallback::apply(&plan).unwrap();
-        let _active = Active::apply(Active::open().unwrap(), &plan).unwrap();
+        let _active = apply(&plan);
         for address in plan.local_addresses() {
             let from = plan.probe(Family::of(address)).unwrap();
             assert_eq!(ask_udp(from, address), "agent", "{address} over UDP");
@@ -390,8 +393,7 @@ fn a_connection_stays_where_it_began() {
     within(|| {
         let plan = plan();
         let node = Node::new(&plan);
-        fallback::apply(&plan).unwrap();
-        let mut active = Active::apply(Active::open().unwrap(), &plan).unwrap();
+        let mut active = apply(&plan);
         let lanes = plan.lanes();
         let mut addresses = plan.addresses.clone();
         addresses.extend(plan.captures.iter().map(|capture| capture.service));
@@ -436,8 +438,7 @@ fn a_connection_that_begins_while_the_agent_drains_is_not_taken_for_an_earlier_o
     within(|| {
         let plan = plan();
         let node = Node::new(&plan);
-        fallback::apply(&plan).unwrap();
-        let mut active = Active::apply(Active::open().unwrap(), &plan).unwrap();
+        let mut active = apply(&plan);
         let lanes = plan.lanes();
         for address in [
             plan.addresses[0],
@@ -474,8 +475,7 @@ fn a_connection_is_remembered_as_long_as_it_is_used() {
         let mut plan = plan();
         plan.remember_tcp = Duration::from_secs(2);
         let node = Node::new(&plan);
-        fallback::apply(&plan).unwrap();
-        let mut active = Active::apply(Active::open().unwrap(), &plan).unwrap();
+        let mut active = apply(&plan);
         let lanes = plan.lanes();
         active.refresh(&lanes, &lanes, AGE).unwrap();
         node.pod.within(|| {
@@ -558,8 +558,7 @@ fn checksums_are_mended_and_those_that_are_not_there_are_not_missed() {
     within(|| {
         let plan = plan();
         let node = Node::new(&plan);
-        fallback::apply(&plan).unwrap();
-        let mut active = Active::apply(Active::open().unwrap(), &plan).unwrap();
+        let mut active = apply(&plan);
         let lanes = plan.lanes();
         active.refresh(&lanes, &lanes, AGE).unwrap();
         let each = |who: &str| {

@@ -144,16 +144,9 @@ fn queries(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
     let port = plan.port;
     let mut rules = Vec::new();
     for route in routes {
+        let why = "the agent's own probes reach its sockets also while nothing is steered";
         let probe = plan.probe(Family::of(route.local));
-        rules.extend(probe.map(|probe| Rule {
-            statements: vec![
-                Statement::Address(Side::Source, probe),
-                Statement::Address(Side::Destination, route.local),
-                Statement::Notrack,
-                Statement::Accept,
-            ],
-            why: "the agent's own probes reach its sockets also while nothing is steered",
-        }));
+        rules.extend(probe.map(|probe| pass(probe, route.local, why)));
     }
     for &route in routes {
         let mut statements = asked(route, Proto::Udp, port);
@@ -201,16 +194,9 @@ fn answers(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
     let port = plan.port;
     let mut rules = Vec::new();
     for route in routes {
+        let why = "answers to the agent's own probes keep their source";
         let probe = plan.probe(Family::of(route.local));
-        rules.extend(probe.map(|probe| Rule {
-            statements: vec![
-                Statement::Address(Side::Source, route.local),
-                Statement::Address(Side::Destination, probe),
-                Statement::Notrack,
-                Statement::Accept,
-            ],
-            why: "answers to the agent's own probes keep their source",
-        }));
+        rules.extend(probe.map(|probe| pass(route.local, probe, why)));
     }
     for &route in routes {
         let answer = |proto| {
@@ -245,6 +231,19 @@ fn answers(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
         }
     }
     rules
+}
+
+/// What goes from one of these to the other passes as it is.
+fn pass(source: IpAddr, destination: IpAddr, why: &'static str) -> Rule {
+    Rule {
+        statements: vec![
+            Statement::Address(Side::Source, source),
+            Statement::Address(Side::Destination, destination),
+            Statement::Notrack,
+            Statement::Accept,
+        ],
+        why,
+    }
 }
 
 fn asked(route: Route, proto: Proto, port: u16) -> Vec<Statement> {
