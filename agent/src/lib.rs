@@ -24,6 +24,7 @@ pub mod config;
 pub mod daemon;
 pub mod lifecycle;
 pub mod listeners;
+mod lock;
 pub mod miss;
 pub mod resolve;
 pub mod serve;

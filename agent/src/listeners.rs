@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::{Listen, Located, Origin, Problem};
+use crate::lock::lock;
 use crate::resolve::Resolver;
 use crate::serve::{Desk, Group, Queue};
 
@@ -192,11 +193,6 @@ pub fn waiting(sockets: &Sockets, workers: usize) -> Vec<bool> {
         }
     }
     waiting
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // A map is whole between its calls.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether any of the addresses is a wildcard, which stands for those that the host has.

@@ -4,12 +4,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+
+use crate::lock::lock;
 
 /// Something that the pulse is told to do. The sender is used, or dropped, when it is done.
 #[derive(Debug)]
@@ -65,7 +67,7 @@ impl Orders {
     }
 
     fn put(&self, order: Order) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         waiting.push(order);
         drop(waiting);
         // It fails only where the bell rings already.
@@ -75,7 +77,7 @@ impl Orders {
     /// What waits; the bell is still then.
     pub(super) fn take(&self) -> Vec<Order> {
         let _ = rustix::io::read(&self.bell, &mut [0; 8]);
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         std::mem::take(&mut *waiting)
     }
 

@@ -9,13 +9,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::probe::Fault;
 use super::steering::Steering;
+use crate::lock::lock;
 use crate::telemetry::registry::{HealthFigures, ProbeFigures};
 
 /// `/readyz` says yes while the last good answer is not older than this. Every lane is asked once
@@ -416,11 +417,6 @@ impl fmt::Display for Reasons {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("\n"))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is inside is whole between two calls.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A moment that another thread has noted after `now_ns` was read is no age at all.

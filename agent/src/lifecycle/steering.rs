@@ -2,13 +2,14 @@
 //! What is known of the steering, for those who ask (readiness, metrics) and those who give
 //! orders (drain, retire). The pulse thread alone writes what is known and carries orders out.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nodens_netsetup::plan::{Lane, Proto};
 
 use super::switch::{Cause, Change};
+use crate::lock::lock;
 use crate::telemetry::clock::nanoseconds;
 use crate::telemetry::registry::{LaneFigures, SteeringFigures};
 
@@ -231,11 +232,6 @@ fn label(proto: Proto) -> &'static str {
         Proto::Udp => "udp",
         Proto::Tcp => "tcp",
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is inside is whole between two calls.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

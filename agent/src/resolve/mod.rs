@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -38,6 +38,7 @@ pub use self::settle::Reply;
 use self::upstream::{Failure, Server};
 use crate::cache::{Cache, Draft, Lookup, Reader, Tick};
 use crate::config::Limits;
+use crate::lock::lock;
 use crate::miss::{Asked, Receiver};
 use crate::telemetry::cells::OverLimit;
 use crate::telemetry::clock::Clock;
@@ -405,11 +406,6 @@ fn lifetime(response: &Response, route: &Route) -> Option<u32> {
         _ => 0,
     };
     (seconds > 0).then_some(seconds)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // All of it belongs to the cold thread; a task that panicked left it whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

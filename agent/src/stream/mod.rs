@@ -6,7 +6,7 @@ mod places;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,6 +21,7 @@ use crate::cache::{Lookup, Reader, Tick};
 use crate::config::Listen;
 use crate::lifecycle::drain::{self, DrainEnd, DrainTrigger, DrainWatcher, Stage};
 use crate::lifecycle::ready::Health;
+use crate::lock::lock;
 use crate::miss::Asked;
 use crate::resolve::{Reply, Resolver, To, Waiter};
 use crate::telemetry::cells::StreamCells;
@@ -484,9 +485,4 @@ impl Connection {
         }
         Ok(())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // All of it belongs to the cold thread; a task that panicked left it whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
