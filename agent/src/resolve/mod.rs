@@ -14,6 +14,7 @@ mod flights;
 mod outbox;
 mod routes;
 mod settle;
+mod timeline;
 mod upstream;
 
 use std::collections::HashMap;
@@ -35,12 +36,13 @@ use self::outbox::Outbox;
 use self::routes::Route;
 pub use self::routes::Routes;
 pub use self::settle::Reply;
+use self::timeline::Timeline;
 use self::upstream::{Failure, Server};
 use crate::cache::{Cache, Draft, Lookup, Reader, Tick};
 use crate::config::Limits;
 use crate::miss::{Asked, Receiver};
 use crate::telemetry::cells::OverLimit;
-use crate::telemetry::clock::Clock;
+use crate::telemetry::clock::nanoseconds;
 use crate::telemetry::counters::add;
 use crate::telemetry::registry::Telemetry;
 use crate::wire::edns::ExtendedError;
@@ -109,6 +111,7 @@ pub struct Resolver {
     /// Octets of answers that wait for TCP connections to take them.
     outgoing: Arc<AtomicUsize>,
     udp_size: u16,
+    timeline: Timeline,
     telemetry: Arc<Telemetry>,
 }
 
@@ -135,8 +138,17 @@ impl Resolver {
             posted: Notify::new(),
             outgoing: Arc::default(),
             udp_size,
+            timeline: Timeline::new(),
             telemetry,
         })
+    }
+
+    /// The time by which answers age and waiters are timed: that of
+    /// [`Clock::now`](crate::telemetry::clock::Clock::now), unless somebody holds the runtime's
+    /// clock.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.timeline.now()
     }
 
     /// Lets answers go out through a listener's socket.
@@ -260,7 +272,7 @@ impl Resolver {
     /// Asks upstream for all who wait on a flight. The second straight line of the program.
     async fn resolve(self: Arc<Self>, flight: Flight, route: Arc<Route>, arrived_ns: u64) {
         let limits = self.limits.load_full();
-        let waited = Duration::from_nanos(Clock.now_ns().saturating_sub(arrived_ns));
+        let waited = Duration::from_nanos(nanoseconds(self.now()).saturating_sub(arrived_ns));
         let deadline = Instant::now() + limits.query_timeout.saturating_sub(waited);
         match self
             .exchange(&flight.question, &route, &limits, deadline)
@@ -329,7 +341,7 @@ impl Resolver {
         if !std::ptr::eq(&**self.routes.load().of(question.name()), route) {
             return;
         }
-        let now = Tick::of(Clock.now());
+        let now = Tick::of(self.now());
         let draft = Draft {
             question,
             answer: exchanged.answer(),
@@ -343,7 +355,7 @@ impl Resolver {
 
     /// Answers from the cache where the answer has come since the worker looked.
     fn answer_late_hit(&self, question: &Question, waiter: Waiter) -> Option<Waiter> {
-        let now = Tick::of(Clock.now());
+        let now = Tick::of(self.now());
         let mut reader = lock(&self.reader);
         let session = reader.online();
         let Lookup::Hit(entry) = session.get(question, now) else {
