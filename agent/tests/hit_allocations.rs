@@ -28,7 +28,6 @@ use nodens::serve::{BATCH, Failed, Group, Seat, Workers};
 use nodens::telemetry::clock::Clock;
 use nodens::telemetry::registry::Telemetry;
 use nodens::wire::answer::Answer;
-use nodens::wire::header::Flags;
 use nodens::wire::name::Name;
 use nodens::wire::question::Question;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -193,19 +192,17 @@ fn keep(cache: &Cache, name: &str, records: usize) {
         .flat_map(|record| u16::try_from(record * 16 + 6).unwrap().to_le_bytes())
         .collect();
     // Where there is no room for it, that is the cache's answer to a flood.
-    let _ = cache.insert(&Draft {
-        question: &question,
-        answer: Answer {
-            flags: Flags(0),
+    let _ = cache.insert(&Draft::new(
+        &question,
+        Answer {
             counts: [u16::try_from(records).unwrap(), 0, 0],
             records: &octets,
             ttl_offsets: &ttls,
-            age: 0,
+            ..Answer::NOTHING
         },
-        zone: 1,
-        stored: now,
-        expires: now.after_seconds(60),
-    });
+        1,
+        [now, now.after_seconds(60)],
+    ));
 }
 
 fn hot(number: usize) -> String {

@@ -18,6 +18,9 @@ const EVICTIONS: usize = 4;
 const WORTH_OF_MAIN: usize = 16;
 /// Cells that may be waiting for readers before nothing more is evicted.
 const LIMBO: usize = 4096;
+/// Entries about one name, all types together: whoever asks one name for every type there is must
+/// not make a search of thousands of slots of it.
+const FAMILY: usize = 64;
 /// The least budget in pages: room for a few sizes of answers.
 const LEAST_PAGES: usize = 4;
 
@@ -101,10 +104,17 @@ impl Store {
     }
 
     pub(super) fn insert(&mut self, draft: &Draft<'_>) -> Result<(), Refusal> {
+        let wanted = draft.question.as_octets();
+        let tag = self.hasher.tag(draft.question);
+        let known = self.table.find(tag, |octets| entry::is_for(octets, wanted));
+        if known.is_none() && self.table.family(tag).take(FAMILY).count() == FAMILY {
+            self.figures.refused_no_room += 1;
+            return Err(Refusal::NoRoom);
+        }
         let (tag, fresh) = self.place(draft)?;
         let view = &View(&self.table, &self.slab);
-        view.cell(fresh).hits.store(0, Relaxed);
-        let wanted = draft.question.as_octets();
+        view.cell(fresh).reset();
+        // To find room the known one may have gone.
         let old = self.table.find(tag, |octets| entry::is_for(octets, wanted));
         if let Some(old) = old {
             self.policy.inherit(old, fresh, view);
@@ -125,7 +135,7 @@ impl Store {
     pub(super) fn pin(&mut self, draft: &Draft<'_>) -> Result<(), Refusal> {
         let (tag, fresh) = self.place(draft)?;
         let cell = self.table.cell(fresh);
-        cell.hits.store(0, Relaxed);
+        cell.reset();
         cell.state.store(policy::PINNED, Relaxed);
         self.table.publish(tag, fresh, &self.scratch);
         Ok(())
@@ -134,7 +144,7 @@ impl Store {
     pub(super) fn sweep(&mut self, now: Tick) -> usize {
         let shard = self.next_shard;
         self.next_shard = (shard + 1) % SHARDS;
-        let gone = self.drop_unless(shard, |entry| entry.is_fresh(now));
+        let gone = self.drop_unless(shard, |entry| now < entry.dies());
         self.figures.expired += gone as u64;
         self.keep_to_budget();
         gone
@@ -144,6 +154,38 @@ impl Store {
         (0..SHARDS)
             .map(|shard| self.drop_unless(shard, &mut keep))
             .sum()
+    }
+
+    /// Calls `visit` for every entry about a name.
+    pub(super) fn family(&self, name: &[u8], mut visit: impl FnMut(&Entry<'_>)) {
+        for handle in self.relatives(name) {
+            if let Some(entry) = Entry::read(self.table.octets(handle)) {
+                visit(&entry);
+            }
+        }
+    }
+
+    /// Drops the entries about a name that `keep` says no to.
+    pub(super) fn retain_of(&mut self, name: &[u8], keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
+        let family = self.relatives(name);
+        self.drop_of(family, keep)
+    }
+
+    fn relatives(&self, name: &[u8]) -> Vec<Handle> {
+        let family = self.table.family(self.hasher.name_tag(name));
+        family
+            .filter(|&handle| entry::is_about(self.table.octets(handle), name))
+            .collect()
+    }
+
+    /// Calls `visit` with every entry and its hits since it was last judged, 3 at most.
+    pub(super) fn visit(&self, mut visit: impl FnMut(&Entry<'_>, u8)) {
+        for handle in (0..SHARDS).flat_map(|shard| self.table.handles(shard)) {
+            let hits = self.table.cell(handle).hits.load(Relaxed);
+            if let Some(entry) = Entry::read(self.table.octets(handle)) {
+                visit(&entry, hits);
+            }
+        }
     }
 
     pub(super) fn figures(&self) -> Figures {
@@ -284,9 +326,14 @@ impl Store {
         self.figures.evictions += 1;
     }
 
-    fn drop_unless(&mut self, shard: usize, mut keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
+    fn drop_unless(&mut self, shard: usize, keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
+        let handles = self.table.handles(shard);
+        self.drop_of(handles, keep)
+    }
+
+    fn drop_of(&mut self, handles: Vec<Handle>, mut keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
         let mut gone = 0;
-        for handle in self.table.handles(shard) {
+        for handle in handles {
             let state = self.table.cell(handle).state.load(Relaxed);
             let kept = Entry::read(self.table.octets(handle)).is_some_and(|entry| keep(&entry));
             if kept || state == policy::PINNED {

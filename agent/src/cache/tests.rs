@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::*;
 use crate::wire::answer::Answer;
-use crate::wire::header::Flags;
 use crate::wire::name::Name;
 
 fn question(name: &str) -> Question {
@@ -20,25 +19,23 @@ fn records(mark: u32, len: usize) -> Vec<u8> {
 }
 
 fn draft<'a>(question: &'a Question, records: &'a [u8], life: u32) -> Draft<'a> {
-    Draft {
+    Draft::new(
         question,
-        answer: Answer {
-            flags: Flags(0),
+        Answer {
             counts: [1, 0, 0],
             records,
             ttl_offsets: &[6, 0],
-            age: 0,
+            ..Answer::NOTHING
         },
-        zone: 1,
-        stored: Tick(100),
-        expires: Tick(100).after_seconds(life),
-    }
+        1,
+        [Tick(100), Tick(100).after_seconds(life)],
+    )
 }
 
 fn mark_of(reader: &mut Reader, name: &str, now: Tick) -> Option<u32> {
     let session = reader.online();
     match session.get(&question(name), now) {
-        Lookup::Hit(entry) => {
+        Lookup::Hit(entry) | Lookup::Due(entry) => {
             let records = entry.answer(now).records;
             let mark = u32::from_be_bytes(*records.first_chunk().unwrap());
             let fill = u8::try_from(mark % 251).unwrap();
@@ -178,6 +175,7 @@ fn what_is_pinned_stays_when_everything_else_goes() {
     let said = records(1, 16);
     let pinned = Draft {
         expires: Tick::NEVER,
+        dies: Tick::NEVER,
         ..draft(&own, &said, 0)
     };
     cache.pin(&pinned).unwrap();

@@ -86,12 +86,6 @@ impl Reader<'_> {
         self.no_effect(&enabled, enabled.value, "steer queries");
         self.no_effect(&redirect_to, !redirect_to.value.is_empty(), "steer queries");
         self.no_effect(&fallback, !fallback.value.is_empty(), "steer queries");
-        self.no_effect(
-            &stale_for,
-            !stale_for.value.is_zero(),
-            "serve stale answers",
-        );
-        self.no_effect(&prefetch, prefetch.value, "prefetch");
         self.no_effect(&socket, true, "open an admin socket");
 
         cross::listen(self, &addresses);

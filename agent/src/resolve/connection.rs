@@ -12,6 +12,7 @@ use super::upstream::Failure;
 use crate::telemetry::cells::{Outcome, UpstreamCells};
 use crate::telemetry::registry::Telemetry;
 use crate::wire::answer::Answer;
+use crate::wire::chain::Chain;
 use crate::wire::edns;
 use crate::wire::header::{Flags, HEADER, Header};
 use crate::wire::question::Question;
@@ -109,6 +110,11 @@ impl Exchanged {
         } else {
             Outcome::Answered
         }
+    }
+
+    /// Whether its CNAMEs lead nowhere.
+    pub(super) fn is_loop(&self) -> bool {
+        self.response.chain == Chain::Loop
     }
 
     /// Whether the server could or would not answer: another may.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use super::denial::Trust;
 use super::upstream::Server;
 use crate::config::Zone;
 use crate::telemetry::registry::Telemetry;
@@ -20,6 +21,10 @@ pub(super) struct Route {
     pub(super) max_ttl: u32,
     /// Longest lifetime of a negative answer in seconds.
     pub(super) max_negative_ttl: u32,
+    /// Whether the records of address sets take turns on hits.
+    pub(super) rotates: bool,
+    /// What its upstreams have shown of how they deny names.
+    pub(super) trust: Trust,
     servers: Vec<Arc<Server>>,
     next: AtomicUsize,
 }
@@ -27,6 +32,11 @@ pub(super) struct Route {
 impl Route {
     pub(super) fn server_count(&self) -> usize {
         self.servers.len()
+    }
+
+    /// Whether none of the servers has answered since it last failed.
+    pub(super) fn is_down(&self) -> bool {
+        self.servers.iter().all(|server| server.is_down())
     }
 
     /// The servers in turn, over and over: each call begins with the next one.
@@ -68,6 +78,8 @@ impl Routes {
                 zone: telemetry.zone(&zone.name.to_string()),
                 max_ttl: zone.max_ttl,
                 max_negative_ttl: zone.max_negative_ttl,
+                rotates: zone.rotate,
+                trust: Trust::default(),
                 servers: of_zone.collect(),
                 next: AtomicUsize::new(0),
             });
@@ -79,6 +91,8 @@ impl Routes {
                     zone: telemetry.zone("."),
                     max_ttl: 0,
                     max_negative_ttl: 0,
+                    rotates: false,
+                    trust: Trust::default(),
                     servers: Vec::new(),
                     next: AtomicUsize::new(0),
                 })
@@ -116,7 +130,7 @@ impl Routes {
     }
 
     /// What the configuration says of a name, without the places where it says so.
-    fn definition(&self, name: &[u8]) -> Option<(&Name, Vec<SocketAddr>, u32, u32)> {
+    fn definition(&self, name: &[u8]) -> Option<(&Name, Vec<SocketAddr>, u32, u32, bool)> {
         let enclosing = self.zones.iter().filter(|zone| zone.name.encloses(name));
         let zone = enclosing.max_by_key(|zone| zone.name.as_wire().len())?;
         let upstreams = zone.upstreams.iter().map(|upstream| upstream.value);
@@ -125,6 +139,7 @@ impl Routes {
             upstreams.collect(),
             zone.max_ttl,
             zone.max_negative_ttl,
+            zone.rotate,
         ))
     }
 

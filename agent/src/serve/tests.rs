@@ -12,7 +12,7 @@ use crate::miss::{self, Receiver};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::registry::Telemetry;
 use crate::wire::answer::Answer;
-use crate::wire::header::{Flags, Header};
+use crate::wire::header::Header;
 use crate::wire::name::Name;
 use crate::wire::question::Question;
 
@@ -75,19 +75,17 @@ fn keep(cache: &Cache, name: &str) {
     let now = Tick::of(Clock.now());
     let records = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, 0, 1];
     cache
-        .insert(&Draft {
-            question: &question,
-            answer: Answer {
-                flags: Flags(0),
+        .insert(&Draft::new(
+            &question,
+            Answer {
                 counts: [1, 0, 0],
                 records: &records,
                 ttl_offsets: &[6, 0],
-                age: 0,
+                ..Answer::NOTHING
             },
-            zone: 1,
-            stored: now,
-            expires: now.after_seconds(60),
-        })
+            1,
+            [now, now.after_seconds(60)],
+        ))
         .unwrap();
 }
 
@@ -108,7 +106,7 @@ fn a_hit_is_answered_here_and_a_miss_is_handed_over() {
     });
     let miss = miss.unwrap();
     assert_eq!((miss.asked.id(), miss.listener), (8, 0));
-    assert_eq!(miss.client, client.local_addr().unwrap());
+    assert_eq!(miss.client, client.local_addr().ok());
     running.workers.stop();
     let mut hits = 0;
     for cells in &running.telemetry.workers {

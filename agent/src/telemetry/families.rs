@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::cells::{ConnectionRefusal, Outcome, OverLimit};
+use super::cells::{ConnectionRefusal, Event, Outcome, OverLimit, Unfit};
 use super::counters::{NO_ZONE, RCODES, TYPES};
 use super::exposition::{Family, Kind, Series};
 use super::registry::{CacheFigures, HealthFigures, Scrape};
@@ -109,7 +109,7 @@ const CACHE: &[Family] = &[
         name: "nodens_cache_hits_total",
         kind: Kind::Counter,
         labels: &["zone"],
-        help: "Queries answered from the cache.",
+        help: "Queries answered from the cache, with remembered failures and stale answers among them.",
         read: |scrape, series| by_zone(scrape, scrape.hits.iter().copied(), series),
     },
     Family {
@@ -123,7 +123,7 @@ const CACHE: &[Family] = &[
         name: "nodens_cache_entries",
         kind: Kind::Gauge,
         labels: &[],
-        help: "Entries in the cache.",
+        help: "Entries in the cache, those that have expired and may still serve as stale answers among them.",
         read: |scrape, series| cache(scrape, series, |cache| cache.entries),
     },
     Family {
@@ -165,7 +165,7 @@ const CACHE: &[Family] = &[
         name: "nodens_cache_expired_total",
         kind: Kind::Counter,
         labels: &[],
-        help: "Entries that left because their time was over.",
+        help: "Entries that left because they were of no use any more, not even as stale answers.",
         read: |scrape, series| cache(scrape, series, |cache| cache.expired),
     },
     Family {
@@ -174,6 +174,53 @@ const CACHE: &[Family] = &[
         labels: &[],
         help: "Responses that were not put into the cache: too large, or no room.",
         read: |scrape, series| cache(scrape, series, |cache| cache.refused),
+    },
+    Family {
+        name: "nodens_cache_stale_total",
+        kind: Kind::Counter,
+        labels: &["zone"],
+        help: "Answers beyond their lifetime that were put back for up to 5 s, as no upstream answered (RFC 8767).",
+        read: |scrape, series| happened(scrape, Event::Stale, series),
+    },
+    Family {
+        name: "nodens_cache_failures_total",
+        kind: Kind::Counter,
+        labels: &["zone"],
+        help: "Failures of the upstreams that were remembered for 1 to 5 s (RFC 9520).",
+        read: |scrape, series| happened(scrape, Event::Failure, series),
+    },
+    Family {
+        name: "nodens_cache_prefetches_total",
+        kind: Kind::Counter,
+        labels: &["zone"],
+        help: "Popular answers that were asked for again before their end.",
+        read: |scrape, series| happened(scrape, Event::Prefetch, series),
+    },
+    Family {
+        name: "nodens_cache_prefetches_dropped_total",
+        kind: Kind::Counter,
+        labels: &["zone"],
+        help: "Popular answers that were not, because as many were being asked for as may.",
+        read: |scrape, series| happened(scrape, Event::PrefetchDropped, series),
+    },
+    Family {
+        name: "nodens_cache_contradictions_total",
+        kind: Kind::Counter,
+        labels: &["zone"],
+        help: "Names for which data and their denial came within a second: for an hour the zone's names are denied type by type.",
+        read: |scrape, series| happened(scrape, Event::Contradiction, series),
+    },
+    Family {
+        name: "nodens_cache_unfit_total",
+        kind: Kind::Counter,
+        labels: &["reason"],
+        help: "Responses that belong to their question and were not kept as they are, by reason.",
+        read: |scrape, series| {
+            let counts = scrape.cells.resolve.unfits();
+            for ((_, reason), count) in Unfit::ALL.iter().zip(counts) {
+                series.count(&[reason], count);
+            }
+        },
     },
     Family {
         name: "nodens_cache_ghost_hits_total",
@@ -401,6 +448,10 @@ const PROCESS: &[Family] = &[
         read: |scrape, series| number(series, scrape.process.start_time_seconds),
     },
 ];
+
+fn happened(scrape: &Scrape<'_>, event: Event, series: &mut Series) {
+    by_zone(scrape, scrape.cells.resolve.happenings(event), series);
+}
 
 /// One series for each zone; for none only where there is something.
 fn by_zone(scrape: &Scrape<'_>, counts: impl Iterator<Item = u64>, series: &mut Series) {

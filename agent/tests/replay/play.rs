@@ -111,6 +111,7 @@ impl Player {
             cache.reader().unwrap(),
             Routes::new(&config.zones, &telemetry, None),
             config.limits.clone(),
+            config.cache.clone(),
             config.listen.udp_size,
             Arc::clone(&telemetry),
         );
@@ -303,7 +304,17 @@ impl Player {
         let now = self.resolver.now();
         let asked = AskedOf::new(octets, &query);
         let session = self.reader.online();
-        if let Lookup::Hit(entry) = session.get(&question, Tick::of(now)) {
+        let found = session.get(&question, Tick::of(now));
+        if matches!(found, Lookup::Due(_)) {
+            let asked = asked.clone();
+            assert!(self.misses.offer(Miss {
+                client: None,
+                listener: 0,
+                arrived_ns: nanoseconds(now),
+                asked,
+            }));
+        }
+        if let Lookup::Hit(entry) | Lookup::Due(entry) = found {
             let answer = entry.answer(Tick::of(now));
             let length = reply::answer(&mut buffer, &query, &answer, &shape(limit));
             return Some(buffer[..length].to_vec());
@@ -323,7 +334,7 @@ impl Player {
             });
         } else {
             assert!(self.misses.push(Miss {
-                client: address,
+                client: Some(address),
                 listener: 0,
                 arrived_ns: nanoseconds(now),
                 asked,
