@@ -11,7 +11,7 @@
 //! CONFIG_END                                          without `zones` the root has one of them.
 //!
 //! SCENARIO_BEGIN A title
-//! STEP QUERY [TCP] [FROM who] [flags] [NOEDNS] [DO] [SIZE n] [KEEPALIVE]
+//! STEP QUERY [TCP] [FROM who] [flags] [NOEDNS] [DO] [SIZE n] [KEEPALIVE] [ID n]
 //!     www.example. IN A                               Several lines: one burst, IDs one apart.
 //! STEP CHECK_OUT_QUERY [SERVER n] [DO] [CD]           The oldest query that has come upstream.
 //!     www.example. IN A
