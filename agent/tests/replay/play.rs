@@ -153,8 +153,11 @@ impl Player {
                         found.ok_or("no such query was checked")?
                     }
                 };
-                let out = self.checked.remove(at).ok_or("no query was checked")?;
-                answer(&out, &step.message);
+                let out = self.checked.get(at).ok_or("no query was checked")?;
+                answer(out, &step.message);
+                if !step.has("AGAIN") {
+                    self.checked.remove(at);
+                }
             }
             "EXCHANGE" => {
                 let out = self.out(step, &step.questions[0]).await?;
