@@ -304,6 +304,15 @@ pub const KEYS: &[Key] = &[
          that clients of a headless Service spread over its pods.",
     ),
     key(
+        "zones[].cuts",
+        Kind::Switch(false),
+        "false; true for the cluster's domain",
+        true,
+        "Whether nothing is taken to exist below certain names that were found not to (RFC 8020), \
+         such as `com.prod.svc.cluster.local`: it ends what search lists with `ndots:5` cost. A \
+         wildcard or `template` below such a name is hidden for one negative lifetime at most.",
+    ),
+    key(
         "limits.inFlight",
         Kind::Count(limits::IN_FLIGHT),
         "",

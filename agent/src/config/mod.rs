@@ -154,6 +154,8 @@ pub struct Zone {
     pub max_negative_ttl: u32,
     /// Whether the records of address sets take turns on hits.
     pub rotate: bool,
+    /// Whether nothing is taken to exist below a name that does not (RFC 8020).
+    pub cuts: bool,
 }
 
 /// How upstreams are spoken to.

@@ -350,7 +350,7 @@ lmits: {}
             "FILE:10:16: zones[0].transport: found \"tls\", expected tcp; \
              write tcp: this version does not speak tls to upstreams yet",
             "FILE:11:5: zones[1].upstream: found the unknown key \"upstream\", expected one of \
-             name, upstreams, resolv.conf, transport, maxTtl, maxNegativeTtl, rotate; \
+             name, upstreams, resolv.conf, transport, maxTtl, maxNegativeTtl, rotate, cuts; \
              did you mean upstreams?",
             "FILE:11:5: zones[1]: found a zone without servers, expected upstreams or resolv.conf; \
              add the servers to ask, e.g. `upstreams: [10.96.0.10]`",
@@ -591,7 +591,7 @@ fn problems_of_variables_and_flags_name_them_and_the_key() {
              names are not resolved here",
             "environment variable NODENS_ZONES: zones[0].transprot (line 3, column 3 of the \
              value): found the unknown key \"transprot\", expected one of name, upstreams, \
-             resolv.conf, transport, maxTtl, maxNegativeTtl, rotate; did you mean transport?",
+             resolv.conf, transport, maxTtl, maxNegativeTtl, rotate, cuts; did you mean transport?",
             "environment variable NODENS_CACHE_SIZE: cache.size: found \"64Mi\", expected a size \
              from 1MiB to 64GiB; write 64MiB",
             "flag --listen-port: listen.port: found \"dns\", expected a whole number from 0 to \

@@ -28,6 +28,7 @@ pub(super) struct ZoneReading {
     max_ttl: Option<u32>,
     max_negative_ttl: Option<u32>,
     rotate: Option<bool>,
+    cuts: Option<bool>,
 }
 
 /// Reads the list, and asks for a root zone.
@@ -145,9 +146,12 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     };
     let max_ttl = lifetime("maxTtl", reader);
     let max_negative_ttl = lifetime("maxNegativeTtl", reader);
-    let rotate = given
-        .get("rotate")
-        .and_then(|(node, spot)| reader.scalar_at(node, spot, text::switch));
+    let switch = |key: &str, reader: &mut Reader<'_>| {
+        let (node, spot) = given.get(key)?;
+        reader.scalar_at(node, spot, text::switch)
+    };
+    let rotate = switch("rotate", reader);
+    let cuts = switch("cuts", reader);
     let upstreams = match (given.get("upstreams"), given.get("resolv.conf")) {
         (Some((node, list)), None) => upstreams(reader, node, list),
         (None, Some((node, file))) => resolv_conf(reader, node, file),
@@ -183,6 +187,7 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
         max_ttl,
         max_negative_ttl,
         rotate,
+        cuts,
     })
 }
 
@@ -338,6 +343,7 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
                 max_ttl: reading.max_ttl.unwrap_or(ttl),
                 max_negative_ttl: reading.max_negative_ttl.unwrap_or(negative_ttl),
                 rotate: reading.rotate.unwrap_or(reading.name.0 == *cluster),
+                cuts: reading.cuts.unwrap_or(reading.name.0 == *cluster),
             }
         })
         .collect();
@@ -355,6 +361,7 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
             max_ttl: above.max_ttl.min(ttl),
             max_negative_ttl: above.max_negative_ttl.min(negative_ttl),
             rotate: true,
+            cuts: true,
             ..above.clone()
         };
         let labels = cluster.label_count();

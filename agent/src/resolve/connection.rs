@@ -112,6 +112,12 @@ impl Exchanged {
         }
     }
 
+    /// The SOA that it denies with, its names in full, and where in it the TTL stands.
+    pub(super) fn soa(&self) -> Option<(Vec<u8>, usize)> {
+        let (octets, length, ttl_at) = self.response.plain_soa(&self.message)?;
+        Some((octets.get(..length)?.to_vec(), ttl_at))
+    }
+
     /// Whether its CNAMEs lead nowhere.
     pub(super) fn is_loop(&self) -> bool {
         self.response.chain == Chain::Loop

@@ -100,6 +100,15 @@ impl Resolver {
         kin
     }
 
+    /// Whether anything that exists is held for a question's name, fresh or not.
+    pub(super) fn holds_data(&self, question: &Question, now: Tick) -> bool {
+        let mut holds = false;
+        self.cache.family(question.name(), |entry| {
+            holds |= now < entry.dies() && Kin::of(entry, now).exists();
+        });
+        holds
+    }
+
     /// Takes note that a question's name exists: nothing denies it any more.
     pub(super) fn exists(&self, question: &Question, has_data: bool, route: &Route, now: Tick) {
         let kin = self.kin(question, now);

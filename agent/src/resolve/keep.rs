@@ -3,6 +3,7 @@
 //! RFC 8767, RFC 9520).
 
 use super::connection::Exchanged;
+use super::cuts::Cut;
 use super::routes::Route;
 use super::{Resolver, lock};
 use crate::cache::{Cache, Draft, Tick};
@@ -27,27 +28,29 @@ const LONGEST_FAILURE_SECONDS: u32 = 5;
 const FAILURE_COUNTS_SECONDS: u32 = 10;
 
 impl Resolver {
-    /// Keeps an answer for as long as its records and its zone allow.
+    /// Keeps an answer for as long as its records and its zone allow. Returns questions that are
+    /// worth asking now that it is known.
     pub(super) fn keep(
         &self,
         question: &Question,
         route: &Route,
         exchanged: &Exchanged,
         upstream: u16,
-    ) {
+    ) -> Vec<Question> {
+        let mut ahead = Vec::new();
         let response = &exchanged.response;
         let cells = &self.telemetry.resolve;
         // A reload may have sent the name elsewhere meanwhile: then this answer is for those who
         // wait, and for nobody after them.
         if !std::ptr::eq(&**self.routes.load().of(question.name()), route) {
-            return;
+            return ahead;
         }
         if response.flags.has(Flags::TC) {
-            return;
+            return ahead;
         }
         if response.chain != Chain::Sound {
             cells.unfit(Unfit::OutsideChain);
-            return;
+            return ahead;
         }
         let now = Tick::of(self.now());
         let [answers, ..] = response.counts;
@@ -55,12 +58,16 @@ impl Resolver {
         let key = match (response.rcode, answers) {
             (rcode::NOERROR, _) => {
                 self.exists(question, answers > 0, route, now);
+                self.cut_nothing_above(question.name(), route, now);
                 *question
             }
             (rcode::NXDOMAIN, 0) => self.denied(question, !is_damped, route, now),
             // It speaks of the chain's target (RFC 6604 section 3), not of this name.
-            (rcode::NXDOMAIN, _) => *question,
-            _ => return,
+            (rcode::NXDOMAIN, _) => {
+                self.cut_nothing_above(question.name(), route, now);
+                *question
+            }
+            _ => return ahead,
         };
         if response.has_foreign_soa {
             cells.unfit(Unfit::ForeignSoa);
@@ -72,7 +79,7 @@ impl Resolver {
             let own = question.as_octets();
             self.cache
                 .retain_of(question.name(), |entry| entry.question() != own);
-            return;
+            return ahead;
         };
         let settings = self.settings.load();
         let expires = now.after_seconds(seconds);
@@ -81,6 +88,10 @@ impl Resolver {
         } else {
             settings.stale_seconds()
         };
+        if (response.rcode, answers) == (rcode::NXDOMAIN, 0) {
+            let cut = Cut::of(exchanged, upstream, [now, expires]);
+            ahead = self.cut_above(question, route, cut, now);
+        }
         let mut answer = exchanged.answer();
         if route.rotates {
             answer.turns = answer.find_turns();
@@ -95,6 +106,7 @@ impl Resolver {
         if self.cache.insert(&draft).is_err() {
             cells.unfit(Unfit::NoRoom);
         }
+        ahead
     }
 
     /// Remembers that the upstreams failed a question, for a short while. An answer that could

@@ -11,6 +11,7 @@
 //! that nothing is shared by accident.
 
 mod connection;
+mod cuts;
 mod denial;
 mod flights;
 mod keep;
@@ -35,6 +36,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use self::connection::Exchanged;
+use self::cuts::Cuts;
 use self::flights::{Flight, Flights, Joined};
 use self::outbox::Outbox;
 use self::routes::Route;
@@ -111,6 +113,7 @@ pub struct Resolver {
     limits: ArcSwap<Limits>,
     settings: ArcSwap<CacheConfig>,
     flights: Mutex<Flights>,
+    cuts: Mutex<Cuts>,
     listeners: Mutex<HashMap<u32, Arc<UdpSocket>>>,
     /// Room for one reply.
     buffer: Mutex<Vec<u8>>,
@@ -143,6 +146,7 @@ impl Resolver {
             limits: ArcSwap::from_pointee(limits),
             settings: ArcSwap::from_pointee(settings),
             flights: Mutex::default(),
+            cuts: Mutex::default(),
             listeners: Mutex::default(),
             buffer: Mutex::new(vec![0; settle::BUFFER]),
             outbox: Mutex::default(),
@@ -182,6 +186,7 @@ impl Resolver {
     /// began.
     pub fn reload(&self, routes: Routes, limits: Limits, settings: CacheConfig) {
         self.settings.store(Arc::new(settings));
+        lock(&self.cuts).clear();
         self.routes.store(Arc::new(routes));
         self.limits.store(Arc::new(limits));
     }
@@ -262,6 +267,9 @@ impl Resolver {
             return;
         };
         let route = Arc::clone(self.routes.load().of(question.name()));
+        let Some(waiter) = self.answer_below_cut(&question, &route, waiter) else {
+            return;
+        };
         let Some(waiter) = self.answer_while_down(&question, &route, waiter) else {
             return;
         };
@@ -320,8 +328,11 @@ impl Resolver {
         };
         match result {
             Ok((exchanged, upstream)) => {
-                self.keep(&question, &route, &exchanged, upstream);
+                let ahead = self.keep(&question, &route, &exchanged, upstream);
                 flight.settle(&exchanged);
+                for question in ahead {
+                    self.refresh(&question, &route);
+                }
             }
             Err(failed) => flight.fail(&failed),
         }

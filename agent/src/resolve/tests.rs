@@ -54,6 +54,7 @@ fn seconds(response: &Response) -> Option<u32> {
         max_ttl: 60,
         max_negative_ttl: 10,
         rotate: false,
+        cuts: false,
     };
     let routes = Routes::new(&[zone], &Arc::new(Telemetry::new(1)), None);
     lifetime(response, routes.of(b"\x01a\x00"))

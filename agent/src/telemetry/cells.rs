@@ -93,11 +93,13 @@ pub enum Event {
     /// Data and the denial of its name were seen together: names of the zone are denied type by
     /// type for a while.
     Contradiction,
+    /// A name was denied because it lies below one that does not exist.
+    Cut,
 }
 
 impl Event {
     /// How many there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
 }
 
 /// How one try at an upstream ended.

@@ -26,6 +26,9 @@ pub fn offsets_needed(message: &[u8]) -> usize {
 /// updates RFC 2181 section 8, reads it as positive and recommends this cap.
 const MAX_TTL: u32 = 604_800;
 
+/// Octets of an SOA record with three names in full: type, class, TTL, length and five numbers.
+pub const MAX_SOA: usize = 3 * super::name::MAX_NAME + 10 + 20;
+
 /// What a response must match.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
@@ -196,6 +199,44 @@ impl Response {
             response.judge(message, start)?;
         }
         Some(response)
+    }
+
+    /// The SOA of the authority section as a record whose names are in full, so that it can stand
+    /// behind any question: its octets and their number, with the place of the TTL. `None` where
+    /// there is none, or it is another zone's. `message` is what the response was read from.
+    #[must_use]
+    pub fn plain_soa(&self, message: &[u8]) -> Option<([u8; MAX_SOA], usize, usize)> {
+        self.negative_ttl?;
+        let record = Record::read(message, self.soa_at, Changing::NOTHING)?;
+        let owner = chain::expand(message, self.soa_at)?;
+        let mut data = Cursor::new(message, record.data_at);
+        let primary = chain::expand(message, data.position())?;
+        data.name(Changing::NOTHING)?;
+        let mailbox = chain::expand(message, data.position())?;
+        data.name(Changing::NOTHING)?;
+        let numbers = data.take(20)?;
+        let [primary, mailbox] = [primary.as_wire(), mailbox.as_wire()];
+        let length = [primary, mailbox, numbers]
+            .iter()
+            .fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+        let mut soa = [0; MAX_SOA];
+        let mut end = 0_usize;
+        let ttl_at = owner.as_wire().len().saturating_add(4);
+        for part in [
+            owner.as_wire(),
+            &qtype::SOA.to_be_bytes(),
+            &[0, 1],
+            &record.ttl.to_be_bytes(),
+            &u16::try_from(length).ok()?.to_be_bytes(),
+            primary,
+            mailbox,
+            numbers,
+        ] {
+            let start = end;
+            end = start.checked_add(part.len())?;
+            soa.get_mut(start..end)?.copy_from_slice(part);
+        }
+        Some((soa, end, ttl_at))
     }
 
     /// Follows the chain of the answer; an SOA that does not enclose its end denies nothing.

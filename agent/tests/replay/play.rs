@@ -27,6 +27,8 @@ use super::upstream::{Came, Out, Server};
 /// for. The scenario's clock stands still meanwhile.
 const PATIENCE: u32 = 20_000;
 const PAUSE: Duration = Duration::from_micros(100);
+/// Looks for a response to be read: not where its query has been given up.
+const READ: u32 = 5000;
 /// Looks for something that must not happen.
 const LOOKS: u32 = 60;
 /// The scenario's clock moves in such steps, so that timers go off in their order.
@@ -153,15 +155,15 @@ impl Player {
                         found.ok_or("no such query was checked")?
                     }
                 };
-                let out = self.checked.get(at).ok_or("no query was checked")?;
-                answer(out, &step.message);
-                if !step.has("AGAIN") {
-                    self.checked.remove(at);
+                let out = self.checked.remove(at).ok_or("no query was checked")?;
+                self.reply(&out, &step.message).await;
+                if step.has("AGAIN") {
+                    self.checked.insert(at, out);
                 }
             }
             "EXCHANGE" => {
                 let out = self.out(step, &step.questions[0]).await?;
-                answer(&out, &step.message);
+                self.reply(&out, &step.message).await;
             }
             "CHECK_ANSWER" => self.check_answer(step).await?,
             "CHECK_NO_ANSWER" => {
@@ -207,6 +209,28 @@ impl Player {
         }
     }
 
+    /// Answers a query upstream, and waits until the answer has been read.
+    async fn reply(&mut self, out: &Out, message: &Message) {
+        let before = self.exchanges();
+        answer(out, message);
+        for _ in 0..READ {
+            self.look().await;
+            if self.exchanges() > before {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        // And for what follows from it.
+        self.look().await;
+        self.look().await;
+    }
+
+    /// Responses that were read from any server, good or bad.
+    fn exchanges(&self) -> u64 {
+        let servers = (0..4).map(|index| self.telemetry.resolve.upstream(index));
+        servers.flat_map(|cells| cells.outcomes()).sum()
+    }
+
     /// Waits for what must not happen.
     async fn settle(&mut self) {
         for _ in 0..LOOKS {
@@ -216,6 +240,8 @@ impl Player {
     }
 
     async fn time_passes(&mut self, elapse: Duration) {
+        // What was sent before must have come before.
+        self.settle().await;
         let stride = STRIDE.max(elapse / STRIDES);
         let mut left = elapse;
         while !left.is_zero() {

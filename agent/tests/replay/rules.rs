@@ -11,12 +11,13 @@ const COMMAND: &str = "UPDATE_DOCS=1 cargo test -p nodens --test replay rules";
 const BEGIN: &str = "<!-- rules: generated from tests/replay -->\n";
 const END: &str = "<!-- rules: end -->";
 /// The parts of the table, in their order.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 7] = [
     "Serving",
     "Cache",
     "Failures",
     "Stale answers",
     "Prefetch and sharing",
+    "Cuts",
     "Bad input",
 ];
 

@@ -8,6 +8,8 @@
 //! | echo | what a client sent comes back to it: ID, letter case, flags, EDNS, size |
 //! | lifetime | how long an answer is kept |
 //! | streams | clients over TCP |
+//! | twins | A and AAAA in one burst |
+//! | outage | upstreams that go, names that are always asked for |
 //! | upstream | connections to the upstreams, and which upstream is asked |
 //! | figures | the metrics say what happened |
 #![expect(clippy::unwrap_used, reason = "a test fails where it is surprised")]
@@ -20,7 +22,9 @@ mod echo;
 mod figures;
 mod lifetime;
 mod names;
+mod outage;
 mod sharing;
 mod streams;
 mod support;
+mod twins;
 mod upstream;
