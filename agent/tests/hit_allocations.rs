@@ -192,17 +192,18 @@ fn keep(cache: &Cache, name: &str, records: usize) {
         .flat_map(|record| u16::try_from(record * 16 + 6).unwrap().to_le_bytes())
         .collect();
     // Where there is no room for it, that is the cache's answer to a flood.
-    let _ = cache.insert(&Draft::new(
-        &question,
-        Answer {
-            counts: [u16::try_from(records).unwrap(), 0, 0],
-            records: &octets,
-            ttl_offsets: &ttls,
-            ..Answer::NOTHING
-        },
-        1,
-        [now, now.after_seconds(60)],
-    ));
+    let mut answer = Answer {
+        counts: [u16::try_from(records).unwrap(), 0, 0],
+        records: &octets,
+        ttl_offsets: &ttls,
+        ..Answer::NOTHING
+    };
+    answer.turns = answer.find_turns();
+    // Due from its first moment on: the questions that are offered for it cost nothing either.
+    let _ = cache.insert(&Draft {
+        early: u16::MAX,
+        ..Draft::new(&question, answer, 1, [now, now.after_seconds(60)])
+    });
 }
 
 fn hot(number: usize) -> String {

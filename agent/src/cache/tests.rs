@@ -73,6 +73,114 @@ fn an_answer_is_found_until_its_lifetime_ends_and_knows_its_age() {
 }
 
 #[test]
+fn the_denial_of_a_name_answers_the_types_that_have_no_entry_of_their_own() {
+    let cache = Cache::new(1 << 20, 1).unwrap();
+    let mut reader = cache.reader().unwrap();
+    let name = Name::parse("no.example").unwrap();
+    let asked = |qtype| Question::of(&name, qtype);
+    let (denial, said) = (records(7, 16), records(9, 16));
+    let key = asked(1).with_type(DENIAL);
+    cache.insert(&draft(&key, &denial, 50)).unwrap();
+    cache.insert(&draft(&asked(28), &said, 5)).unwrap();
+    let session = reader.online();
+    let found = |qtype, now| match session.get(&asked(qtype), Tick(now)) {
+        Lookup::Hit(entry) => Some((entry.qtype(), entry.answer(Tick(now)).records.to_vec())),
+        _ => None,
+    };
+    for qtype in [1, 16, 65, 4711] {
+        assert_eq!(found(qtype, 120), Some((None, denial.clone())), "{qtype}");
+    }
+    assert_eq!(found(28, 120), Some((Some(28), said)));
+    // What has an entry of its own is not denied when that has expired.
+    assert_eq!(found(28, 160), None);
+    assert!(session.get(&question("a.no.example"), Tick(120)).is_miss());
+    let with_do = Question::read(b"\x02no\x07example\x00\x00\x01\x00\x01", true, false);
+    assert!(session.get(&with_do.unwrap(), Tick(120)).is_miss());
+}
+
+impl Lookup<'_> {
+    fn is_miss(&self) -> bool {
+        matches!(self, Self::Miss)
+    }
+}
+
+#[test]
+fn a_name_has_so_many_entries_and_no_more_and_all_of_them_are_found() {
+    let cache = Cache::new(4 << 20, 1).unwrap();
+    let name = Name::parse("many.example").unwrap();
+    let said = records(1, 16);
+    let kept = (1..1000)
+        .filter(|&qtype| {
+            let asked = Question::of(&name, qtype);
+            cache.insert(&draft(&asked, &said, 50)).is_ok()
+        })
+        .count();
+    assert_eq!(kept, 64);
+    // One that is known is replaced all the same, and other names have room.
+    cache
+        .insert(&draft(&Question::of(&name, 1), &said, 50))
+        .unwrap();
+    cache.insert(&draft(&question("other"), &said, 50)).unwrap();
+    let mut seen = 0;
+    cache.family(name.as_wire(), |_| seen += 1);
+    assert_eq!(seen, 64);
+    assert_eq!(
+        cache.retain_of(name.as_wire(), |entry| entry.qtype() == Some(1)),
+        63
+    );
+    assert_eq!(cache.figures().entries, 2);
+}
+
+#[test]
+fn an_answer_is_due_once_when_it_was_hit_twice_and_ends_soon() {
+    let cache = Cache::new(1 << 20, 1).unwrap();
+    let mut reader = cache.reader().unwrap();
+    let (asked, said) = (question("hot"), records(1, 16));
+    let insert = |stored| {
+        let draft = Draft {
+            stored: Tick(stored),
+            expires: Tick(stored + 100),
+            early: 10,
+            ..draft(&asked, &said, 0)
+        };
+        cache.insert(&draft).unwrap();
+    };
+    let mut due = |now| matches!(reader.online().get(&asked, Tick(now)), Lookup::Due(_));
+    insert(100);
+    assert!(!due(150), "the first hit, long before the end");
+    assert!(!due(189));
+    assert!(due(190));
+    assert!(!due(190), "said once");
+    insert(200);
+    assert!(!due(295), "hit once");
+    assert!(due(295));
+    assert!(!due(300), "its lifetime has ended");
+}
+
+#[test]
+fn what_may_be_sent_beyond_its_lifetime_stays_until_it_may_not() {
+    let cache = Cache::new(1 << 20, 1).unwrap();
+    let mut reader = cache.reader().unwrap();
+    let (asked, said) = (question("old"), records(1, 16));
+    let draft = Draft {
+        dies: Tick(300),
+        ..draft(&asked, &said, 5)
+    };
+    cache.insert(&draft).unwrap();
+    let mut sweep = |now| {
+        for _ in 0..64 {
+            cache.sweep(Tick(now));
+        }
+        let session = reader.online();
+        session.peek(&asked).map(|entry| entry.is_stale(Tick(now)))
+    };
+    assert_eq!(sweep(149), Some(false));
+    assert_eq!(sweep(150), Some(true));
+    assert_eq!(sweep(299), Some(true));
+    assert_eq!(sweep(300), None);
+}
+
+#[test]
 fn a_later_answer_takes_the_place_of_an_earlier_one() {
     let cache = Cache::new(1 << 20, 1).unwrap();
     let mut reader = cache.reader().unwrap();

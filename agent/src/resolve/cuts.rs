@@ -152,8 +152,12 @@ impl Cuts {
     /// Takes note that a name exists: so does everything above it.
     fn exists(&mut self, name: &[u8], zone: &Name, now: Tick) {
         for above in candidates(name, zone, true) {
-            self.cuts.remove(above);
-            self.suspects.remove(above);
+            let was_cut = self.cuts.remove(above).is_some();
+            let was_suspect = self.suspects.remove(above).is_some();
+            // Of the many names that exist only those are worth a place that could be cut.
+            if above == name && !was_cut && !was_suspect {
+                continue;
+            }
             if self.barred.len() >= MOST_BARRED {
                 self.barred.retain(|_, until| now < *until);
             }
@@ -358,6 +362,11 @@ mod tests {
             assert!(asked.is_empty());
         }
         assert!(cuts.suspects.len() <= MOST_SUSPECTS);
+        for number in 0..20_000 {
+            let name = wire(&format!("web-{number}.prod.svc.cluster.local"));
+            cuts.exists(name.as_wire(), &zone, Tick(0));
+        }
+        assert_eq!(cuts.barred.len(), 1, "the namespace");
         for number in 0..20_000 {
             let name = wire(&format!("a.n{number}.cluster.local"));
             cuts.exists(name.as_wire(), &zone, Tick(0));

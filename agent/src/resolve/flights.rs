@@ -212,6 +212,8 @@ impl Flight {
         if let Err(waiters) = resolver.answer_stale(question, &self.route, waiters) {
             lock(&resolver.flights).put_back(question, waiters);
         }
+        let in_flight = &resolver.telemetry.resolve.in_flight;
+        in_flight.store(resolver.in_flight() as u64, Relaxed);
     }
 
     /// Gives everybody an earlier answer; where there is none, tells them that the upstreams failed,

@@ -61,7 +61,10 @@ impl Resolver {
                 self.cut_nothing_above(question.name(), route, now);
                 *question
             }
-            (rcode::NXDOMAIN, 0) => self.denied(question, !is_damped, route, now),
+            (rcode::NXDOMAIN, 0) => {
+                let keeps_name = !is_damped && lifetime(response, route).is_some();
+                self.denied(question, keeps_name, route, now)
+            }
             // It speaks of the chain's target (RFC 6604 section 3), not of this name.
             (rcode::NXDOMAIN, _) => {
                 self.cut_nothing_above(question.name(), route, now);
