@@ -14,6 +14,10 @@ use super::{Refusal, Tick};
 
 /// Evictions that one insert may wait for before it empties a whole page instead.
 const EVICTIONS: usize = 4;
+/// How many times its size a new entry may take where its own has no room.
+const NEAR: usize = 2;
+/// The same for one that has proved itself, when its page is emptied.
+const FAR: usize = 8;
 /// What an entry of the main queue is worth, in entries of the small one, when a page is chosen.
 const WORTH_OF_MAIN: usize = 16;
 /// Cells that may be waiting for readers before nothing more is evicted.
@@ -228,12 +232,19 @@ impl Store {
             self.evict();
             self.collect();
         }
-        if let Some(cell) = self.take(class) {
+        if let Some(cell) = self.take_near(class, NEAR) {
             return Some(cell);
         }
         // What left had other sizes: take a page from them.
         self.empty_a_page();
         self.take(class)
+    }
+
+    /// A cell of `class`, or of a size up to `factor` times as large: better some octets lost than a
+    /// page for a size that few have, which would be the cheapest to empty ever after.
+    fn take_near(&mut self, class: usize, factor: usize) -> Option<Handle> {
+        let classes = self.slab.near(class, factor);
+        classes.into_iter().find_map(|class| self.take(class))
     }
 
     /// Where no cell of the size just used is left, lets one entry go now, so that
@@ -259,12 +270,12 @@ impl Store {
     }
 
     /// Empties the page that costs least: what waits in the small queue leaves, what has proved
-    /// itself moves to another page while there is room.
+    /// itself, there or before, moves to another page while there is room.
     fn empty_a_page(&mut self) {
         let table = &self.table;
         let cost = |handle| match table.cell(handle).state.load(Relaxed) {
-            policy::SMALL => 1,
-            policy::MAIN => WORTH_OF_MAIN,
+            policy::SMALL if !policy::has_proved_itself(table.cell(handle)) => 1,
+            policy::SMALL | policy::MAIN => WORTH_OF_MAIN,
             _ => 0,
         };
         let Some(page) = self.slab.close_cheapest(cost) else {
@@ -272,16 +283,16 @@ impl Store {
         };
         let mut proved = Vec::new();
         for handle in self.slab.cells(page) {
-            match self.table.cell(handle).state.load(Relaxed) {
-                policy::SMALL => self.let_go(handle),
-                policy::MAIN => proved.push(handle),
+            let cell = self.table.cell(handle);
+            match cell.state.load(Relaxed) {
+                policy::SMALL if !policy::has_proved_itself(cell) => self.let_go(handle),
+                policy::SMALL | policy::MAIN => proved.push(handle),
                 _ => {}
             }
         }
         for handle in proved {
             // Another may have left its queue meanwhile to make room.
-            if self.table.cell(handle).state.load(Relaxed) == policy::MAIN && !self.relocate(handle)
-            {
+            if policy::is_queued(self.table.cell(handle)) && !self.relocate(handle) {
                 self.let_go(handle);
             }
         }
@@ -291,17 +302,17 @@ impl Store {
     /// Moves an entry to another cell of its size; `false` where there is none.
     fn relocate(&mut self, old: Handle) -> bool {
         let class = self.slab.class(old);
-        let mut fresh = self.take(class);
+        let mut fresh = self.take_near(class, FAR);
         for _ in 0..EVICTIONS {
             if fresh.is_some() {
                 break;
             }
             self.evict();
             self.collect();
-            fresh = self.take(class);
+            fresh = self.take_near(class, FAR);
         }
         let cell = self.table.cell(old);
-        let gone = cell.state.load(Relaxed) != policy::MAIN;
+        let gone = !policy::is_queued(cell);
         let Some(fresh) = fresh else { return gone };
         if gone {
             // It was itself what left: the new cell goes back unused.

@@ -410,3 +410,36 @@ fn readers_never_see_what_was_taken_away() {
     });
     assert!(hits.load(Relaxed) > 10_000);
 }
+
+#[test]
+fn a_few_hot_names_of_a_rare_size_outlive_a_flood_of_other_sizes() {
+    let cache = Cache::new(4 << 20, 1).unwrap();
+    let mut reader = cache.reader().unwrap();
+    // The first page is never emptied: it must not be that of the hot names.
+    let own = records(1, 300);
+    cache.pin(&draft(&question("own"), &own, 500)).unwrap();
+    let hot: Vec<String> = (0..10).map(|number| format!("hot-{number}")).collect();
+    for name in &hot {
+        cache
+            .insert(&draft(&question(name), &records(7, 16), 500))
+            .unwrap();
+    }
+    let mut missed = 0;
+    for number in 0..60_000_u32 {
+        let name = format!("a-longer-name-{number}.of.the.flood.example");
+        let len = 60 + usize::try_from(number.wrapping_mul(2_654_435_761) % 400).unwrap();
+        let said = records(number, len);
+        let _ = cache.insert(&draft(&question(&name), &said, 500));
+        // Now and then, as long as the small queue takes to pass.
+        if number % 1000 == 0 {
+            for name in &hot {
+                if mark_of(&mut reader, name, Tick(101)).is_none() {
+                    missed += 1;
+                    let again = records(7, 16);
+                    let _ = cache.insert(&draft(&question(name), &again, 500));
+                }
+            }
+        }
+    }
+    assert_eq!(missed, 0);
+}

@@ -147,7 +147,9 @@ impl Resolver {
         if kin.iter().any(|kin| kin.has_data() && kin.is_new(now)) {
             self.contradicted(route, now);
         }
-        if !route.trust.denies_by_name(question.qtype(), now) {
+        // The root exists, and so does a zone that has servers, whatever they say of a type there.
+        let is_apex = question.name() == route.name.as_wire() || question.name() == [0];
+        if is_apex || !route.trust.denies_by_name(question.qtype(), now) {
             return *question;
         }
         if !keeps_name {

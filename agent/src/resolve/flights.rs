@@ -111,13 +111,15 @@ impl Flights {
     }
 
     /// Has those wait again who were released in vain.
-    fn put_back(&mut self, question: &Question, waiters: Vec<Waiter>) {
+    fn put_back(&mut self, question: &Question, mut waiters: Vec<Waiter>) {
         self.waiters += waiters.len();
         for waiter in &waiters {
             *self.of_client.entry(waiter.to.client()).or_default() += 1;
         }
+        // Their own room, which fits: a new one would be made for more.
         if let Some(others) = self.flights.get_mut(question.as_octets()) {
-            others.extend(waiters);
+            waiters.append(others);
+            *others = waiters;
         }
     }
 
@@ -168,7 +170,8 @@ impl Waiter {
 /// One question under way. Whatever ends it, a panic too, everybody who waits is answered.
 #[derive(Debug)]
 pub(super) struct Flight {
-    pub(super) question: Question,
+    /// On the heap: a flight is moved into a task, which would keep room for it twice.
+    pub(super) question: Box<Question>,
     resolver: Arc<Resolver>,
     route: Arc<Route>,
     is_ahead: bool,
@@ -179,7 +182,7 @@ impl Flight {
     /// A flight that somebody waits for.
     pub(super) fn new(resolver: &Arc<Resolver>, question: Question, route: &Arc<Route>) -> Self {
         Self {
-            question,
+            question: Box::new(question),
             resolver: Arc::clone(resolver),
             route: Arc::clone(route),
             is_ahead: false,

@@ -316,19 +316,20 @@ impl Resolver {
         let now = Instant::now();
         let deadline = now + limits.query_timeout.saturating_sub(waited);
         let patience = now + stale::PATIENCE.saturating_sub(waited);
-        let question = flight.question;
-        let exchange = self.exchange(&question, &route, &limits, deadline);
-        tokio::pin!(exchange);
-        let result = match timeout_at(patience, exchange.as_mut()).await {
-            Ok(result) => result,
-            Err(_) => {
-                flight.settle_stale();
-                exchange.await
+        let result = {
+            let exchange = self.exchange(&flight.question, &route, &limits, deadline);
+            tokio::pin!(exchange);
+            match timeout_at(patience, exchange.as_mut()).await {
+                Ok(result) => result,
+                Err(_) => {
+                    flight.settle_stale();
+                    exchange.await
+                }
             }
         };
         match result {
             Ok((exchanged, upstream)) => {
-                let ahead = self.keep(&question, &route, &exchanged, upstream);
+                let ahead = self.keep(&flight.question, &route, &exchanged, upstream);
                 flight.settle(&exchanged);
                 for question in ahead {
                     self.refresh(&question, &route);

@@ -2,7 +2,7 @@
 //! From the question along its CNAMEs: which records of an answer section belong to it, and which
 //! name the answer is about in the end (RFC 1034 section 3.6.2, RFC 6604 section 3).
 
-use super::cursor::{Changing, Cursor};
+use super::cursor::Cursor;
 use super::header::HEADER;
 use super::name::Name;
 use super::qtype;
@@ -25,6 +25,15 @@ pub enum Chain {
 /// is the one at the end of the chain; the question's own where there are no CNAMEs. `None` where
 /// the octets cannot be read, which a message that was checked rules out.
 pub(super) fn judge(message: &[u8], start: usize, answers: u16) -> Option<(Chain, Name)> {
+    let mut aliases = 0_usize;
+    visit(message, start, answers, |_, rtype, _| {
+        aliases = aliases.saturating_add(usize::from(rtype == qtype::CNAME));
+        Some(())
+    })?;
+    // It bounds the work, too: names are compared for each of them.
+    if aliases >= LONGEST {
+        return Some((Chain::Loop, Name::ROOT));
+    }
     let mut names = [Name::ROOT; LONGEST];
     let (first, others) = names.split_first_mut()?;
     *first = expand(message, HEADER)?;
@@ -44,7 +53,15 @@ pub(super) fn judge(message: &[u8], start: usize, answers: u16) -> Option<(Chain
         return Some((Chain::Loop, end));
     }
     let mut judgement = Chain::Sound;
+    let mut last = None;
     visit(message, start, answers, |at, rtype, _| {
+        // Most records have the question's name, or the one before them.
+        let owner = message.get(at..)?.first_chunk::<2>();
+        let pointer = owner.filter(|[high, _]| *high >= 0xc0);
+        if pointer == Some(&[0xc0, 12]) || (pointer.is_some() && pointer == last) {
+            return Some(());
+        }
+        last = pointer;
         let owner = expand(message, at)?;
         // A DNAME stands above the names that it changes (RFC 6672), and so does its signature.
         let is_above = matches!(rtype, qtype::DNAME | qtype::RRSIG)
@@ -79,7 +96,7 @@ fn visit(
     let mut cursor = Cursor::new(message, start);
     for _ in 0..count {
         let at = cursor.position();
-        cursor.name(Changing::NOTHING)?;
+        skip(&mut cursor)?;
         let rtype = cursor.u16()?;
         cursor.take(6)?;
         let length = cursor.u16()?;
@@ -88,6 +105,17 @@ fn visit(
         each(at, rtype, data_at)?;
     }
     Some(())
+}
+
+/// Passes a name, without a look at where it points.
+fn skip(cursor: &mut Cursor<'_>) -> Option<()> {
+    loop {
+        match usize::from(*cursor.take(1)?.first()?) {
+            0 => return Some(()),
+            0xc0.. => return cursor.take(1).map(|_| ()),
+            length => cursor.take(length)?,
+        };
+    }
 }
 
 /// The name at a place, its pointers followed, in lower case. The message has been checked, so
