@@ -20,9 +20,11 @@ PORT ?= 5300
 HEALTH_PORT ?= 9254
 METRICS_PORT ?= 9253
 
-# Of `make fuzz`, for each target; options of `make bench`, e.g. BENCH=--quick.
+# Of `make fuzz`, for each target; options of `make bench` and `make drills`, e.g. BENCH=--quick,
+# DRILLS="--shape b --family both kill stop".
 SECONDS_EACH ?= 60
 BENCH ?=
+DRILLS ?=
 
 .PHONY: help
 help: ## list the targets
@@ -106,6 +108,19 @@ asan: ## the modules with unsafe code under AddressSanitizer
 bench: agent ## the speeds against a bare UDP echo, as a table with the goals (on a quiet machine)
 	cargo build --locked --release -p nodens-tests --bin bench --bin echo
 	$(TARGET)/release/bench --agent $(TARGET)/release/nodens $(BENCH)
+
+# Both make network namespaces of their own and touch nothing else; without root they say so and end
+# with 69. What they need is built by whoever calls make.
+.PHONY: demo
+demo: agent coredns ## the agent is killed, stopped and replaced while two pods ask (40 s; root)
+	@cargo build --locked --release -p nodens-tests --bin demo
+	@NODENS_BIN=$(TARGET)/release/nodens $(TARGET)/release/demo
+
+# Where a row misses what it must it ends with an error: then the table says which.
+.PHONY: drills
+drills: agent coredns ## what pods notice of crashes, hangs, updates and floods, as a table (5 min; root)
+	@cargo build --locked --release -p nodens-tests --bin drills
+	@NODENS_BIN=$(TARGET)/release/nodens $(TARGET)/release/drills $(DRILLS)
 
 # wire has no unsafe code, so no sanitizer. A finding is written to tests/fuzz/artifacts.
 .PHONY: fuzz

@@ -12,9 +12,12 @@ need cc gcc              # Rust links with it
 need dig bind9-dnsutils  # asks the agent as a user would
 need curl curl           # reads health and metrics as a user would
 need ip iproute2         # gives a test's network namespace its addresses
-need nft nftables        # drops packets in it
+need nft nftables        # drops packets in it; kube-proxy's rules in its nftables mode
+need iptables-nft-restore iptables # kube-proxy's rules in its iptables mode
+need conntrack conntrack # counts what queries leave in the connection tracking
+need strace strace       # wedges one system call of a running agent
 need unshare util-linux  # makes it
-need setpriv util-linux  # takes capabilities from the agent
+need setpriv util-linux  # takes capabilities from the agent, ends programs with their test
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev" # gcc alone cannot link
 
 status=0

@@ -61,6 +61,8 @@ step check format make --no-print-directory fmt-check
 step prepare coredns make --no-print-directory coredns
 step prepare agent make --no-print-directory agent
 step tests tests make --no-print-directory cargo-test
+step check demo make --no-print-directory demo
+step check drills make --no-print-directory drills DRILLS=--quick
 step check clippy make --no-print-directory clippy
 step check docs make --no-print-directory docs-check
 step tests model make --no-print-directory model

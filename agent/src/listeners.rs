@@ -8,6 +8,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::{Listen, Located, Origin, Problem};
@@ -167,6 +169,29 @@ pub fn drops(sockets: &Sockets) -> Vec<(String, u64)> {
         (address.to_string(), dropped)
     };
     sockets.iter().map(of).collect()
+}
+
+/// Which workers, by their number, have something in a receive queue. Asked of poll(2) rather than
+/// of the queue's size: it counts what a worker would get, and not datagrams with a wrong checksum.
+#[must_use]
+pub fn waiting(sockets: &Sockets, workers: usize) -> Vec<bool> {
+    let mut waiting = vec![false; workers];
+    for members in lock(sockets).values() {
+        let mut fds: Vec<_> = members
+            .iter()
+            .map(|socket| PollFd::new(socket, PollFlags::IN))
+            .collect();
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        if poll(&mut fds, Some(&now)).is_ok() {
+            for (waits, fd) in waiting.iter_mut().zip(&fds) {
+                *waits |= fd.revents().contains(PollFlags::IN);
+            }
+        }
+    }
+    waiting
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -349,6 +374,21 @@ mod tests {
         drop(first.group);
         let third = bind(&ip, &port, 2).unwrap_err().problem.to_string();
         assert!(third.contains("over TCP"), "{third}");
+    }
+
+    #[test]
+    fn who_has_something_waiting_is_known_by_worker() {
+        let cpus = std::thread::available_parallelism().unwrap().get();
+        let ip = located(IpAddr::from([127, 0, 0, 1]));
+        let bound = bind(&ip, &located(0), cpus).unwrap();
+        let address = bound.address();
+        let sockets = Sockets::default();
+        lock(&sockets).insert(address, bound.group.sockets);
+        assert_eq!(waiting(&sockets, cpus), vec![false; cpus]);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(&[1], address).unwrap();
+        let having = waiting(&sockets, cpus).iter().filter(|has| **has).count();
+        assert_eq!(having, 1);
     }
 
     #[test]

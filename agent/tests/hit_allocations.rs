@@ -127,7 +127,7 @@ fn running() -> Running {
         cells: Arc::clone(cells),
     });
     let failed: Failed = Arc::new(|why| panic!("{why}"));
-    let workers = Workers::start(seats.collect(), 1232, &failed).unwrap();
+    let workers = Workers::start(seats.collect(), 1232, &failed, || ()).unwrap();
     let group = Group::bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
     workers.desk().open(&[(0, &group)]);
     Running {

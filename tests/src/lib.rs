@@ -9,6 +9,9 @@
 //! and behind it stands one of three upstreams: [`sample`], a cluster DNS of our own with every
 //! kind of name; [`coredns`], the real CoreDNS with the same names; [`fault`], which misbehaves as
 //! it is told. All of it stays on the loopback interface.
+//!
+//! Interception has a lab of its own: [`node`], a node of a cluster in network namespaces, and
+//! [`drill`], what is done to its agent and what pods notice.
 #![expect(
     clippy::disallowed_methods,
     reason = "the lab is no part of the agent: it owns its clock, its waits and its environment"
@@ -18,11 +21,13 @@ pub mod agent;
 pub mod client;
 pub mod coredns;
 pub mod dice;
+pub mod drill;
 pub mod fault;
 pub mod frames;
 pub mod host;
 pub mod load;
 pub mod netns;
+pub mod node;
 pub mod oracle;
 pub mod process;
 pub mod query;

@@ -49,7 +49,11 @@ pub fn run(line: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn enter() -> anyhow::Result<()> {
+/// Moves the calling thread into a network namespace that is new and empty.
+///
+/// # Errors
+/// When there can be none: it needs root, and `unshare`.
+pub(crate) fn enter() -> anyhow::Result<()> {
     // A program makes the namespace, for unshare(2) is not safe in a program of many threads in
     // general; joining one that exists is.
     let mut holder = Command::new("unshare")

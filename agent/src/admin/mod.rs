@@ -6,12 +6,16 @@
 //! of them has an end, and at the bound the oldest goes rather than the newest: a page takes a
 //! millisecond, so the oldest is one that says nothing, and a probe gets through a crowd of them.
 
+pub mod control;
 mod pages;
 mod server;
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -20,13 +24,37 @@ use crate::config;
 use crate::lifecycle::ready::Health;
 use crate::telemetry::registry::Telemetry;
 
+/// The page of the admin socket that ends the steering.
+pub const RETIRE: &str = "/retire";
+
+/// What came of an order to retire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retired {
+    /// The kernel has nothing of ours left that steers.
+    Done,
+    /// It never had.
+    WasOff,
+    /// It took too long.
+    NotYet,
+}
+
+/// Has the agent retire; resolves when it has.
+pub type Retire = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Retired> + Send>> + Send + Sync>;
+
 /// What the pages tell of.
-#[derive(Debug)]
 pub struct AdminState {
     /// For `/healthz` and `/readyz`.
     pub health: Arc<Health>,
     /// For `/metrics`.
     pub telemetry: Arc<Telemetry>,
+    /// For `/retire`.
+    pub retire: Retire,
+}
+
+impl fmt::Debug for AdminState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminState").finish_non_exhaustive()
+    }
 }
 
 /// Which pages a listener has, besides `/`.
@@ -38,6 +66,8 @@ pub enum Pages {
     Metrics,
     /// All of them.
     All,
+    /// All of them, and what changes the agent: for the admin socket alone.
+    Control,
 }
 
 /// An admin address cannot be listened on.
@@ -94,15 +124,24 @@ pub fn bind(admin: &config::Admin) -> Result<Vec<(TcpListener, Pages)>, Vec<Bind
 /// When the runtime does not take a listener. Nothing that a client does ends it.
 pub async fn serve(
     listeners: Vec<(TcpListener, Pages)>,
+    control: Option<UnixListener>,
     state: Arc<AdminState>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    serve_within(server::Limits::default(), listeners, state, shutdown).await
+    serve_within(
+        server::Limits::default(),
+        listeners,
+        control,
+        state,
+        shutdown,
+    )
+    .await
 }
 
 async fn serve_within(
     limits: server::Limits,
     listeners: Vec<(TcpListener, Pages)>,
+    control: Option<UnixListener>,
     state: Arc<AdminState>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -111,6 +150,12 @@ async fn serve_within(
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         loops.spawn(server::accept(listener, pages, Arc::clone(&state), limits));
+    }
+    if let Some(control) = control {
+        control.set_nonblocking(true)?;
+        let control = tokio::net::UnixListener::from_std(control)?;
+        let pages = Pages::Control;
+        loops.spawn(server::accept(control, pages, Arc::clone(&state), limits));
     }
     shutdown.await;
     loops.shutdown().await;

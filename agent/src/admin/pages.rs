@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::{AdminState, Pages};
+use super::{AdminState, Pages, RETIRE, Retired};
 use crate::lifecycle::ready::Reasons;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::exposition;
@@ -18,15 +18,17 @@ const TEXT: &str = "text/plain; charset=utf-8";
 impl Pages {
     /// The paths with what they are good for.
     fn paths(self) -> &'static [(&'static str, &'static str)] {
-        const ALL: [(&str, &str); 3] = [
+        const ALL: [(&str, &str); 4] = [
             ("/healthz", "whether the process is worth keeping"),
             ("/readyz", "whether queries may be sent here"),
             ("/metrics", "figures for Prometheus"),
+            (RETIRE, "POST: steer and mend no more, and keep answering"),
         ];
         match self {
             Self::Health => &ALL[..2],
-            Self::Metrics => &ALL[2..],
-            Self::All => &ALL,
+            Self::Metrics => &ALL[2..3],
+            Self::All => &ALL[..3],
+            Self::Control => &ALL,
         }
     }
 
@@ -47,7 +49,7 @@ impl fmt::Display for Pages {
 }
 
 /// Answers one request. Its body is not read: no page takes one.
-pub(super) fn answer<B>(
+pub(super) async fn answer<B>(
     request: &Request<B>,
     pages: Pages,
     state: &AdminState,
@@ -58,14 +60,22 @@ pub(super) fn answer<B>(
         return page(StatusCode::NOT_FOUND, text);
     }
     // hyper leaves the body away for HEAD.
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n".to_owned());
+    let (is_allowed, allowed) = match path {
+        RETIRE => (*request.method() == Method::POST, "POST"),
+        _ => (
+            matches!(*request.method(), Method::GET | Method::HEAD),
+            "GET, HEAD",
+        ),
+    };
+    if !is_allowed {
+        let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, format!("{allowed}\n"));
         refusal
             .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            .insert(ALLOW, HeaderValue::from_static(allowed));
         return refusal;
     }
     match path {
+        RETIRE => retired((state.retire)().await),
         "/healthz" => verdict(state.health.live(Clock.now_ns())),
         "/readyz" => verdict(state.health.ready(Clock.now_ns())),
         "/metrics" => {
@@ -79,6 +89,24 @@ pub(super) fn answer<B>(
             page(StatusCode::OK, title.to_owned() + &pages.list())
         }
     }
+}
+
+fn retired(retired: Retired) -> Response<Full<Bytes>> {
+    let (status, text) = match retired {
+        Retired::Done => (
+            StatusCode::OK,
+            "retired: nothing is steered here or mended any more; queries are still answered\n",
+        ),
+        Retired::WasOff => (
+            StatusCode::OK,
+            "nothing to do: intercept.enabled is false\n",
+        ),
+        Retired::NotYet => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "the kernel has not let go yet: the pulse thread does not answer; try again\n",
+        ),
+    };
+    page(status, text.to_owned())
 }
 
 fn verdict(verdict: Result<(), Reasons>) -> Response<Full<Bytes>> {

@@ -11,7 +11,8 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
@@ -50,9 +51,34 @@ impl Default for Limits {
     }
 }
 
+/// Where connections come from.
+pub(super) trait Listener: Send {
+    /// One of them.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Waits for the next.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
 /// Takes connections for ever.
-pub(super) async fn accept(
-    listener: TcpListener,
+pub(super) async fn accept<L: Listener>(
+    listener: L,
     pages: Pages,
     state: Arc<AdminState>,
     limits: Limits,
@@ -60,8 +86,8 @@ pub(super) async fn accept(
     let mut connections = Connections::default();
     let mut was_well = true;
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let stream = match listener.next().await {
+            Ok(stream) => stream,
             // That connection has gone again; the next may be there.
             Err(error) if is_of_the_client(&error) => continue,
             Err(error) => {
@@ -130,10 +156,15 @@ impl Connections {
     }
 }
 
-async fn serve(stream: TcpStream, pages: Pages, state: Arc<AdminState>, limits: Limits) {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    pages: Pages,
+    state: Arc<AdminState>,
+    limits: Limits,
+) {
     let service = service_fn(move |request| {
-        let response = pages::answer(&request, pages, &state);
-        std::future::ready(Ok::<_, Infallible>(response))
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(pages::answer(&request, pages, &state).await) }
     });
     let mut connection = pin!(
         http1::Builder::new()

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::server::Limits;
 use super::*;
 use crate::config::{Located, Origin};
-use crate::lifecycle::pulse::{self, Pulse};
+use crate::lifecycle::pulse;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::strict;
 
@@ -50,6 +50,7 @@ fn state_of(addresses: &[SocketAddr]) -> Arc<AdminState> {
     Arc::new(AdminState {
         health: Arc::new(Health::new(addresses, &pulse::cpus(), Clock.now_ns())),
         telemetry: Arc::new(Telemetry::new(1)),
+        retire: Box::new(|| Box::pin(async { Retired::Done })),
     })
 }
 
@@ -71,6 +72,7 @@ fn run_with(limits: Limits, pages: Pages, state: Arc<AdminState>) -> Running {
             .block_on(serve_within(
                 limits,
                 vec![(listener, pages)],
+                None,
                 serving,
                 async {
                     let _ = stopped.await;
@@ -147,7 +149,7 @@ fn health_is_what_the_pulse_saw_and_a_drain_ends_readiness() {
     assert_eq!((status, body), (503, expected));
 
     let health = &running.state.health;
-    let pulse = Pulse::start(Arc::clone(health)).unwrap();
+    let pulse = pulse::tests::start(health);
     assert!(pulse::tests::wait_for(health, || health
         .ready(Clock.now_ns())
         .is_ok()));
@@ -458,7 +460,13 @@ fn equal_addresses_share_a_listener_and_a_taken_one_names_its_origin() {
     let admin = |health, metrics| config::Admin {
         health: located(health),
         metrics: located(metrics),
-        socket: "/run/nodens/admin.sock".into(),
+        socket: Located {
+            value: "/run/nodens/admin.sock".into(),
+            origin: Origin::Default {
+                key: "admin.socket".to_owned(),
+            },
+        },
+        is_socket_given: false,
     };
     let pages = |admin: &config::Admin| {
         let bound = bind(admin).unwrap();

@@ -4,7 +4,9 @@
 
 pub mod check;
 pub mod exit;
+pub mod netsetup;
 pub mod output;
+pub mod retire;
 pub mod run;
 
 use std::collections::BTreeMap;
@@ -46,6 +48,10 @@ pub fn execute(
     match matches.subcommand() {
         Some(("run", matches)) => run::execute(sources(matches, environment), start),
         Some(("check", matches)) => check::execute(&sources(matches, environment)),
+        Some(("retire", matches)) => retire::execute(&sources(matches, environment)),
+        Some(("netsetup", matches)) => {
+            netsetup::execute(matches, |matches| sources(matches, environment))
+        }
         _ => Exit::Bug.into(), // clap requires one of the subcommands
     }
 }
@@ -59,6 +65,8 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(with_configuration(run::command()))
         .subcommand(with_configuration(check::command()))
+        .subcommand(with_configuration(retire::command()))
+        .subcommand(netsetup::command(with_configuration))
 }
 
 /// Adds `--config` and a flag for each key.

@@ -2,6 +2,7 @@
 //! What commands say to the terminal. A reader that went away (`nodens check | head -1`) is no
 //! reason to fail: errors of writing are dropped.
 
+use std::error::Error;
 use std::io::{self, Write};
 
 use crate::config::Problem;
@@ -26,6 +27,18 @@ pub fn complain_of(problems: &[Problem]) {
     let plural = if number == 1 { "" } else { "s" };
     text.push_str(&format!("{number} problem{plural}\n"));
     complain(&text);
+}
+
+/// An error and its causes, in one line.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(&format!(": {source}"));
+        cause = source.source();
+    }
+    text
 }
 
 fn write(mut to: impl Write, text: &str) {

@@ -71,8 +71,7 @@ pub const SECTIONS: [(&str, &str); 10] = [
     ("listen", "Where clients are answered, over UDP and TCP."),
     (
         "intercept",
-        "How the kernel steers queries to the agent. **This version reads and checks these keys \
-         and does not act on them yet.**",
+        "How the kernel steers queries to the agent, and lets go of it when it dies.",
     ),
     ("workers", "Threads that answer."),
     ("cache", "The store of answers."),
@@ -180,22 +179,22 @@ pub const KEYS: &[Key] = &[
         "",
         false,
         "Whether queries to `cluster.dnsService` are steered to the agent. `false` needs no \
-         privilege at all: the agent then only listens. No effect yet.",
+         privilege at all: the agent then only listens.",
     ),
     key(
         "intercept.interface",
         Kind::Interface,
         "nodens0",
         false,
-        "The interface that holds the node-local addresses. No effect yet.",
+        "The interface that holds the node-local addresses. It is made where it is missing.",
     ),
     key(
         "intercept.redirectTo",
         Kind::AddressesOrAuto,
         "auto",
         false,
-        "One node-local address for each of `cluster.dnsService`. `auto` takes the addresses \
-         after `listen.addresses`. No effect yet.",
+        "One node-local address for each of `cluster.dnsService`, to which its queries are \
+         steered. `auto` takes the addresses after `listen.addresses`.",
     ),
     key(
         "intercept.fallback",
@@ -203,14 +202,14 @@ pub const KEYS: &[Key] = &[
         "off",
         false,
         "The address of a Service of CoreDNS that exists for this alone: the kernel sends \
-         queries there when the agent is dead. No effect yet.",
+         queries to the node-local addresses there when the agent is dead. One a family.",
     ),
     key(
         "intercept.deadAfter",
         Kind::Time(limits::DEAD_AFTER),
         "",
         false,
-        "The agent counts as dead this long after its last sign of life. No effect yet.",
+        "The kernel leaves queries to CoreDNS this long after the agent's last sign of life.",
     ),
     key(
         "workers",
@@ -384,7 +383,8 @@ pub const KEYS: &[Key] = &[
         Kind::Path,
         "/run/nodens/admin.sock",
         false,
-        "The socket that `nodens status` and its like talk to. No effect yet.",
+        "The socket that `nodens retire` and its like talk to. Its directory is made where it is \
+         missing; root and the agent's user may open it.",
     ),
     key(
         "log.level",

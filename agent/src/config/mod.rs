@@ -13,6 +13,7 @@ mod reader;
 mod restart;
 pub mod source;
 mod spelling;
+mod steering;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -23,6 +24,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use nodens_netsetup::plan::{Plan, Settings};
 
 pub use self::source::Sources;
 pub use self::text::{show_size, show_time};
@@ -76,6 +79,22 @@ impl Config {
             Ok(interfaces.iter().map(if_addrs::Interface::ip).collect())
         })
     }
+
+    /// What the node's network is planned from, whether queries are intercepted or not.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let values = |all: &[Located<IpAddr>]| all.iter().map(|one| one.value).collect::<Vec<_>>();
+        let redirect_to = values(&self.intercept.redirect_to);
+        Settings {
+            interface: self.intercept.interface.clone(),
+            listen: values(&self.listen.addresses),
+            port: self.listen.port.value,
+            services: values(&self.cluster.dns_service),
+            redirect_to: (!redirect_to.is_empty()).then_some(redirect_to),
+            fallback: values(&self.intercept.fallback),
+            tcp_idle: self.listen.tcp_idle,
+        }
+    }
 }
 
 /// The cluster that is served.
@@ -105,10 +124,10 @@ pub struct Listen {
     pub tcp_connections_per_client: usize,
 }
 
-/// How the kernel steers queries here. Not built yet: the values are read and checked.
+/// How the kernel steers queries here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intercept {
-    /// Whether rules are installed.
+    /// Whether it does.
     pub enabled: bool,
     /// The interface that holds the node-local addresses.
     pub interface: String,
@@ -118,6 +137,8 @@ pub struct Intercept {
     pub fallback: Vec<Located<IpAddr>>,
     /// The dead-man's switch trips this long after the last sign of life.
     pub dead_after: Duration,
+    /// What all of this comes to on the node; `None` where it is not enabled.
+    pub plan: Option<Plan>,
 }
 
 /// The answer store.
@@ -192,7 +213,9 @@ pub struct Admin {
     /// Where `/metrics` answers. May be the same as `health`.
     pub metrics: Located<SocketAddr>,
     /// The admin socket.
-    pub socket: PathBuf,
+    pub socket: Located<PathBuf>,
+    /// Somebody asked for a socket there.
+    pub is_socket_given: bool,
 }
 
 /// What is logged.

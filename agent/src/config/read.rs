@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::keys::{self, Kind};
 use super::reader::{Reader, Reading, kind, locate, with_environment};
 use super::source::{Collected, Sources, Spot};
+use super::steering::{self, Wishes};
 use super::text::{self, Wrong};
 use super::{
     Admin, CacheConfig, Cluster, Config, Intercept, Limits, Listen, Loaded, Log, Problem, cross,
@@ -77,22 +78,31 @@ impl Reader<'_> {
         let metrics = self.socket("admin.metrics", &addresses);
         let zones = zones::read(self);
 
+        let tcp_idle = self.time("listen.tcpIdle");
         let enabled = self.switch("intercept.enabled");
+        let interface = default_text("intercept.interface").to_owned();
+        let interface = self.scalar("intercept.interface", interface, text::interface);
         let redirect_to = self.redirect_to();
         let fallback = self.services("intercept.fallback", Some("off"));
         let stale_for = self.time("cache.staleFor");
         let prefetch = self.switch("cache.prefetch");
         let socket = self.path("admin.socket");
-        self.no_effect(&enabled, enabled.value, "steer queries");
-        self.no_effect(&redirect_to, !redirect_to.value.is_empty(), "steer queries");
-        self.no_effect(&fallback, !fallback.value.is_empty(), "steer queries");
-        self.no_effect(&socket, true, "open an admin socket");
 
         cross::listen(self, &addresses);
         cross::admin(self, &addresses, &port, [&health, &metrics]);
         cross::own_sockets(self, &addresses, &port, &zones, host);
+        let wishes = Wishes {
+            enabled: &enabled,
+            interface: &interface,
+            addresses: &addresses,
+            port: &port,
+            services: &dns_service,
+            redirect_to: &redirect_to,
+            fallback: &fallback,
+            tcp_idle: &tcp_idle,
+        };
+        let plan = steering::plan(self, &wishes, &zones);
 
-        let interface = default_text("intercept.interface").to_owned();
         Config {
             cluster: Cluster {
                 domain: domain.value,
@@ -102,18 +112,17 @@ impl Reader<'_> {
                 addresses: locate(addresses.value),
                 port: port.located(),
                 udp_size: self.count("listen.udpSize").value,
-                tcp_idle: self.time("listen.tcpIdle").value,
+                tcp_idle: tcp_idle.value,
                 tcp_connections: self.count("listen.tcpConnections").value,
                 tcp_connections_per_client: self.count("listen.tcpConnectionsPerClient").value,
             },
             intercept: Intercept {
                 enabled: enabled.value,
-                interface: self
-                    .scalar("intercept.interface", interface, text::interface)
-                    .value,
+                interface: interface.value,
                 redirect_to: locate(redirect_to.value),
                 fallback: locate(fallback.value),
                 dead_after: self.time("intercept.deadAfter").value,
+                plan,
             },
             workers: self.workers(),
             cache: CacheConfig {
@@ -126,7 +135,8 @@ impl Reader<'_> {
             admin: Admin {
                 health: health.located(),
                 metrics: metrics.located(),
-                socket: socket.value,
+                is_socket_given: socket.is_given,
+                socket: socket.located(),
             },
             log: self.log(),
         }

@@ -59,7 +59,10 @@ pub(super) fn compare(old: &Config, new: &Config) -> [(&'static str, bool); 18] 
             "admin.metrics",
             old.admin.metrics.value != new.admin.metrics.value,
         ),
-        ("admin.socket", old.admin.socket != new.admin.socket),
+        (
+            "admin.socket",
+            old.admin.socket.value != new.admin.socket.value,
+        ),
         ("log.format", old.log.json != new.log.json),
     ]
 }

@@ -150,7 +150,10 @@ fn everything_but_the_upstreams_has_a_default() {
     );
     assert_eq!(config.admin.health.value.to_string(), "169.254.20.10:9254");
     assert_eq!(config.admin.metrics.value.to_string(), "169.254.20.10:9253");
-    assert_eq!(config.admin.socket, Path::new("/run/nodens/admin.sock"));
+    assert_eq!(
+        config.admin.socket.value,
+        Path::new("/run/nodens/admin.sock")
+    );
     assert_eq!(config.log.level, tracing::Level::INFO);
     assert_eq!(config.log.json, None);
 }
@@ -241,7 +244,7 @@ fn a_cluster_zone_that_is_written_is_taken_as_it_is() {
 }
 
 #[test]
-fn the_example_of_the_documentation_passes_with_warnings() {
+fn the_example_of_the_documentation_passes_without_a_warning() {
     let document = documentation();
     let example = document
         .split("```yaml\n")
@@ -249,17 +252,7 @@ fn the_example_of_the_documentation_passes_with_warnings() {
         .and_then(|block| block.split("```").next())
         .unwrap();
     let loaded = load(example).unwrap();
-    assert_eq!(
-        show(&loaded.warnings),
-        [
-            "FILE:9:12: intercept.enabled: this version does not steer queries yet; \
-             the key has no effect; it may stay",
-            "FILE:12:13: intercept.fallback: this version does not steer queries yet; \
-             the key has no effect; it may stay",
-            "FILE:23:11: admin.socket: this version does not open an admin socket yet; \
-             the key has no effect; it may stay",
-        ]
-    );
+    assert!(loaded.warnings.is_empty(), "{:?}", show(&loaded.warnings));
     assert_eq!(addresses(&loaded.config.intercept.fallback), ["10.96.0.51"]);
     assert_eq!(
         addresses(&loaded.config.cluster.dns_service),
@@ -285,6 +278,79 @@ fn values_that_ask_for_nothing_missing_give_no_warning() {
     let yaml = "intercept: {enabled: false, redirectTo: auto, fallback: off, deadAfter: 2s}\n\
                 cache: {staleFor: 0s, prefetch: false}\n";
     assert!(load(format!("{ROOT}{yaml}")).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn what_is_intercepted_comes_to_a_plan() {
+    let yaml = "cluster: {dnsService: [10.96.0.10, fd00::a]}\n\
+                listen: {addresses: [127.0.0.1, 169.254.20.10, 'fd00:1::10']}\n\
+                intercept: {enabled: true, fallback: [10.96.0.51, fd00::51]}\n";
+    let loaded = load(format!("{ROOT}{yaml}")).unwrap();
+    assert_eq!(show(&loaded.warnings), [""; 0]);
+    let plan = loaded.config.intercept.plan.unwrap();
+    let locals: Vec<_> = plan
+        .local_addresses()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        locals,
+        ["169.254.20.10", "fd00:1::10", "169.254.20.11", "fd00:1::11"]
+    );
+    let off = format!("{ROOT}{}", yaml.replace("enabled: true", "enabled: false"));
+    assert_eq!(load(off).unwrap().config.intercept.plan, None);
+}
+
+#[test]
+fn what_cannot_be_intercepted_is_told_where_it_was_written() {
+    let on = "intercept: {enabled: true, fallback: 10.96.0.51}\n";
+    for (yaml, expected) in [
+        (
+            format!("{on}cluster: {{dnsService: [169.254.20.10]}}\n"),
+            "FILE:3:24: cluster.dnsService[0]: 169.254.20.10 among the Service addresses cannot be",
+        ),
+        (
+            format!("{on}cluster: {{dnsService: ['fd00::a']}}\n"),
+            "FILE:3:24: cluster.dnsService[0]: the Service address fd00::a has no node-local listen",
+        ),
+        (
+            format!("{on}cluster: {{dnsService: [10.96.0.50]}}\n"),
+            "FILE:1:31: zones[0].upstreams[0]: found the upstream 10.96.0.50:53, expected a server \
+             whose queries are not steered to the agent",
+        ),
+        (
+            format!("{on}listen: {{port: 0}}\n"),
+            "FILE:3:16: listen.port: 0 is no port that clients can ask; take 53",
+        ),
+        (
+            format!("{on}cluster: {{dnsService: [10.96.0.51]}}\n"),
+            "FILE:2:38: intercept.fallback: the fallback address 10.96.0.51 is a Service address",
+        ),
+        (
+            "intercept: {enabled: true, redirectTo: 169.254.20.11}\n".to_owned(),
+            "FILE:2:40: intercept.redirectTo: 0 IPv4 Service addresses and 1 redirect addresses",
+        ),
+        (
+            "intercept: {enabled: true}\nlisten: {addresses: [127.0.0.1]}\n".to_owned(),
+            "FILE:2:22: intercept.enabled: there is nothing to intercept",
+        ),
+    ] {
+        let problems = show(&load(format!("{ROOT}{yaml}")).unwrap_err());
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with(expected), "{problems:?}");
+    }
+}
+
+#[test]
+fn an_address_that_dies_with_the_agent_gives_a_warning() {
+    let yaml = format!("{ROOT}intercept: {{enabled: true}}\n");
+    assert_eq!(
+        show(&load(yaml).unwrap().warnings),
+        [
+            "default of listen.addresses: nothing answers at 169.254.20.10 while the agent is dead; \
+          name an IPv4 address of a Service of CoreDNS in intercept.fallback"
+        ]
+    );
 }
 
 #[test]
@@ -898,7 +964,7 @@ fn addresses_come_from_variables_by_name() {
     assert_eq!(addresses(&loaded.config.intercept.fallback), ["10.96.0.51"]);
     let root = loaded.config.zones.last().unwrap();
     assert_eq!(upstreams(root), ["10.96.0.50:53", "[fd00::50]:5353"]);
-    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 
     sources
         .environment
@@ -1016,14 +1082,17 @@ fn what_a_reload_does_not_apply_needs_a_restart() {
             &["listen.tcpConnections", "listen.tcpConnectionsPerClient"],
         ),
         (
-            "intercept: {enabled: true, interface: x, redirectTo: 127.0.0.1, fallback: 10.0.0.1, deadAfter: 2s}\n",
+            "intercept: {enabled: true, interface: x, fallback: 10.0.0.1, deadAfter: 2s}\n",
             &[
                 "intercept.enabled",
                 "intercept.interface",
-                "intercept.redirectTo",
                 "intercept.fallback",
                 "intercept.deadAfter",
             ],
+        ),
+        (
+            "intercept: {redirectTo: 169.254.20.20}\n",
+            &["intercept.redirectTo"],
         ),
         ("workers: 1\n", &["workers"]),
         (

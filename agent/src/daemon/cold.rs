@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -13,10 +15,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::follow::Follow;
 use super::{End, StartError};
-use crate::admin::{self, AdminState, Pages};
+use crate::admin::{self, AdminState, Pages, Retire};
 use crate::cache::{Cache, Tick};
 use crate::config::Listen;
 use crate::lifecycle::drain::{self, DrainEnd};
+use crate::lifecycle::orders::Orders;
+use crate::lifecycle::privileges;
 use crate::lifecycle::ready::{BEAT_PERIOD, Health};
 use crate::lifecycle::reload::Reload;
 use crate::lifecycle::signals::{Signal, Signals};
@@ -32,6 +36,8 @@ const FOLLOW: Duration = Duration::from_secs(2);
 /// The part of a drain's grace that is kept for stopping the workers and for what they hand over
 /// last.
 const LAST_WORDS: Duration = Duration::from_millis(250);
+/// How long the kernel may take to steer no more: another program may be changing its rules.
+const LET_GO: Duration = Duration::from_secs(2);
 /// Beats of the cold thread in a second.
 const BEATS_A_SECOND: u32 = 4;
 
@@ -46,6 +52,10 @@ pub(super) struct Cold {
     pub(super) listen: Listen,
     pub(super) workers: usize,
     pub(super) admin: Vec<(TcpListener, Pages)>,
+    /// The admin socket, and where it is.
+    pub(super) control: Option<(UnixListener, PathBuf)>,
+    pub(super) retire: Retire,
+    pub(super) orders: Arc<Orders>,
     pub(super) health: Arc<Health>,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) cache: Cache,
@@ -57,6 +67,14 @@ pub(super) struct Cold {
 
 impl Cold {
     pub(super) fn live(self, started: &mpsc::Sender<Result<(), StartError>>) {
+        /// Ports below it are for those with a capability.
+        const FREE_PORTS: u16 = 1024;
+        // Addresses that the node gets later are listened on from here.
+        if listeners::has_wildcard(&self.listen) && self.listen.port.value < FREE_PORTS {
+            privileges::keep_ports();
+        } else {
+            privileges::drop_all();
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -116,12 +134,14 @@ impl Cold {
         let state = Arc::new(AdminState {
             health: Arc::clone(&self.health),
             telemetry: Arc::clone(&self.telemetry),
+            retire: self.retire,
         });
+        let (control, control_path) = self.control.unzip();
         parts.spawn(async move {
             let until = async {
                 let _ = admin_stopped.await;
             };
-            if let Err(error) = admin::serve(self.admin, state, until).await {
+            if let Err(error) = admin::serve(self.admin, control, state, until).await {
                 tracing::error!(%error, "health and metrics are not served");
             }
         });
@@ -138,7 +158,6 @@ impl Cold {
         }
 
         tracing::info!("draining");
-        let began_ns = Clock.now_ns();
         self.health.begin_drain();
         // From here on the main thread hears whether a second signal comes.
         let end = self.end.clone();
@@ -148,9 +167,16 @@ impl Cold {
             while signals.next().await != Signal::ExitNow {}
             let _ = hurry.send(End::Now);
         });
-        drop(follow);
         // As a reload may have left it.
         let grace = self.reload.config.limits.drain_timeout;
+        let over_ns = Clock.now_ns().saturating_add(nanoseconds(grace));
+        // Nothing new is steered here before we stop to take it.
+        if !self.orders.drain(LET_GO.min(grace)).await {
+            tracing::warn!("the kernel may still steer queries here until its switch trips");
+        }
+        let began_ns = Clock.now_ns();
+        let grace = Duration::from_nanos(over_ns.saturating_sub(began_ns));
+        drop(follow);
         let resolver = Arc::clone(&self.resolver);
         // Workers go on until those who waited have their answers: what comes meanwhile is not
         // lost while there is time.
@@ -170,6 +196,10 @@ impl Cold {
             tracing::info!("drained");
         }
         let _ = stop_admin.send(());
+        if let Some(path) = control_path {
+            // Who finds it later finds that nobody listens.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 

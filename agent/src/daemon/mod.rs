@@ -10,6 +10,8 @@
 
 mod cold;
 mod follow;
+mod ground;
+mod steer;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -21,11 +23,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 
 use self::cold::Cold;
+use self::ground::{Ground, Tools};
 use crate::admin::{self, Pages};
 use crate::cache::{Cache, Draft, Tick};
 use crate::cli::exit::Exit;
 use crate::cli::output;
-use crate::config::{Config, Loaded, Problem, Sources};
+use crate::config::{Config, Listen, Loaded, Problem, Sources};
+use crate::lifecycle::orders::Orders;
+use crate::lifecycle::privileges;
 use crate::lifecycle::pulse::{self, PULSE_NAME, PULSE_TYPE, Pulse};
 use crate::lifecycle::ready::Health;
 use crate::lifecycle::reload::Reload;
@@ -52,6 +57,7 @@ pub fn run(loaded: Loaded, sources: Sources) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!(%warning, "the configuration has a warning");
     }
+    privileges::begin();
     match Running::start(loaded.config, sources, log) {
         Ok(running) => running.wait().into(),
         Err(error) => error.report().into(),
@@ -64,6 +70,9 @@ pub enum StartError {
     /// Something that the configuration asks for cannot be had.
     #[error("the configuration cannot be put in force")]
     Configuration(Vec<Problem>),
+    /// The kernel refused what interception takes.
+    #[error("set up the node's network")]
+    Network(#[source] Box<nodens_netsetup::Error>),
     /// No upstream could be reached, and `--require-upstream` was given.
     #[error("no upstream can be reached")]
     NoUpstream,
@@ -84,6 +93,13 @@ impl StartError {
             Self::Configuration(problems) => {
                 output::complain_of(problems);
                 Exit::Usage
+            }
+            Self::Network(error) => {
+                output::complain(&format!(
+                    "cannot start: {}\n",
+                    output::chain(error.as_ref())
+                ));
+                Exit::Network
             }
             Self::NoUpstream => {
                 output::complain(
@@ -129,11 +145,36 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts everything: listeners first, then those who serve them, then those who watch.
+    /// Starts everything: what listeners stand on, listeners, those who serve them, those who
+    /// watch; and when all of them have answered, the kernel steers queries here.
     ///
     /// # Errors
     /// Says what could not be had; nothing is left running.
     pub fn start(
+        config: Config,
+        sources: Sources,
+        log: Option<log::LogControl>,
+    ) -> Result<Self, StartError> {
+        // Nothing else is opened before it.
+        let laid = match &config.intercept.plan {
+            Some(plan) => Some(Ground::lay(plan).map_err(refused)?),
+            None => None,
+        };
+        let (ground, tools) = laid.unzip();
+        let started = Self::start_on(ground.as_ref(), tools, config, sources, log);
+        if started.is_err()
+            && let Some(ground) = ground
+        {
+            ground.take_back();
+        }
+        // What is left to be done needs no right of the main thread's.
+        privileges::drop_all();
+        started
+    }
+
+    fn start_on(
+        ground: Option<&Ground>,
+        tools: Option<Tools>,
         config: Config,
         sources: Sources,
         log: Option<log::LogControl>,
@@ -145,7 +186,9 @@ impl Running {
             count
         };
         raise_descriptor_limit();
-        let (bound, admin) = bind(&config, count).map_err(StartError::Configuration)?;
+        let listen = steer::listen(&config, ground.map(|ground| &ground.plan));
+        let (bound, admin) = bind(&config, &listen, count).map_err(StartError::Configuration)?;
+        let control = steer::control(&config).map_err(StartError::Configuration)?;
         let admin_addresses = admin
             .iter()
             .filter_map(|(listener, _)| listener.local_addr().ok());
@@ -170,7 +213,9 @@ impl Running {
                 let _ = end.send(End::Failed(format!("a worker ended: {why}")));
             })
         };
-        let workers = Workers::start(seats.collect(), config.listen.udp_size, &failed)
+        let udp_size = config.listen.udp_size;
+        let begin = privileges::drop_all;
+        let workers = Workers::start(seats.collect(), udp_size, &failed, begin)
             .map_err(system("start the workers"))?;
         let (Some(resolving), Some(streaming)) = (cache.reader(), cache.reader()) else {
             return Err(StartError::System {
@@ -203,6 +248,19 @@ impl Running {
         let (workers_ended, workers_have_ended) = oneshot::channel();
         let (started, has_started) = mpsc::channel();
         let (zones, cache_size) = (config.zones.len(), config.cache.size_bytes);
+        let orders = Arc::new(Orders::new().map_err(system("make the pulse's bell"))?);
+        let sockets = listeners.sockets();
+        let steer = ground.zip(tools).map(|(ground, tools)| {
+            let around = steer::Around {
+                config: &config,
+                health: &health,
+                telemetry: &telemetry,
+                sockets,
+            };
+            steer::interception(ground, tools, &around)
+        });
+        let (interception, arming) = steer.unzip();
+        let retire = steer::retire(arming.is_some(), &orders, &streams, &config);
         let cold = Cold {
             queue,
             ear,
@@ -210,9 +268,12 @@ impl Running {
             streams,
             accepting,
             listeners,
-            listen: config.listen.clone(),
+            listen,
             workers: count,
             admin,
+            control: control.map(|listener| (listener, config.admin.socket.value.clone())),
+            retire,
+            orders: Arc::clone(&orders),
             health: Arc::clone(&health),
             telemetry: Arc::clone(&telemetry),
             cache: cache.clone(),
@@ -255,7 +316,15 @@ impl Running {
             cache_size,
             "serving"
         );
-        let pulse = Pulse::start(health).map_err(system("start the pulse"))?;
+        let begin = match interception {
+            Some(_) => privileges::keep_network,
+            None => privileges::drop_all,
+        };
+        let pulse =
+            Pulse::start(health, orders, interception, begin).map_err(system("start the pulse"))?;
+        if let Some(arming) = arming {
+            steer::wait_until_armed(&arming);
+        }
         Ok(Self {
             dns,
             admin: admin_addresses,
@@ -331,9 +400,10 @@ fn raise_descriptor_limit() {
 #[expect(clippy::type_complexity, reason = "DNS and admin, side by side")]
 fn bind(
     config: &Config,
+    listen: &Listen,
     workers: usize,
 ) -> Result<(Vec<Bound>, Vec<(TcpListener, Pages)>), Vec<Problem>> {
-    let dns = listeners::bind_all(&config.listen, workers);
+    let dns = listeners::bind_all(listen, workers);
     match (dns, admin::bind(&config.admin)) {
         (Ok(dns), Ok(admin)) => Ok((dns, admin)),
         (dns, admin) => {
@@ -394,6 +464,10 @@ fn connect_scrape(
         drops: Source::new(move || listeners::drops(&sockets)),
         health: Source::new(move || health.figures(Clock.now_ns())),
     });
+}
+
+fn refused(error: nodens_netsetup::Error) -> StartError {
+    StartError::Network(Box::new(error))
 }
 
 fn system(step: &'static str) -> impl Fn(io::Error) -> StartError {

@@ -8,22 +8,37 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+/// The end of the grace, in which whoever still waits for a client to make use of what is open
+/// says farewell.
+const LAST_CALL: Duration = Duration::from_millis(300);
+
+/// How far a drain has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// It has not begun.
+    Serving,
+    /// Nothing new; what is under way is finished.
+    Draining,
+    /// The grace is nearly over.
+    LastCall,
+}
+
 /// A trigger and its first watcher; clone the watcher for each part that must end cleanly.
 #[must_use]
 pub fn new() -> (DrainTrigger, DrainWatcher) {
-    let (begin, begun) = watch::channel(false);
+    let (begin, stage) = watch::channel(Stage::Serving);
     // Nothing is ever sent: the channel closes when the last holder of its sender is gone.
     let (holder, ended) = mpsc::channel(1);
     (
         DrainTrigger { begin, ended },
-        DrainWatcher { begun, holder },
+        DrainWatcher { stage, holder },
     )
 }
 
 /// Begins the drain and waits for its end.
 #[derive(Debug)]
 pub struct DrainTrigger {
-    begin: watch::Sender<bool>,
+    begin: watch::Sender<Stage>,
     ended: mpsc::Receiver<Infallible>,
 }
 
@@ -39,11 +54,17 @@ pub enum DrainEnd {
 impl DrainTrigger {
     /// Begins the drain; returns when everyone has finished, or after `grace`.
     pub async fn drain(mut self, grace: Duration) -> DrainEnd {
-        self.begin.send_replace(true);
-        match timeout(grace, self.ended.recv()).await {
-            Ok(_) => DrainEnd::Complete,
-            Err(_) => DrainEnd::TimedOut,
+        let last_call = LAST_CALL.min(grace / 2);
+        for (stage, patience) in [
+            (Stage::Draining, grace.saturating_sub(last_call)),
+            (Stage::LastCall, last_call),
+        ] {
+            self.begin.send_replace(stage);
+            if timeout(patience, self.ended.recv()).await.is_ok() {
+                return DrainEnd::Complete;
+            }
         }
+        DrainEnd::TimedOut
     }
 }
 
@@ -51,7 +72,7 @@ impl DrainTrigger {
 /// where the drain is acted on.
 #[derive(Clone, Debug)]
 pub struct DrainWatcher {
-    begun: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
     holder: mpsc::Sender<Infallible>,
 }
 
@@ -59,16 +80,32 @@ impl DrainWatcher {
     /// Waits for the drain to begin. Finish what is under way, then drop the blocker. A trigger
     /// that is dropped begins the drain too: then nobody is left who could.
     pub async fn begun(mut self) -> DrainBlocker {
-        let _ = self.begun.wait_for(|begun| *begun).await;
+        self.reached(Stage::Draining).await;
         DrainBlocker {
             _holder: self.holder,
+        }
+    }
+
+    /// Waits until the drain has come so far. Nothing is lost when the future is dropped.
+    pub async fn reached(&mut self, stage: Stage) {
+        let _ = self.stage.wait_for(|now| *now >= stage).await;
+    }
+
+    /// How far the drain has come.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        let stage = *self.stage.borrow();
+        if self.stage.has_changed().is_err() {
+            stage.max(Stage::Draining)
+        } else {
+            stage
         }
     }
 
     /// Whether the drain has begun.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        *self.begun.borrow() || self.begun.has_changed().is_err()
+        self.stage() >= Stage::Draining
     }
 }
 
@@ -110,6 +147,23 @@ mod tests {
         assert_eq!(trigger.drain(GRACE).await, DrainEnd::TimedOut);
         assert_eq!(start.elapsed(), GRACE);
         assert!(watcher.is_draining());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn near_the_end_of_the_grace_there_is_a_last_call() {
+        let (trigger, mut watcher) = new();
+        assert_eq!(watcher.stage(), Stage::Serving);
+        let start = tokio::time::Instant::now();
+        let mut parts = tokio::task::JoinSet::new();
+        parts.spawn(async move {
+            watcher.reached(Stage::Draining).await;
+            assert_eq!(watcher.stage(), Stage::Draining);
+            watcher.reached(Stage::LastCall).await;
+            start.elapsed()
+        });
+        assert_eq!(trigger.drain(GRACE).await, DrainEnd::Complete);
+        let last = parts.join_next().await.unwrap().unwrap();
+        assert_eq!(last, GRACE - LAST_CALL);
     }
 
     #[tokio::test]

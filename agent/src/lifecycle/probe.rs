@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One question to ourselves: asked over real sockets, answered by the serving path, checked.
 //!
-//! Each probe has a socket of its own, so a late answer to an earlier one never counts. Both
-//! kinds leave from the loopback address. That matters once queries are intercepted: the rules
-//! let packets between loopback and the agent's own addresses pass, whatever the state of the
-//! switch. A probe that left from another local address (the kernel's choice would be the listen
-//! address itself) would be steered to CoreDNS while the switch is off, and its good answer would
-//! say nothing about us; or its reply would be renamed, and the switch would never arm.
+//! Each question has an ID of its own, so a late answer to an earlier one never counts, and none
+//! ever waits. They leave from the loopback address; where queries are intercepted, from an
+//! address of the plan's that nobody else has. The rules let packets between that address and the
+//! agent's listen addresses pass, whatever the state of the switch. A probe that left from another
+//! local address (the kernel's choice would be the listen address itself) would be steered to
+//! CoreDNS while the switch is off, and its good answer would say nothing about us; or its reply
+//! would be renamed, and the switch would never arm. Loopback will not do there: kube-proxy in its
+//! iptables mode drops what is not tracked and comes to 127.0.0.0/8 from elsewhere.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use nodens_netsetup::plan::{Family, Plan};
+use rustix::event::PollFlags;
+use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
-use crate::telemetry::clock::Clock;
 use crate::wire::name::Name;
 
 /// The name the agent asks itself for; it answers of itself, without an upstream. `.internal` is
@@ -26,10 +31,6 @@ pub const PULSE_TYPE: u16 = 16;
 
 /// Octets of a header (RFC 1035 section 4.1.1).
 const HEADER: usize = 12;
-
-/// A read gets at least this long, so that the last sockets of a round that ran late still give
-/// up an answer that is waiting in them.
-const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// Why a probe got no good answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,103 +93,180 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// A question that was sent over UDP.
+/// A socket that asks one address over UDP, for as long as the address is listened on. It is kept
+/// so that no question needs a new descriptor: where those have run out, TCP falls and UDP stays.
 #[derive(Debug)]
-pub(super) struct UdpProbe {
-    socket: UdpSocket,
-    query: Vec<u8>,
-}
+pub(super) struct UdpAsker(UdpSocket);
 
-impl UdpProbe {
-    /// Sends the question from the CPU that the calling thread runs on.
-    pub(super) fn send(target: SocketAddr, id: u16) -> Result<Self, Fault> {
-        let socket = UdpSocket::bind(source_for(target))?;
+impl UdpAsker {
+    /// Will ask this address, from that one.
+    pub(super) fn new(source: SocketAddr, target: SocketAddr) -> Result<Self, Fault> {
+        let socket = UdpSocket::bind(source)?;
         socket.connect(target)?;
-        let query = query(id);
-        socket.send(&query)?;
-        Ok(Self { socket, query })
+        socket.set_nonblocking(true)?;
+        Ok(Self(socket))
     }
 
-    /// Waits for the answer until this moment.
-    pub(super) fn receive(&self, deadline_ns: u64) -> Result<(), Fault> {
+    /// Sends the question from the CPU that the calling thread runs on.
+    pub(super) fn send(&self, id: u16) -> Result<(), Fault> {
+        let query = query(id);
+        // The error may be of an earlier question, which the port has refused.
+        if self.0.send(&query).is_err() {
+            self.0.send(&query)?;
+        }
+        Ok(())
+    }
+
+    /// The next answer that waits; `None` where there is none.
+    pub(super) fn receive(&self) -> Result<Option<UdpAnswer>, Fault> {
         let mut response = [0; 512];
-        self.socket.set_read_timeout(Some(left(deadline_ns)))?;
-        let len = self.socket.recv(&mut response)?;
-        check(&self.query, response.get(..len).unwrap_or_default())
+        let len = match self.0.recv(&mut response) {
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let response = response.get(..len).unwrap_or_default();
+        let id = response
+            .first_chunk()
+            .map_or(0, |id| u16::from_be_bytes(*id));
+        let outcome = check(&query(id), response);
+        Ok(Some(UdpAnswer { id, outcome }))
     }
 }
 
-/// A question that was sent over a TCP connection of its own.
+/// An answer to some question.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UdpAnswer {
+    /// The question's ID.
+    pub(super) id: u16,
+    /// Whether it is a good one.
+    pub(super) outcome: Result<(), Fault>,
+}
+
+impl AsFd for UdpAsker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A question over a TCP connection of its own.
 #[derive(Debug)]
 pub(super) struct TcpProbe {
     stream: TcpStream,
     query: Vec<u8>,
+    is_sent: bool,
+    answer: Vec<u8>,
 }
 
 impl TcpProbe {
-    /// Connects and sends the question; waits for the connection until this moment. `leave` hears
-    /// where the connection comes from, before the other end can see it.
-    pub(super) fn send(
+    /// Begins to connect, from `source`. `leave` hears where the connection comes from, before the other end can
+    /// see it.
+    pub(super) fn start(
+        source: SocketAddr,
         target: SocketAddr,
         id: u16,
-        deadline_ns: u64,
         leave: impl FnOnce(SocketAddr),
     ) -> Result<Self, Fault> {
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
         // Closing with a reset leaves no TIME_WAIT and a shorter trace in conntrack: there are
         // four probes a second, for ever.
         socket.set_linger(Some(Duration::ZERO))?;
-        socket.bind(&source_for(target).into())?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&source.into())?;
         if let Some(source) = socket.local_addr()?.as_socket() {
             leave(source);
         }
-        socket.connect_timeout(&target.into(), left(deadline_ns))?;
-        let mut stream = TcpStream::from(socket);
-        stream.set_write_timeout(Some(left(deadline_ns)))?;
-        let query = query(id);
-        // One segment: some servers take a lone length for a broken query.
-        let len = u16::try_from(query.len()).unwrap_or(u16::MAX);
-        stream.write_all(&[&len.to_be_bytes(), query.as_slice()].concat())?;
-        Ok(Self { stream, query })
+        match socket.connect(&target.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Self {
+            stream: socket.into(),
+            query: query(id),
+            is_sent: false,
+            answer: Vec::new(),
+        })
     }
 
-    /// Waits for the answer until this moment, however slowly it drips in.
-    pub(super) fn receive(&mut self, deadline_ns: u64) -> Result<(), Fault> {
-        let mut len = [0; 2];
-        self.read(&mut len, deadline_ns)?;
-        let mut response = vec![0; usize::from(u16::from_be_bytes(len))];
-        self.read(&mut response, deadline_ns)?;
-        check(&self.query, &response)
+    /// What it waits for.
+    pub(super) fn wants(&self) -> PollFlags {
+        if self.is_sent {
+            PollFlags::IN
+        } else {
+            PollFlags::OUT
+        }
     }
 
-    fn read(&mut self, mut buffer: &mut [u8], deadline_ns: u64) -> Result<(), Fault> {
-        while !buffer.is_empty() {
-            let left = left(deadline_ns);
-            self.stream.set_read_timeout(Some(left))?;
-            let len = self.stream.read(buffer)?;
-            if len == 0 {
-                return Err(Fault::Closed);
+    /// Goes on as far as it can without waiting; `None` while there is more to come.
+    pub(super) fn go_on(&mut self) -> Option<Result<(), Fault>> {
+        self.step().transpose()
+    }
+
+    fn step(&mut self) -> Result<Option<()>, Fault> {
+        if !self.is_sent {
+            if let Some(error) = self.stream.take_error()? {
+                return Err(error.into());
             }
-            buffer = buffer.get_mut(len..).unwrap_or_default();
-            if left == SHORTEST_WAIT && !buffer.is_empty() {
-                return Err(Fault::Silent);
+            // One segment: some servers take a lone length for a broken query. It fits into an
+            // empty send buffer.
+            let len = u16::try_from(self.query.len()).unwrap_or(u16::MAX);
+            let message = [&len.to_be_bytes(), self.query.as_slice()].concat();
+            self.stream.write_all(&message)?;
+            self.is_sent = true;
+        }
+        let mut octets = [0; 514];
+        loop {
+            match self.stream.read(&mut octets) {
+                Ok(0) => return Err(Fault::Closed),
+                Ok(len) => self
+                    .answer
+                    .extend_from_slice(octets.get(..len).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+            if let Some((len, response)) = self.answer.split_first_chunk() {
+                let len = usize::from(u16::from_be_bytes(*len));
+                if let Some(response) = response.get(..len) {
+                    return check(&self.query, response).map(Some);
+                }
             }
         }
-        Ok(())
     }
 }
 
-/// A port of the loopback address.
-fn source_for(target: SocketAddr) -> SocketAddr {
-    let address = match target {
-        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-    };
-    SocketAddr::new(address, 0)
+impl AsFd for TcpProbe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
 }
 
-fn left(deadline_ns: u64) -> Duration {
-    Duration::from_nanos(deadline_ns.saturating_sub(Clock.now_ns())).max(SHORTEST_WAIT)
+/// Where probes leave from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origins(Vec<(IpAddr, IpAddr)>);
+
+impl Origins {
+    /// Those that the rules of a plan know.
+    pub(super) fn of(plan: &Plan) -> Self {
+        let pair = |local| Some((local, plan.probe(Family::of(local))?));
+        Self(
+            plan.local_addresses()
+                .into_iter()
+                .filter_map(pair)
+                .collect(),
+        )
+    }
+
+    /// A port of the address from which this target is asked.
+    pub(super) fn towards(&self, target: SocketAddr) -> SocketAddr {
+        let of_the_plan = self.0.iter().find(|(local, _)| *local == target.ip());
+        let address = match (of_the_plan, target) {
+            (Some((_, probe)), _) => *probe,
+            (None, SocketAddr::V4(_)) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            (None, SocketAddr::V6(_)) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        };
+        SocketAddr::new(address, 0)
+    }
 }
 
 /// The question with this ID: RD set, one question, nothing else.

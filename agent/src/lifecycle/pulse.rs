@@ -1,87 +1,101 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The prober: a thread that asks the agent its own name through the serving sockets and tells
-//! [`Health`] what came back.
+//! [`Health`] what came back; and, where queries are intercepted, the kernel, which steers them
+//! here for as long as it hears so.
 //!
 //! A round every 250 ms asks each listen address over TCP, and over UDP from some of the CPUs:
 //! the kernel steers a datagram to the worker of the CPU that sent it, so the thread moves from
 //! CPU to CPU and reaches every worker. Four rounds are a turn over all CPUs, however many there
 //! are (a CPU or two a round on a small machine, sixteen of 64), so each worker is asked once a
 //! second, and in every round while its last probe has failed. All questions of a round are sent
-//! before any answer is awaited: what does not answer costs the round its patience once, and
-//! never holds up the others.
+//! before any answer is awaited, and answers are taken in whatever order they come: what does not
+//! answer costs the round its patience once, and never holds up the others.
 //!
 //! Workers are reached through the CPUs this process may run on. Where it may run on a part of
 //! the machine only, and the steering maps two of these CPUs to one worker and none to another,
 //! that other one is not seen from here; its cells tell
 //! ([`progress`](crate::telemetry::cells::WorkerCells::progress)).
 
-use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::getpid;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity};
+use rustix::time::Timespec;
 
-use super::probe::{Fault, TcpProbe, UdpProbe};
+use super::interception::Interception;
+use super::orders::{Order, Orders};
 pub use super::probe::{PULSE_NAME, PULSE_TYPE};
-use super::ready::{Health, Lane, Proto, Target};
+use super::ready::Health;
+use super::round::{Askers, BLIND, Round, TURN_ROUNDS, Waited};
 use crate::telemetry::clock::{Clock, nanoseconds};
 
 /// From the beginning of a round to that of the next.
 pub const PERIOD: Duration = Duration::from_millis(250);
 
-/// Rounds in which every CPU is asked from at least once.
-const TURN_ROUNDS: usize = 4;
+/// How long all answers of a round are waited for before the kernel hears of those that came. One
+/// that hangs must not hold up the others' sign of life.
+const SOON: Duration = Duration::from_millis(20);
+
+/// When, from the beginning of a round, what has not answered over UDP is asked again.
+const AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(100)];
 
 /// How long the answers of a round are waited for, together. Below [`PERIOD`], so that a hung
 /// worker does not slow the rounds down.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// How long what others do to our rules goes unseen at most.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// The running thread. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct Pulse {
-    stop: Arc<Stop>,
+    orders: Arc<Orders>,
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
-struct Stop {
-    is_asked: Mutex<bool>,
-    asked: Condvar,
-}
-
 impl Pulse {
-    /// Starts the thread `pulse`.
+    /// Starts the thread `pulse`. Where queries are intercepted it keeps the switch; `begin` runs
+    /// on it first of all.
     ///
     /// # Errors
-    /// When the system has no thread for us.
-    pub fn start(health: Arc<Health>) -> io::Result<Self> {
-        let stop = Arc::<Stop>::default();
-        let asked = Arc::clone(&stop);
+    /// When the system has no thread or no descriptor for us.
+    pub fn start(
+        health: Arc<Health>,
+        orders: Arc<Orders>,
+        interception: Option<Interception>,
+        begin: fn(),
+    ) -> io::Result<Self> {
+        let origins = interception.as_ref().map(Interception::origins);
+        let beat = Beat {
+            health,
+            orders: Arc::clone(&orders),
+            askers: Askers::from(origins.unwrap_or_default()),
+            interception,
+            verdict: Verdict::default(),
+        };
         let thread = thread::Builder::new()
             .name("pulse".to_owned())
-            .spawn(move || beat_until_asked(&health, &asked))?;
+            .spawn(move || {
+                begin();
+                beat.until_told();
+            })?;
         Ok(Self {
-            stop,
+            orders,
             thread: Some(thread),
         })
     }
 
-    /// Stops the thread and waits for it: for the rest of a round at most.
+    /// Stops the thread and waits for it. What it owned in the kernel goes with it.
     pub fn stop(mut self) {
         self.end();
     }
 
     fn end(&mut self) {
-        *self
-            .stop
-            .is_asked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = true;
-        self.stop.asked.notify_all();
+        self.orders.stop();
         if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
             tracing::error!("the pulse thread has panicked");
         }
@@ -93,19 +107,6 @@ impl Drop for Pulse {
         if self.thread.is_some() {
             self.end();
         }
-    }
-}
-
-impl Stop {
-    /// Waits until this moment; true when asked to stop.
-    fn wait_until(&self, moment_ns: u64) -> bool {
-        let is_asked = self.is_asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = Duration::from_nanos(moment_ns.saturating_sub(Clock.now_ns()));
-        let (is_asked, _) = self
-            .asked
-            .wait_timeout_while(is_asked, left, |is_asked| !*is_asked)
-            .unwrap_or_else(PoisonError::into_inner);
-        *is_asked
     }
 }
 
@@ -122,107 +123,105 @@ pub fn cpus() -> Vec<usize> {
         .unwrap_or_default()
 }
 
-fn beat_until_asked(health: &Health, stop: &Stop) {
-    let mut known_cpus = Vec::new();
-    let mut verdict = Verdict::default();
-    let mut number = 0usize;
-    loop {
-        let began_ns = Clock.now_ns();
-        if number.is_multiple_of(TURN_ROUNDS) {
-            // A cpuset may change at any time.
-            let cpus = cpus();
-            if cpus != known_cpus {
-                health.set_cpus(&cpus, began_ns);
-                known_cpus = cpus;
-            }
-        }
-        round(health, number, &known_cpus);
-        verdict.log_changes(health, Clock.now_ns());
-        number = number.wrapping_add(1);
-        if stop.wait_until(began_ns.saturating_add(nanoseconds(PERIOD))) {
-            return;
-        }
-    }
+/// All that the thread has.
+struct Beat {
+    health: Arc<Health>,
+    orders: Arc<Orders>,
+    interception: Option<Interception>,
+    askers: Askers,
+    verdict: Verdict,
 }
 
-/// Asks everything that is due, then takes the answers.
-fn round(health: &Health, number: usize, cpus: &[usize]) {
-    let targets = health.targets();
-    let mut due: BTreeMap<Option<usize>, Vec<(&Target, &Lane)>> = BTreeMap::new();
-    for target in targets.iter().filter(|target| target.proto == Proto::Udp) {
-        for (at, lane) in target.lanes.iter().enumerate() {
-            if is_due(at, target.lanes.len(), number) || lane.is_suspect() {
-                due.entry(lane.cpu).or_default().push((target, lane));
+impl Beat {
+    fn until_told(mut self) {
+        let mut known_cpus = Vec::new();
+        let mut number = 0usize;
+        loop {
+            let began_ns = Clock.now_ns();
+            if number.is_multiple_of(TURN_ROUNDS) {
+                // A cpuset may change at any time.
+                let cpus = cpus();
+                if cpus != known_cpus {
+                    self.health.set_cpus(&cpus, began_ns);
+                    known_cpus = cpus;
+                }
+            }
+            self.round(number, &known_cpus, began_ns);
+            self.verdict.log_changes(&self.health, Clock.now_ns());
+            number = number.wrapping_add(1);
+            if self.rest_until(began_ns.saturating_add(nanoseconds(PERIOD))) {
+                return;
             }
         }
     }
-    // Sockets are fresh, so any ID is one that an old answer cannot have.
-    let mut ids = Clock.now_ns();
-    let mut id = move || {
-        ids = ids.wrapping_add(1);
-        u16::try_from(ids & 0xffff).unwrap_or_default()
-    };
 
-    let mut over_udp = Vec::new();
-    for (cpu, lanes) in due {
-        // A CPU that was taken from us between two turns is asked from another, once.
-        run_on(cpu.as_slice());
-        for (target, lane) in lanes {
-            over_udp.push((target, lane, UdpProbe::send(target.address, id())));
+    /// Asks everything that is due, and gives the kernel a sign of life for what answers, as soon
+    /// as it does.
+    fn round(&mut self, number: usize, cpus: &[usize], began_ns: u64) {
+        if let Some(interception) = &mut self.interception {
+            interception.begin_turn(began_ns);
+        }
+        let mut round = Round::ask(&self.health, &mut self.askers, number, cpus);
+        let at = |after: Duration| began_ns.saturating_add(nanoseconds(after));
+        let moments = [
+            (SOON, false),
+            (AGAIN[0], true),
+            (AGAIN[1], true),
+            (PATIENCE, false),
+        ];
+        let mut waited = Waited::TimeOver;
+        for (moment, is_repeated) in moments {
+            waited = round.wait(at(moment), self.orders.bell());
+            if let Some(interception) = &mut self.interception {
+                interception.refresh(|address, proto| round.has_answered(address, proto));
+            }
+            if waited != Waited::TimeOver {
+                break;
+            }
+            if is_repeated {
+                round.ask_again();
+            }
+        }
+        if let Some(interception) = &mut self.interception {
+            interception.end_turn(|address, proto| round.has_answered(address, proto));
+        }
+        // Who had no time to answer has not failed.
+        if waited != Waited::Called {
+            round.finish();
         }
     }
-    run_on(cpus);
 
-    let deadline_ns = Clock.now_ns().saturating_add(nanoseconds(PATIENCE));
-    health.forget_probes();
-    let tcp = targets.iter().filter(|target| target.proto == Proto::Tcp);
-    let over_tcp: Vec<_> = tcp
-        .filter_map(|target| Some((target, target.lanes.first()?)))
-        .map(|(target, lane)| {
-            let probe = connect(health, target.address, id(), deadline_ns);
-            (target, lane, probe)
-        })
-        .collect();
-    for (target, lane, probe) in over_udp {
-        let outcome = probe.and_then(|probe| probe.receive(deadline_ns));
-        target.record(lane, outcome, Clock.now_ns());
-    }
-    for (target, lane, probe) in over_tcp {
-        let outcome = probe.and_then(|mut probe| probe.receive(deadline_ns));
-        target.record(lane, outcome, Clock.now_ns());
-    }
-}
-
-/// Half the patience for the connection, which the kernel alone answers: a full accept queue must
-/// not eat the time of the addresses behind it.
-fn connect(
-    health: &Health,
-    address: SocketAddr,
-    id: u16,
-    deadline_ns: u64,
-) -> Result<TcpProbe, Fault> {
-    let connected_by_ns = deadline_ns.saturating_sub(nanoseconds(PATIENCE / 2));
-    TcpProbe::send(address, id, connected_by_ns, |source| {
-        health.expect_probe(source);
-    })
-}
-
-/// Whether the round with this number asks on the lane at this place: as many lanes a round as it
-/// takes to come round in a turn, one after the other.
-fn is_due(at: usize, lanes: usize, number: usize) -> bool {
-    let a_round = lanes.div_ceil(TURN_ROUNDS);
-    let first = number.wrapping_mul(a_round) % lanes;
-    (at + lanes - first) % lanes < a_round
-}
-
-/// Binds this thread to these CPUs. Where the system refuses, it stays where it is.
-fn run_on(cpus: &[usize]) {
-    if !cpus.is_empty() {
-        let mut set = CpuSet::new();
-        for &cpu in cpus {
-            set.set(cpu);
+    /// Carries out orders and mends what others break until this moment; true when asked to stop.
+    fn rest_until(&mut self, moment_ns: u64) -> bool {
+        loop {
+            for order in self.orders.take() {
+                match (order, &mut self.interception) {
+                    (Order::Stop, _) => return true,
+                    (order, Some(interception)) => interception.obey(order),
+                    // Nothing is steered: done already.
+                    (_, None) => {}
+                }
+            }
+            let left = Duration::from_nanos(moment_ns.saturating_sub(Clock.now_ns()));
+            if left.is_zero() {
+                return false;
+            }
+            let watched = self.interception.as_ref().and_then(Interception::watched);
+            let wait = watched.map_or(left, |_| left.min(LOOK));
+            let bell = self.orders.bell();
+            let mut fds = vec![PollFd::new(&bell, PollFlags::IN)];
+            fds.extend(watched.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+            let timeout = Timespec::try_from(wait).ok();
+            let is_told = poll(&mut fds, timeout.as_ref()).is_ok();
+            drop(fds);
+            if !is_told {
+                // A limit on descriptors below their number.
+                thread::park_timeout(left.min(BLIND));
+            }
+            if let Some(interception) = &mut self.interception {
+                interception.mend(Clock.now_ns());
+            }
         }
-        let _ = sched_setaffinity(None, &set);
     }
 }
 
@@ -261,7 +260,7 @@ impl Verdict {
 pub(crate) mod tests {
     use std::collections::BTreeSet;
     use std::io::{Read, Write};
-    use std::net::{TcpListener, UdpSocket};
+    use std::net::{SocketAddr, TcpListener, UdpSocket};
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::sync::mpsc;
 
@@ -366,6 +365,12 @@ pub(crate) mod tests {
         Arc::new(Health::new(addresses, &cpus(), Clock.now_ns()))
     }
 
+    /// A pulse that only asks.
+    pub(crate) fn start(health: &Arc<Health>) -> Pulse {
+        let orders = Arc::new(Orders::new().unwrap());
+        Pulse::start(Arc::clone(health), orders, None, || ()).unwrap()
+    }
+
     /// Waits until the check says so, five seconds at most, and keeps the cold thread alive.
     pub(crate) fn wait_for(health: &Health, check: impl Fn() -> bool) -> bool {
         (0..500).any(|_| {
@@ -389,7 +394,7 @@ pub(crate) mod tests {
             server("[::1]:0", GOOD),
         ];
         let health = health_of(&servers.each_ref().map(|server| server.address));
-        let pulse = Pulse::start(Arc::clone(&health)).unwrap();
+        let pulse = start(&health);
         assert!(
             wait_for(&health, || health.ready(Clock.now_ns()).is_ok()),
             "{}",
@@ -400,7 +405,6 @@ pub(crate) mod tests {
         assert!(figures.is_ready && figures.is_live);
         assert_eq!(figures.probes.len(), 6);
         assert!(figures.probes.iter().all(|probe| probe.answered > 0));
-        // The rules of interception let only loopback through unchanged.
         for server in &servers {
             let (source, _) = server.seen.recv().unwrap();
             let loopback = if source.is_ipv4() { "127.0.0.1" } else { "::1" };
@@ -412,7 +416,7 @@ pub(crate) mod tests {
     fn the_question_comes_from_every_cpu() {
         let server = server("127.0.0.1:0", GOOD);
         let health = health_of(&[server.address]);
-        let pulse = Pulse::start(Arc::clone(&health)).unwrap();
+        let pulse = start(&health);
         assert!(
             wait_for(&health, || health.ready(Clock.now_ns()).is_ok()),
             "{}",
@@ -437,7 +441,7 @@ pub(crate) mod tests {
             },
         );
         let health = health_of(&[server.address]);
-        let pulse = Pulse::start(Arc::clone(&health)).unwrap();
+        let pulse = start(&health);
         let hung: Vec<_> = cpus
             .iter()
             .filter(|&&cpu| cpu != first)
@@ -481,7 +485,7 @@ pub(crate) mod tests {
         );
         let good = server("127.0.0.1:0", GOOD);
         let health = health_of(&[hung, drips.address, good.address]);
-        let pulse = Pulse::start(Arc::clone(&health)).unwrap();
+        let pulse = start(&health);
         // Until the queue of the hung listener is full and connections time out.
         wait_for(&health, || {
             health.figures(Clock.now_ns()).probes[1].failed >= 6
@@ -514,7 +518,7 @@ pub(crate) mod tests {
         };
         let server = server("127.0.0.1:0", Manner { rcode: 2, ..GOOD });
         let health = health_of(&[closed, server.address]);
-        let _pulse = Pulse::start(Arc::clone(&health)).unwrap();
+        let _pulse = start(&health);
         let failed = || {
             health
                 .figures(Clock.now_ns())
@@ -555,7 +559,7 @@ pub(crate) mod tests {
             }
         });
         let health = health_of(&[address]);
-        let _pulse = Pulse::start(Arc::clone(&health)).unwrap();
+        let _pulse = start(&health);
         let silent = format!("udp {address}: no answer yet");
         assert!(wait_for(&health, || health.figures(Clock.now_ns()).probes
             [0]
@@ -568,26 +572,5 @@ pub(crate) mod tests {
             "{}",
             not_ready(&health)
         );
-    }
-
-    #[test]
-    fn every_lane_is_asked_within_a_turn_and_none_twice_as_often() {
-        for lanes in (1..=70).chain([128, 255]) {
-            let mut asked = vec![Vec::new(); lanes];
-            for number in 0..100 {
-                let due: Vec<_> = (0..lanes).filter(|&at| is_due(at, lanes, number)).collect();
-                assert_eq!(due.len(), lanes.div_ceil(TURN_ROUNDS), "{lanes}");
-                due.iter().for_each(|&at| asked[at].push(number));
-            }
-            for rounds in &asked {
-                assert!(rounds[0] < TURN_ROUNDS, "{lanes}");
-                assert!(
-                    rounds
-                        .windows(2)
-                        .all(|pair| pair[1] - pair[0] <= TURN_ROUNDS),
-                    "{lanes}"
-                );
-            }
-        }
     }
 }

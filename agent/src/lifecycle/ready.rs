@@ -9,12 +9,13 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::probe::Fault;
+use super::steering::Steering;
 use crate::telemetry::registry::{HealthFigures, ProbeFigures};
 
 /// `/readyz` says yes while the last good answer is not older than this. Every lane is asked once
@@ -62,6 +63,8 @@ pub struct Health {
     is_draining: AtomicBool,
     /// Where the probes under way over TCP come from.
     probing: Mutex<Vec<SocketAddr>>,
+    /// Set where queries are to be steered here.
+    steering: OnceLock<Arc<Steering>>,
 }
 
 #[derive(Debug)]
@@ -118,9 +121,23 @@ impl Health {
             cold_ns: AtomicU64::new(now_ns),
             is_draining: AtomicBool::new(false),
             probing: Mutex::default(),
+            steering: OnceLock::new(),
         };
         health.replan(now_ns, |_| {});
         health
+    }
+
+    /// Queries are to be steered here: readiness asks for it from now on. Whether the process is
+    /// worth keeping does not: what is not steered is answered by CoreDNS.
+    pub fn set_steering(&self, steering: Arc<Steering>) {
+        // It is set once, at the start.
+        let _ = self.steering.set(steering);
+    }
+
+    /// A figure that changes while the cold thread moves.
+    #[must_use]
+    pub fn beats(&self) -> u64 {
+        self.cold_ns.load(Relaxed)
     }
 
     /// From now on asks at these addresses. What is known of those that stay is kept.
@@ -168,7 +185,8 @@ impl Health {
 
     /// Whether the process is worth keeping: not before the first answer at every listen address.
     /// Listen addresses and CPUs that come later have [`LIVE_WINDOW`] for theirs. In a drain the
-    /// sockets close one by one, so then only the cold thread is looked at.
+    /// sockets close one by one, and after `nodens retire` the fallback table answers our questions,
+    /// so then only the cold thread is looked at.
     ///
     /// # Errors
     /// What is wrong, in words.
@@ -191,7 +209,11 @@ impl Health {
         must_have_answered: impl Fn(&Lane) -> bool,
     ) -> Result<(), Reasons> {
         let mut reasons = self.cold(LIVE_WINDOW, now_ns);
-        if !self.is_draining() {
+        let has_retired = self
+            .steering
+            .get()
+            .is_some_and(|steering| steering.is_retired());
+        if !self.is_draining() && !has_retired {
             let targets = self.targets.load();
             reasons.extend(targets.iter().filter_map(|target| {
                 target.problem(now_ns, |lane| {
@@ -223,6 +245,12 @@ impl Health {
                 good_ns == 0 || age(now_ns, good_ns) > READY_WINDOW
             })
         }));
+        reasons.extend(
+            self.steering
+                .get()
+                .into_iter()
+                .flat_map(|steering| steering.reasons()),
+        );
         Reasons::unless_empty(reasons)
     }
 
@@ -240,6 +268,7 @@ impl Health {
             is_ready: self.ready(now_ns).is_ok(),
             is_draining: self.is_draining(),
             probes: self.targets.load().iter().map(probe).collect(),
+            steering: self.steering.get().map(|steering| steering.figures()),
         }
     }
 
@@ -357,9 +386,9 @@ impl Lane {
         }
     }
 
-    /// Whether the last probe failed.
+    /// Whether the last probe failed, or there was none yet.
     pub(super) fn is_suspect(&self) -> bool {
-        self.fault.load(Relaxed) != NO_FAULT
+        self.fault.load(Relaxed) != NO_FAULT || self.good_ns.load(Relaxed) == 0
     }
 }
 

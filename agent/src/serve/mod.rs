@@ -70,11 +70,16 @@ impl fmt::Debug for Workers {
 
 impl Workers {
     /// Starts a worker a seat, each on its CPU. They serve nothing yet. `udp_size` is the largest
-    /// answer in octets.
+    /// answer in octets; `begin` is each thread's first act.
     ///
     /// # Errors
     /// The system has no thread or no descriptor for us.
-    pub fn start(seats: Vec<Seat>, udp_size: u16, failed: &Failed) -> io::Result<Self> {
+    pub fn start(
+        seats: Vec<Seat>,
+        udp_size: u16,
+        failed: &Failed,
+        begin: fn(),
+    ) -> io::Result<Self> {
         let count = seats.len();
         let mask = sched_getaffinity(None).ok();
         let mut workers = Self {
@@ -98,7 +103,10 @@ impl Workers {
             let thread = Builder::new()
                 .name(format!("worker-{number}"))
                 .stack_size(STACK)
-                .spawn(move || live(worker, cpus, &failed))?;
+                .spawn(move || {
+                    begin();
+                    live(worker, cpus, &failed);
+                })?;
             workers.threads.push(thread);
             workers.desk.mailboxes.push(mailbox);
         }

@@ -40,7 +40,7 @@ fn running(count: usize) -> Running {
         })
         .collect();
     let failed: Failed = Arc::new(|why| panic!("{why}"));
-    let workers = Workers::start(seats, 1232, &failed).unwrap();
+    let workers = Workers::start(seats, 1232, &failed, || ()).unwrap();
     let group = Group::bind("127.0.0.1:0".parse().unwrap(), count).unwrap();
     workers.desk().open(&[(0, &group)]);
     Running {

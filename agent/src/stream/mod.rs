@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use self::places::{Place, Places};
 use crate::cache::{Lookup, Reader, Tick};
 use crate::config::Listen;
-use crate::lifecycle::drain::DrainWatcher;
+use crate::lifecycle::drain::{self, DrainEnd, DrainTrigger, DrainWatcher, Stage};
 use crate::lifecycle::ready::Health;
 use crate::miss::Asked;
 use crate::resolve::{Reply, Resolver, To, Waiter};
@@ -44,6 +44,13 @@ const READ: usize = 2048;
 /// and a signature fit many times over. What a longer one has behind them is passed over, so that
 /// no client makes us keep the 65,535 octets that a length can promise.
 const LONGEST: usize = 4096;
+/// How long connections are still taken when the drain has begun: the kernel sends no new ones here
+/// then, and those whose handshake is under way must not be reset.
+const STILL_ACCEPT: Duration = Duration::from_millis(50);
+/// How long the client's end of a connection is waited for after ours. What it sends meanwhile is
+/// read and dropped: closing over unread octets would reset the connection, and with it answers
+/// that the client has not read yet (RFC 1122 section 4.2.2.13).
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Pause after an error of accept: the system is short of something.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The log is told of such an error at most this often.
@@ -60,6 +67,8 @@ pub struct Streams {
     places: Arc<Places>,
     /// Room for one message.
     buffer: Mutex<Vec<u8>>,
+    /// Lets go of the connections that there are, without an end of the process.
+    retire: Mutex<(DrainTrigger, DrainWatcher)>,
 }
 
 impl Streams {
@@ -81,6 +90,7 @@ impl Streams {
             health,
             limits: listen.clone(),
             buffer: Mutex::new(vec![0; MAX_MESSAGE]),
+            retire: Mutex::new(drain::new()),
         })
     }
 
@@ -89,38 +99,102 @@ impl Streams {
         let mut connections = JoinSet::new();
         let mut said: Option<Instant> = None;
         let begun = drain.clone().begun();
-        tokio::pin!(begun);
+        let over = async {
+            let _blocker = begun.await;
+            sleep(STILL_ACCEPT).await;
+        };
+        tokio::pin!(over);
+        let mut is_over = false;
         loop {
-            tokio::select! {
-                _blocker = &mut begun => break,
-                Some(_) = connections.join_next() => {}
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => {
-                        // The agent's own probe takes no client's place, and finds one always.
-                        let is_probe = self.health.is_probe(peer);
-                        let place = if is_probe { None } else { self.places.take(peer.ip()) };
-                        if is_probe || place.is_some() {
-                            let guest = place.as_ref().map(Place::guest);
-                            let connection = Connection::new(&self, place, stream, peer);
-                            let task = connections.spawn(connection.live(drain.clone()));
-                            if let Some(guest) = guest {
-                                guest.runs_in(task);
-                            }
-                        }
+            let accepted = tokio::select! {
+                biased;
+                () = &mut over, if !is_over => {
+                    is_over = true;
+                    continue;
+                }
+                Some(_) = connections.join_next() => continue,
+                accepted = listener.accept() => Some(accepted),
+                // What the kernel has ready is taken to the last.
+                () = std::future::ready(()), if is_over => None,
+            };
+            match accepted {
+                None => break,
+                Some(Ok((stream, peer))) => {
+                    self.take(&mut connections, stream, peer, drain.clone());
+                }
+                Some(Err(error)) => {
+                    let now = Instant::now();
+                    if said.is_none_or(|last| now >= last + SAID_EVERY) {
+                        said = Some(now);
+                        tracing::warn!(%error, "cannot take a TCP connection");
                     }
-                    Err(error) => {
-                        let now = Instant::now();
-                        if said.is_none_or(|last| now >= last + SAID_EVERY) {
-                            said = Some(now);
-                            tracing::warn!(%error, "cannot take a TCP connection");
-                        }
-                        sleep(PAUSE).await;
+                    if is_over {
+                        break;
                     }
-                },
+                    sleep(PAUSE).await;
+                }
             }
         }
         drop(listener);
+        drop(drain);
         while connections.join_next().await.is_some() {}
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        connections: &mut JoinSet<()>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        drain: DrainWatcher,
+    ) {
+        // The agent's own probe takes no client's place, and finds one always.
+        let is_probe = self.health.is_probe(peer);
+        let place = if is_probe {
+            None
+        } else {
+            self.places.take(peer.ip())
+        };
+        if is_probe || place.is_some() {
+            let guest = place.as_ref().map(Place::guest);
+            let leave = Leave {
+                drain,
+                retire: lock(&self.retire).1.clone(),
+            };
+            let connection = Connection::new(self, place, stream, peer);
+            let task = connections.spawn(connection.live(leave));
+            if let Some(guest) = guest {
+                guest.runs_in(task);
+            }
+        }
+    }
+
+    /// Lets go of the connections that there are, each after an answer, within `grace`; those
+    /// that come later stay.
+    pub async fn let_go(&self, grace: Duration) -> DrainEnd {
+        let (trigger, watcher) = std::mem::replace(&mut *lock(&self.retire), drain::new());
+        drop(watcher);
+        trigger.drain(grace).await
+    }
+}
+
+/// Why a connection may have to leave: the process ends, or nothing is steered here any more.
+#[derive(Debug)]
+struct Leave {
+    drain: DrainWatcher,
+    retire: DrainWatcher,
+}
+
+impl Leave {
+    fn stage(&self) -> Stage {
+        self.drain.stage().max(self.retire.stage())
+    }
+
+    /// Waits until either has come so far.
+    async fn reached(&mut self, stage: Stage) {
+        tokio::select! {
+            () = self.drain.reached(stage) => {}
+            () = self.retire.reached(stage) => {}
+        }
     }
 }
 
@@ -142,6 +216,10 @@ struct Connection {
     waiting: usize,
     /// The client will send no more.
     is_half_closed: bool,
+    /// We are to leave: the next answer is the last.
+    is_leaving: bool,
+    /// An answer has passed since.
+    has_answered: bool,
     active: Instant,
 }
 
@@ -169,31 +247,49 @@ impl Connection {
             settled,
             waiting: 0,
             is_half_closed: false,
+            is_leaving: false,
+            has_answered: false,
             active: Instant::now(),
         }
     }
 
-    async fn live(mut self, drain: DrainWatcher) {
+    async fn live(mut self, mut leave: Leave) {
         // Errors are the client's: it reset the connection, or does not read its answers.
-        let _ = self.serve(drain).await;
+        let _ = self.serve(&mut leave).await;
     }
 
-    async fn serve(&mut self, drain: DrainWatcher) -> io::Result<()> {
+    async fn serve(&mut self, leave: &mut Leave) -> io::Result<()> {
         let idle = self.streams.limits.tcp_idle;
-        let mut is_draining = drain.is_draining();
-        let begun = drain.begun();
-        tokio::pin!(begun);
+        let mut stage = leave.stage();
         loop {
-            if self.waiting == 0 && (self.is_half_closed || is_draining) {
+            self.is_leaving = stage >= Stage::Draining;
+            if self.waiting == 0 && self.is_half_closed {
                 return Ok(());
+            }
+            // A client may have a query on its way as long as nothing tells it not to, so an idle
+            // connection stays until it has been of use once more (RFC 7766 section 6.2.3), or
+            // there is no more time.
+            if self.waiting == 0
+                && self.is_leaving
+                && (self.has_answered || stage == Stage::LastCall)
+                && !self.has_more_queries().await?
+            {
+                return self.say_farewell().await;
             }
             if let Some(place) = &self.place {
                 place.awaits_answers(self.waiting > 0);
             }
-            let may_read = !self.is_half_closed && !is_draining && self.waiting < PIPELINE;
+            let may_read = !self.is_half_closed && self.waiting < PIPELINE;
+            let next = match stage {
+                Stage::Serving => Stage::Draining,
+                _ => Stage::LastCall,
+            };
             self.inbox.reserve(READ);
             tokio::select! {
-                _blocker = &mut begun, if !is_draining => is_draining = true,
+                () = leave.reached(next), if stage != Stage::LastCall => {
+                    stage = leave.stage();
+                    self.has_answered = false;
+                }
                 Some(reply) = self.settled.recv(), if self.waiting > 0 => {
                     self.touch();
                     self.take_reply(&reply);
@@ -221,6 +317,34 @@ impl Connection {
         }
     }
 
+    /// Takes what has come in the meantime; true where that is a query whose answer is awaited.
+    async fn has_more_queries(&mut self) -> io::Result<bool> {
+        self.inbox.reserve(READ);
+        match self.read.try_read_buf(&mut self.inbox) {
+            Ok(0) => self.is_half_closed = true,
+            Ok(_) => {
+                self.take_queries().await?;
+                // Half a query: its rest is on the way.
+                return Ok(self.waiting > 0 || !self.inbox.is_empty());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        Ok(false)
+    }
+
+    /// Ends our side and waits for the client to end its own, so that nothing is reset.
+    async fn say_farewell(&mut self) -> io::Result<()> {
+        self.write.shutdown().await?;
+        let end = async {
+            while self.read.read_buf(&mut self.inbox).await? > 0 {
+                self.inbox.clear();
+            }
+            Ok(())
+        };
+        timeout(FAREWELL, end).await.unwrap_or(Ok(()))
+    }
+
     /// A query or an answer has passed.
     fn touch(&mut self) {
         self.active = Instant::now();
@@ -231,6 +355,7 @@ impl Connection {
 
     fn take_reply(&mut self, reply: &Reply) {
         self.waiting -= 1;
+        self.has_answered = true;
         self.outbox.extend(reply.frame());
     }
 
@@ -286,7 +411,7 @@ impl Connection {
                         .count(NO_ZONE, channel, rejection.qtype, rcode);
                 }
                 buffer[..message.len()].copy_from_slice(message);
-                let length = reply::reject(&mut buffer, &rejection, &streams.shape());
+                let length = reply::reject(&mut buffer, &rejection, &self.shape());
                 self.put(&buffer[..length]);
                 return false;
             }
@@ -300,7 +425,7 @@ impl Connection {
         }
         if let Lookup::Hit(entry) | Lookup::Due(entry) = found {
             buffer[..query.question_end].copy_from_slice(&message[..query.question_end]);
-            let length = reply::answer(&mut buffer, &query, &entry.answer(now), &streams.shape());
+            let length = reply::answer(&mut buffer, &query, &entry.answer(now), &self.shape());
             let (zone, rcode) = (entry.zone(), entry.rcode());
             cells.answers.count(zone, channel, question.qtype(), rcode);
             self.put(&buffer[..length]);
@@ -312,7 +437,7 @@ impl Connection {
             to: To::Stream {
                 replies: self.replies.clone(),
                 client: self.client,
-                keepalive: streams.keepalive(),
+                keepalive: self.keepalive(),
             },
         };
         drop(session);
@@ -325,10 +450,28 @@ impl Connection {
     }
 
     fn put(&mut self, message: &[u8]) {
+        self.has_answered = true;
         if let Ok(length @ 1..) = u16::try_from(message.len()) {
             self.outbox.extend(length.to_be_bytes());
             self.outbox.extend(message);
         }
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            limit: MAX_MESSAGE,
+            udp_size: self.streams.limits.udp_size,
+            keepalive: Some(self.keepalive()),
+        }
+    }
+
+    /// The idle timeout in units of 100 ms (RFC 7828 section 3.1). Nought asks the client to close,
+    /// as we are about to (section 3.2.2).
+    fn keepalive(&self) -> u16 {
+        if self.is_leaving {
+            return 0;
+        }
+        u16::try_from(self.streams.limits.tcp_idle.as_millis() / 100).unwrap_or(u16::MAX)
     }
 
     /// Writes what there is; a client that does not read for the idle timeout is let go.
@@ -344,21 +487,6 @@ impl Connection {
             self.outbox = Vec::new();
         }
         Ok(())
-    }
-}
-
-impl Streams {
-    fn shape(&self) -> Shape {
-        Shape {
-            limit: MAX_MESSAGE,
-            udp_size: self.limits.udp_size,
-            keepalive: Some(self.keepalive()),
-        }
-    }
-
-    /// The idle timeout in units of 100 ms (RFC 7828 section 3.1).
-    fn keepalive(&self) -> u16 {
-        u16::try_from(self.limits.tcp_idle.as_millis() / 100).unwrap_or(u16::MAX)
     }
 }
 

@@ -192,7 +192,9 @@ mod tests {
     use super::*;
     use crate::telemetry::cells::{ConnectionRefusal, Outcome};
     use crate::telemetry::counters::{Channel, NO_ZONE, add};
-    use crate::telemetry::registry::{CacheFigures, HealthFigures, ProbeFigures, Source, Sources};
+    use crate::telemetry::registry::{
+        CacheFigures, HealthFigures, LaneFigures, ProbeFigures, Source, Sources, SteeringFigures,
+    };
     use crate::telemetry::strict;
     use crate::wire::fault::Fault;
 
@@ -214,6 +216,19 @@ mod tests {
                 is_live: true,
                 is_ready: false,
                 is_draining: true,
+                steering: Some(SteeringFigures {
+                    lanes: vec![LaneFigures {
+                        address: "10.96.0.10".to_owned(),
+                        proto: "udp",
+                        is_live: true,
+                        trips: 2,
+                        returns: 1,
+                    }],
+                    healed: vec![("fallback", 3)],
+                    refreshed: 40,
+                    refused: 4,
+                    longest_gap: Duration::from_millis(312),
+                }),
                 probes: vec![ProbeFigures {
                     address: "[::1]:53".to_owned(),
                     proto: "tcp",

@@ -8,6 +8,7 @@ use super::cells::{ConnectionRefusal, Outcome, OverLimit};
 use super::counters::{RCODES, TYPES};
 use super::exposition::{Family, Kind, Series};
 use super::registry::{HealthFigures, Scrape};
+use super::steering::STEERING;
 use crate::wire::fault::Fault;
 
 /// Families under the headings of the documentation, in the order of a scrape.
@@ -17,6 +18,7 @@ pub(super) const SECTIONS: &[(&str, &[Family])] = &[
     ("Clients over TCP", STREAM),
     ("Upstreams", UPSTREAM),
     ("Workers", WORKERS),
+    ("Steering", STEERING),
     ("The agent", AGENT),
     ("The process", PROCESS),
 ];

@@ -17,7 +17,9 @@ pub(super) struct Label {
 pub(super) const LABELS: &[Label] = &[
     Label {
         name: "address",
-        values: || "a listen address with its port".to_owned(),
+        values: || {
+            "a listen address with its port; where queries are steered, the address that clients ask".to_owned()
+        },
     },
     Label {
         name: "family",
@@ -32,6 +34,12 @@ pub(super) const LABELS: &[Label] = &[
     Label {
         name: "outcome",
         values: || listed(Outcome::ALL.map(|(_, label)| label)),
+    },
+    Label {
+        name: "part",
+        values: || {
+            "`links`: the interface and its addresses; `fallback`: the table that answers when the agent is dead; `active`: the table that steers, where the kernel lets others remove it".to_owned()
+        },
     },
     Label {
         name: "proto",
@@ -53,7 +61,9 @@ pub(super) const LABELS: &[Label] = &[
     },
     Label {
         name: "result",
-        values: || "of a reload: `ok`, `refused`; of a probe: `answered`, `failed`".to_owned(),
+        values: || {
+            "of a reload: `ok`, `refused`; of a probe: `answered`, `failed`; of a refresh: `ok`, `refused`".to_owned()
+        },
     },
     Label {
         name: "source",

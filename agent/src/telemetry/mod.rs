@@ -20,5 +20,6 @@ pub mod latency;
 pub mod log;
 mod process;
 pub mod registry;
+mod steering;
 #[cfg(test)]
 pub(crate) mod strict;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::cells::{AgentCells, Labels, MAX_UPSTREAMS, ResolveCells, StreamCells, WorkerCells};
 use super::counters::{Answers, Channel, MAX_ZONES, NO_ZONE};
@@ -131,6 +132,38 @@ pub struct HealthFigures {
     pub is_draining: bool,
     /// What the prober asked and got.
     pub probes: Vec<ProbeFigures>,
+    /// What the kernel steers here; `None` where it is not asked to.
+    pub steering: Option<SteeringFigures>,
+}
+
+/// What the dead-man's switch and the healing did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SteeringFigures {
+    /// Each address that clients ask, by transport.
+    pub lanes: Vec<LaneFigures>,
+    /// Times that something of ours was put back, by what it was.
+    pub healed: Vec<(&'static str, u64)>,
+    /// Refreshes that the kernel took.
+    pub refreshed: u64,
+    /// Refreshes that it did not take.
+    pub refused: u64,
+    /// The longest time between two refreshes of one lane.
+    pub longest_gap: Duration,
+}
+
+/// What the switch did to one address over one transport.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneFigures {
+    /// The address that clients ask.
+    pub address: String,
+    /// `udp` or `tcp`.
+    pub proto: &'static str,
+    /// Queries are steered here now.
+    pub is_live: bool,
+    /// Times that the switch tripped.
+    pub trips: u64,
+    /// Times that it came back.
+    pub returns: u64,
 }
 
 /// What the prober asked one listen address over one transport, and got.

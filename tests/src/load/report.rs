@@ -74,7 +74,9 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn show(self) -> &'static str {
+    /// As the tables have it.
+    #[must_use]
+    pub fn show(self) -> &'static str {
         match self {
             Self::Aim => "aim",
             Self::Must => "must",

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The fallback table: persistent; with no agent alive it sends what is asked of a node-local
+//! address to CoreDNS.
+
+use crate::check::Difference;
+use crate::error::Error;
+use crate::nfnetlink::Connection;
+use crate::plan::Plan;
+use crate::rules::fallback::{CHAINS, NAME, table};
+use crate::tables::{self, Shape};
+
+/// By what the table of an earlier nodens is known.
+pub(crate) const SHAPE: Shape = Shape {
+    table: NAME,
+    chains: &CHAINS,
+    sets: &[],
+};
+
+/// Makes the table, or leaves it where it is right already; one of ours with other content is
+/// replaced in one transaction. A plan without fallback removes it.
+///
+/// # Errors
+/// When the kernel refuses, or another program made a table of that name.
+pub fn apply(plan: &Plan) -> Result<(), Error> {
+    let Some(wanted) = table(plan) else {
+        return revert();
+    };
+    let mut connection = Connection::open()?;
+    if tables::differences(&mut connection, &wanted, "")?.is_empty() {
+        return Ok(());
+    }
+    tables::put(&mut connection, &SHAPE, &wanted, false)
+}
+
+/// Removes the table, if it is there.
+///
+/// # Errors
+/// As [`apply`].
+pub fn revert() -> Result<(), Error> {
+    tables::remove(&mut Connection::open()?, &SHAPE)
+}
+
+/// What differs between the table and the plan.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn check(plan: &Plan) -> Result<Vec<Difference>, Error> {
+    let mut connection = Connection::open()?;
+    if let Some(wanted) = table(plan) {
+        let remedy = "`nodens netsetup up` makes it anew; a running agent does so by itself";
+        return tables::differences(&mut connection, &wanted, remedy);
+    }
+    if connection.table(NAME)?.is_none() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Difference {
+        place: format!("table inet {NAME}"),
+        wanted: "none, for the plan has no fallback".to_owned(),
+        found: "a table".to_owned(),
+        remedy: "`nodens netsetup up` removes it".to_owned(),
+    }])
+}

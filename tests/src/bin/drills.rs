@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `make drills`: the agent is killed, stopped, drained, starved and flooded, as a table with what
+//! must come of it. Exit code 1 where a row misses what it must, 69 where the machine cannot run
+//! the drills.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Arg, ArgAction, Command, value_parser};
+use nodens_tests::drill::rows::{self, Drill};
+use nodens_tests::drill::stage::Stage;
+use nodens_tests::drill::table::{Row, to_markdown, to_text};
+use nodens_tests::load::{cpus, report};
+use nodens_tests::node::{Family, From, Node, Shape};
+
+/// The machine cannot do it: no root, a program that is missing.
+const EXIT_UNAVAILABLE: u8 = 69;
+
+struct Options {
+    drills: Vec<&'static Drill>,
+    shapes: Vec<Shape>,
+    families: &'static [Family],
+    clients: Vec<From>,
+    per_second: u64,
+    quick: bool,
+    markdown: bool,
+}
+
+fn main() -> ExitCode {
+    let options = read();
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("drills: {error:#}\n"));
+            ExitCode::from(EXIT_UNAVAILABLE)
+        }
+    }
+}
+
+fn read() -> Options {
+    let names: Vec<&str> = rows::ALL.iter().map(|drill| drill.name).collect();
+    let choice = |name: &'static str, values: &'static [&'static str], help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_parser(values.to_vec())
+            .default_value(values[0])
+            .help(help)
+    };
+    let matches = Command::new("drills")
+        .about("Kills, stops, drains, starves and floods the agent of a node in namespaces, and measures what pods notice")
+        .arg(
+            Arg::new("drill")
+                .num_args(0..)
+                .value_parser(names)
+                .help("Which drills; all without any"),
+        )
+        .arg(choice("shape", &["a", "b", "c", "all"], "Kube-proxy in iptables mode, in nftables mode, none, or one after the other"))
+        .arg(choice("family", &["4", "6", "both"], "IPv4, IPv6, or both at once"))
+        .arg(choice("client", &["veth", "bridge", "host", "all"], "Where queries come from"))
+        .arg(
+            Arg::new("rate")
+                .long("rate")
+                .default_value("5000")
+                .value_parser(value_parser!(u64).range(1..=50_000))
+                .help("Queries a second, over all addresses together"),
+        )
+        .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("Shorter: a look, not a verdict"))
+        .arg(Arg::new("markdown").long("markdown").action(ArgAction::SetTrue).help("The tables in Markdown"))
+        .get_matches();
+    let word = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
+    let drills: Vec<_> = matches
+        .get_many::<String>("drill")
+        .into_iter()
+        .flatten()
+        .filter_map(|name| rows::find(name))
+        .collect();
+    Options {
+        drills: if drills.is_empty() {
+            rows::ALL.iter().collect()
+        } else {
+            drills
+        },
+        shapes: match word("shape").as_str() {
+            "a" => vec![Shape::Iptables],
+            "b" => vec![Shape::Nftables],
+            "c" => vec![Shape::Absent],
+            _ => Shape::ALL.to_vec(),
+        },
+        families: match word("family").as_str() {
+            "4" => &[Family::V4],
+            "6" => &[Family::V6],
+            _ => Family::BOTH,
+        },
+        clients: match word("client").as_str() {
+            "veth" => vec![From::Veth],
+            "bridge" => vec![From::Bridge],
+            "host" => vec![From::Host],
+            _ => From::ALL.to_vec(),
+        },
+        per_second: matches.get_one("rate").copied().unwrap_or(5_000),
+        quick: matches.get_flag("quick"),
+        markdown: matches.get_flag("markdown"),
+    }
+}
+
+fn run(options: &Options) -> anyhow::Result<bool> {
+    let mut is_passed = true;
+    let machine = report::machine(cpus()?.len());
+    for &shape in &options.shapes {
+        for &from in &options.clients {
+            let families: Vec<_> = options.families.iter().map(|f| format!("{f:?}")).collect();
+            let title = format!(
+                "{machine}\n({}) {}, {}, {}, {} queries a second{}",
+                shape.letter(),
+                shape.describe(),
+                from.describe(),
+                families.join(" and ").replace('V', "IPv"),
+                options.per_second,
+                if options.quick {
+                    ", the short form"
+                } else {
+                    ""
+                }
+            );
+            say(&format!("{title}\n"));
+            let rows = run_all(options, shape, from)?;
+            is_passed &= rows.iter().all(Row::is_passed);
+            let table = if options.markdown {
+                to_markdown(&rows)
+            } else {
+                to_text(&rows)
+            };
+            writeln!(io::stdout(), "{title}\n\n{table}").context("write the table")?;
+        }
+    }
+    Ok(is_passed)
+}
+
+fn run_all(options: &Options, shape: Shape, from: From) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for drill in &options.drills {
+        if drill.needs_coredns && shape == Shape::Absent {
+            continue;
+        }
+        say(&format!("  {} …", drill.title));
+        // A node of its own: no drill finds what another has left.
+        let node = Node::new(shape)?;
+        let row = drill.run(&Stage {
+            node: &node,
+            families: options.families,
+            from,
+            per_second: options.per_second,
+            quick: options.quick,
+        });
+        say(if row.is_passed() {
+            " done\n"
+        } else {
+            " MISSED\n"
+        });
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn say(text: &str) {
+    // A closed terminal is no reason to stop.
+    let _ = io::stderr().write_all(text.as_bytes());
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The table of `make drills`: what was measured beside what must be and what is aimed at.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::load::report::{Goal, Verdict};
+
+/// One figure of a drill; less is better.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// What stands behind the number: ` lost`, ` ms gap`.
+    pub what: &'static str,
+    /// What was measured; `None` when it never happened.
+    pub value: Option<f64>,
+    /// What it must not exceed.
+    pub must: f64,
+    /// What it is aimed not to exceed.
+    pub aim: f64,
+}
+
+impl Figure {
+    /// A number of things.
+    #[must_use]
+    pub fn count(what: &'static str, value: impl Into<u64>, must: u32, aim: u32) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+        let value = value.into() as f64;
+        Self {
+            what,
+            value: Some(value),
+            must: must.into(),
+            aim: aim.into(),
+        }
+    }
+
+    /// A time in milliseconds; `None` for what never happened.
+    #[must_use]
+    pub fn time(what: &'static str, value: Option<Duration>, must_ms: f64, aim_ms: f64) -> Self {
+        Self {
+            what,
+            value: value.map(|time| time.as_secs_f64() * 1e3),
+            must: must_ms,
+            aim: aim_ms,
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        match self.value {
+            Some(value) if Goal::AtMost(self.aim).is_reached(value) => Verdict::Aim,
+            Some(value) if Goal::AtMost(self.must).is_reached(value) => Verdict::Must,
+            _ => Verdict::Missed,
+        }
+    }
+
+    fn show(&self, value: Option<f64>) -> String {
+        match value {
+            None => format!("never{}", self.what),
+            Some(value) if value.fract() == 0.0 || value >= 100.0 => {
+                format!("{value:.0}{}", self.what)
+            }
+            Some(value) => format!("{value:.1}{}", self.what),
+        }
+    }
+}
+
+/// A drill and what came of it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// What is done.
+    pub drill: &'static str,
+    /// What was measured.
+    pub figures: Vec<Figure>,
+    /// What lies behind it.
+    pub details: Vec<String>,
+    /// Why there are no figures.
+    pub failure: Option<String>,
+}
+
+impl Row {
+    /// Whether every figure is as it must be.
+    #[must_use]
+    pub fn is_passed(&self) -> bool {
+        self.verdict() != Verdict::Missed
+    }
+
+    fn verdict(&self) -> Verdict {
+        let mut verdicts = self.figures.iter().map(Figure::verdict);
+        if self.failure.is_some() || verdicts.clone().any(|v| v == Verdict::Missed) {
+            Verdict::Missed
+        } else if verdicts.any(|v| v == Verdict::Must) {
+            Verdict::Must
+        } else {
+            Verdict::Aim
+        }
+    }
+
+    fn cells(&self) -> [String; 5] {
+        let list = |value: fn(&Figure) -> Option<f64>| {
+            let shown: Vec<_> = self.figures.iter().map(|f| f.show(value(f))).collect();
+            shown.join(", ")
+        };
+        let bounds = |value: fn(&Figure) -> f64| {
+            let shown = self.figures.iter().map(|figure| {
+                let bound = figure.show(Some(value(figure)));
+                match value(figure) {
+                    0.0 => bound,
+                    _ => format!("≤ {bound}"),
+                }
+            });
+            shown.collect::<Vec<_>>().join(", ")
+        };
+        [
+            self.drill.to_owned(),
+            if self.failure.is_some() {
+                "failed, see below".to_owned()
+            } else {
+                list(|figure| figure.value)
+            },
+            bounds(|figure| figure.must),
+            bounds(|figure| figure.aim),
+            self.verdict().show().to_owned(),
+        ]
+    }
+}
+
+const HEAD: [&str; 5] = ["drill", "measured", "must", "aim", "verdict"];
+
+/// The table for a terminal, details and failures below it.
+#[must_use]
+pub fn to_text(rows: &[Row]) -> String {
+    let mut lines = vec![HEAD.map(String::from)];
+    lines.extend(rows.iter().map(Row::cells));
+    let widths: [usize; 5] = std::array::from_fn(|column| {
+        let cells = lines.iter().map(|cells| cells[column].chars().count());
+        cells.max().unwrap_or(0)
+    });
+    let mut out = String::new();
+    for cells in &lines {
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        _ = writeln!(out, "{}", padded.join("  ").trim_end());
+    }
+    for row in rows {
+        for detail in row.details.iter().chain(&row.failure) {
+            _ = writeln!(out, "  {}: {detail}", row.drill);
+        }
+    }
+    out
+}
+
+/// The table in Markdown, for the documentation.
+#[must_use]
+pub fn to_markdown(rows: &[Row]) -> String {
+    let mut out = format!("| {} |\n|---|---|---|---|---|\n", HEAD.join(" | "));
+    for row in rows {
+        _ = writeln!(out, "| {} |", row.cells().join(" | "));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_as_good_as_its_worst_figure() {
+        let mut row = Row {
+            drill: "SIGKILL",
+            figures: vec![
+                Figure::count(" lost", 3_u64, 50, 5),
+                Figure::time(" ms", Some(Duration::from_micros(20_500)), 50.0, 50.0),
+            ],
+            details: vec!["4711 queries".to_owned()],
+            failure: None,
+        };
+        assert_eq!(row.verdict(), Verdict::Aim);
+        let text = to_text(std::slice::from_ref(&row));
+        assert!(text.contains("3 lost, 20.5 ms"), "{text}");
+        assert!(text.contains("≤ 50 lost, ≤ 50 ms"), "{text}");
+        assert!(text.contains("SIGKILL: 4711 queries"), "{text}");
+        row.figures[0].value = Some(6.0);
+        assert_eq!(row.verdict(), Verdict::Must);
+        row.figures[1].value = None;
+        assert!(!row.is_passed());
+        assert!(to_text(&[row]).contains("never ms"));
+    }
+}
