@@ -23,6 +23,7 @@ const ANSWER: Answer<'_> = Answer {
     records: &RECORD,
     ttl_offsets: &[6, 0],
     age: 7,
+    ..Answer::NOTHING
 };
 const NOW: Tick = Tick(100);
 
@@ -69,13 +70,7 @@ fn look_up(criterion: &mut Criterion) {
         let cache = Cache::new(64 << 20, 1).expect("memory");
         let reference = moka::sync::Cache::new(1_000_000);
         for question in &questions {
-            let draft = Draft {
-                question,
-                answer: ANSWER,
-                zone: 1,
-                stored: NOW,
-                expires: Tick::NEVER,
-            };
+            let draft = Draft::new(question, ANSWER, 1, [NOW, Tick::NEVER]);
             cache.insert(&draft).expect("room");
             let key: Box<[u8]> = question.as_octets().into();
             reference.insert(key, std::sync::Arc::<[u8]>::from(&RECORD[..]));

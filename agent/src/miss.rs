@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The only bridge from the hot side to the cold one: a bounded queue that goes one way.
 //!
-//! A worker puts a miss in and forgets it; the cold side answers the client itself, on the same
+//! A worker puts a miss in, or a question whose answer is about to end, and forgets it; the cold side answers the client itself, on the same
 //! socket. Nothing flows back. A worker rings the bell, a pipe, only where the cold side said that it
 //! sleeps, so a burst costs one system call.
 
@@ -25,11 +25,12 @@ pub const QUEUE: usize = 2048;
 /// Octets of a question section: a name, a type, a class.
 const QUESTION: usize = MAX_NAME + 4;
 
-/// A query that the cache cannot answer, with all that its answer needs.
+/// A query that the cache cannot answer, with all that its answer needs; or one that it has just
+/// answered, and soon cannot.
 #[derive(Clone, Debug)]
 pub struct Miss {
-    /// Where the answer goes.
-    pub client: SocketAddr,
+    /// Where the answer goes; `None` where nobody waits for it.
+    pub client: Option<SocketAddr>,
     /// The listener that the query came to.
     pub listener: u32,
     /// When it came, in nanoseconds of the agent's clock.
@@ -141,6 +142,13 @@ impl Sender {
         self.0.queue.push(miss).is_ok()
     }
 
+    /// Puts in what nobody waits for; not where half of the queue waits already, as those who wait
+    /// need it. Whether it is in.
+    #[must_use]
+    pub fn offer(&self, miss: Miss) -> bool {
+        self.0.queue.len() < QUEUE / 2 && self.push(miss)
+    }
+
     /// Wakes the cold side where it sleeps; once a batch, behind the last push.
     pub fn ring(&self) {
         // Against `Receiver::sleep`: either this sees that it sleeps, or it sees the miss.
@@ -195,7 +203,7 @@ mod tests {
         message[..2].copy_from_slice(&id.to_be_bytes());
         let query = Query::parse(&message, &mut Question::new()).unwrap();
         Miss {
-            client: ([127, 0, 0, 1], 9).into(),
+            client: Some(([127, 0, 0, 1], 9).into()),
             listener: 0,
             arrived_ns: 0,
             asked: Asked::new(&message, &query),
@@ -227,6 +235,14 @@ mod tests {
         let taken = (0..).take_while(|&id| sender.push(miss(id))).count();
         assert_eq!((taken, receiver.len()), (QUEUE, QUEUE));
         assert_eq!(receiver.pop().unwrap().asked.id(), 0);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_leaves_half_of_the_queue_to_those_who_wait() {
+        let (sender, receiver, _ear) = queue().unwrap();
+        let taken = (0..).take_while(|&id| sender.offer(miss(id))).count();
+        assert_eq!((taken, receiver.len()), (QUEUE / 2, QUEUE / 2));
+        assert!(sender.push(miss(0)));
     }
 
     #[test]

@@ -104,7 +104,7 @@ fn a_good_file_is_ok_and_its_warnings_are_told() {
     let file = Scratch::new(
         "listen: { addresses: [127.0.0.1, '::1'], port: 5300 }\n\
          cache: { size: 1MiB, staleFor: 1h }\n\
-         zones:\n  - { name: \".\", upstreams: [10.96.0.50] }\n",
+         zones:\n  - { name: \".\", upstreams: [10.96.0.50, 10.96.0.50] }\n",
     );
     let (code, out, err) = ends(&mut nodens(&["check", "--config", file.path()]));
     assert_eq!(code, 0, "{err}");
@@ -118,8 +118,8 @@ fn a_good_file_is_ok_and_its_warnings_are_told() {
     assert_eq!(
         err,
         format!(
-            "warning: {}:2:32: cache.staleFor: this version does not serve stale answers yet; \
-             the key has no effect; it may stay\n",
+            "warning: {}:4:42: zones[0].upstreams[1]: found the upstream 10.96.0.50:53 again, it \
+             counts once; remove one of the two\n",
             file.path()
         )
     );
@@ -136,7 +136,8 @@ fn a_bad_file_ends_with_64_and_every_problem() {
          {path}:3:5: zones[0]: found a zone without servers, expected upstreams or resolv.conf; \
          add the servers to ask, e.g. `upstreams: [10.96.0.10]`\n\
          {path}:3:18: zones[0].upstream: found the unknown key \"upstream\", expected one of name, \
-         upstreams, resolv.conf, transport, maxTtl, maxNegativeTtl; did you mean upstreams?\n\
+         upstreams, resolv.conf, transport, maxTtl, maxNegativeTtl, rotate, cuts; did you mean \
+         upstreams?\n\
          3 problems\n"
     );
     for command in ["check", "run"] {

@@ -28,7 +28,6 @@ use nodens::serve::{BATCH, Failed, Group, Seat, Workers};
 use nodens::telemetry::clock::Clock;
 use nodens::telemetry::registry::Telemetry;
 use nodens::wire::answer::Answer;
-use nodens::wire::header::Flags;
 use nodens::wire::name::Name;
 use nodens::wire::question::Question;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -193,18 +192,17 @@ fn keep(cache: &Cache, name: &str, records: usize) {
         .flat_map(|record| u16::try_from(record * 16 + 6).unwrap().to_le_bytes())
         .collect();
     // Where there is no room for it, that is the cache's answer to a flood.
+    let mut answer = Answer {
+        counts: [u16::try_from(records).unwrap(), 0, 0],
+        records: &octets,
+        ttl_offsets: &ttls,
+        ..Answer::NOTHING
+    };
+    answer.turns = answer.find_turns();
+    // Due from its first moment on: the questions that are offered for it cost nothing either.
     let _ = cache.insert(&Draft {
-        question: &question,
-        answer: Answer {
-            flags: Flags(0),
-            counts: [u16::try_from(records).unwrap(), 0, 0],
-            records: &octets,
-            ttl_offsets: &ttls,
-            age: 0,
-        },
-        zone: 1,
-        stored: now,
-        expires: now.after_seconds(60),
+        early: u16::MAX,
+        ..Draft::new(&question, answer, 1, [now, now.after_seconds(60)])
     });
 }
 

@@ -7,8 +7,8 @@
 //! cold side Cache ─ insert(draft) ─► store: slab (memory), policy (S3-FIFO), table (publish, limbo)
 //! ```
 //!
-//! A hit allocates nothing, frees nothing, locks nothing and writes no shared line but a counter
-//! that stops at 3. Only the cold side frees, when no reader can hold what it frees.
+//! A hit allocates nothing, frees nothing, locks nothing and writes no shared line but counters
+//! that stop at 3. Only the cold side frees, when no reader can hold what it frees.
 
 mod cell;
 mod entry;
@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use self::entry::{Draft, Entry};
+pub use self::key::DENIAL;
 pub use self::store::Figures;
 use self::store::Store;
 use crate::wire::question::Question;
@@ -75,6 +76,9 @@ pub enum Refusal {
 pub enum Lookup<'a> {
     /// An answer whose lifetime has not ended.
     Hit(Entry<'a>),
+    /// The same, and it ends soon and is asked for often: the caller has it asked for again. Said
+    /// once for each answer.
+    Due(Entry<'a>),
     /// Nothing that can be sent.
     Miss,
 }
@@ -112,7 +116,9 @@ impl Cache {
         })
     }
 
-    /// Keeps an answer, in place of an earlier one to the same question.
+    /// Keeps an answer, in place of an earlier one to the same question. One to
+    /// [`Question::with_type`] of [`DENIAL`] denies its name for every type that has no entry of its
+    /// own.
     ///
     /// # Errors
     /// Says why it is not kept; everything else stays as it was, or made room in vain.
@@ -147,6 +153,22 @@ impl Cache {
     /// many went.
     pub fn retain(&self, keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
         self.store().retain(keep)
+    }
+
+    /// Calls `visit` for every entry about a lower-case name in wire form, whatever its type.
+    pub fn family(&self, name: &[u8], visit: impl FnMut(&Entry<'_>)) {
+        self.store().family(name, visit);
+    }
+
+    /// Drops the entries about a name that `keep` says no to. Returns how many went.
+    pub fn retain_of(&self, name: &[u8], keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
+        self.store().retain_of(name, keep)
+    }
+
+    /// Calls `visit` with every entry and its hits since it was last judged, 3 at most. Nothing is
+    /// inserted meanwhile: for people who ask, not for a path that others wait on.
+    pub fn visit(&self, visit: impl FnMut(&Entry<'_>, u8)) {
+        self.store().visit(visit);
     }
 
     /// What the store holds and did.
@@ -213,16 +235,33 @@ impl Session<'_> {
     #[must_use]
     pub fn get_at(&self, tag: u32, question: &Question, now: Tick) -> Lookup<'_> {
         let wanted = question.as_octets();
-        let found = self
-            .online
-            .find(tag, |octets| entry::is_for(octets, wanted));
-        match found.map(|(cell, octets)| (cell, Entry::read(octets))) {
-            Some((cell, Some(entry))) if entry.is_fresh(now) => {
+        match self.find(tag, wanted) {
+            Some((cell, entry)) if entry.is_fresh(now) => {
                 cell.hit();
-                Lookup::Hit(entry)
+                if entry.is_ending(now) && cell.is_due() {
+                    Lookup::Due(entry)
+                } else {
+                    Lookup::Hit(entry)
+                }
             }
             _ => Lookup::Miss,
         }
+    }
+
+    /// The entry that answers `question`, fresh or not, without counting a hit.
+    #[must_use]
+    pub fn peek(&self, question: &Question) -> Option<Entry<'_>> {
+        let found = self.find(self.hasher.tag(question), question.as_octets());
+        found.map(|(_, entry)| entry)
+    }
+
+    /// The entry of the very question; where there is none, fresh or not, the denial of its name.
+    fn find(&self, tag: u32, wanted: &[u8]) -> Option<(&cell::Cell, Entry<'_>)> {
+        let exact = |octets: &[u8]| entry::is_for(octets, wanted);
+        let denial = |octets: &[u8]| entry::is_denial_for(octets, wanted);
+        let found = self.online.find(tag, exact);
+        let (cell, octets) = found.or_else(|| self.online.find(key::name_of(tag), denial))?;
+        Some((cell, Entry::read(octets)?))
     }
 }
 

@@ -26,6 +26,16 @@ const PROMOTE_AT: u8 = 2;
 /// Entries that are looked at for one that goes: bounds the time of an insert.
 const LOOKED_AT: usize = 4096;
 
+/// Whether an entry of the small queue has been hit often enough to pass on from it.
+pub(super) fn has_proved_itself(cell: &Cell) -> bool {
+    cell.hits.load(Relaxed) >= PROMOTE_AT
+}
+
+/// Whether a cell's entry waits in a queue.
+pub(super) fn is_queued(cell: &Cell) -> bool {
+    matches!(cell.state.load(Relaxed), SMALL | MAIN)
+}
+
 /// A cell with what it costs in octets.
 pub(super) trait Cells {
     /// The head of a cell.

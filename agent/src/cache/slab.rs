@@ -63,6 +63,12 @@ impl Slab {
         (class < self.sizes.len()).then_some(class)
     }
 
+    /// The class and those above it, up to `factor` times its size.
+    pub(super) fn near(&self, class: usize, factor: usize) -> std::ops::Range<usize> {
+        let most = self.sizes[class] * factor;
+        class..self.sizes.partition_point(|&size| size <= most)
+    }
+
     /// What a cell costs in octets.
     pub(super) fn size(&self, handle: Handle) -> usize {
         self.sizes[self.pages[handle.page()].class as usize]

@@ -14,10 +14,17 @@ use super::{Refusal, Tick};
 
 /// Evictions that one insert may wait for before it empties a whole page instead.
 const EVICTIONS: usize = 4;
+/// How many times its size a new entry may take where its own has no room.
+const NEAR: usize = 2;
+/// The same for one that has proved itself, when its page is emptied.
+const FAR: usize = 8;
 /// What an entry of the main queue is worth, in entries of the small one, when a page is chosen.
 const WORTH_OF_MAIN: usize = 16;
 /// Cells that may be waiting for readers before nothing more is evicted.
 const LIMBO: usize = 4096;
+/// Entries about one name, all types together: whoever asks one name for every type there is must
+/// not make a search of thousands of slots of it.
+const FAMILY: usize = 64;
 /// The least budget in pages: room for a few sizes of answers.
 const LEAST_PAGES: usize = 4;
 
@@ -101,10 +108,17 @@ impl Store {
     }
 
     pub(super) fn insert(&mut self, draft: &Draft<'_>) -> Result<(), Refusal> {
+        let wanted = draft.question.as_octets();
+        let tag = self.hasher.tag(draft.question);
+        let known = self.table.find(tag, |octets| entry::is_for(octets, wanted));
+        if known.is_none() && self.table.family(tag).take(FAMILY).count() == FAMILY {
+            self.figures.refused_no_room += 1;
+            return Err(Refusal::NoRoom);
+        }
         let (tag, fresh) = self.place(draft)?;
         let view = &View(&self.table, &self.slab);
-        view.cell(fresh).hits.store(0, Relaxed);
-        let wanted = draft.question.as_octets();
+        view.cell(fresh).reset();
+        // To find room the known one may have gone.
         let old = self.table.find(tag, |octets| entry::is_for(octets, wanted));
         if let Some(old) = old {
             self.policy.inherit(old, fresh, view);
@@ -125,7 +139,7 @@ impl Store {
     pub(super) fn pin(&mut self, draft: &Draft<'_>) -> Result<(), Refusal> {
         let (tag, fresh) = self.place(draft)?;
         let cell = self.table.cell(fresh);
-        cell.hits.store(0, Relaxed);
+        cell.reset();
         cell.state.store(policy::PINNED, Relaxed);
         self.table.publish(tag, fresh, &self.scratch);
         Ok(())
@@ -134,7 +148,7 @@ impl Store {
     pub(super) fn sweep(&mut self, now: Tick) -> usize {
         let shard = self.next_shard;
         self.next_shard = (shard + 1) % SHARDS;
-        let gone = self.drop_unless(shard, |entry| entry.is_fresh(now));
+        let gone = self.drop_unless(shard, |entry| now < entry.dies());
         self.figures.expired += gone as u64;
         self.keep_to_budget();
         gone
@@ -144,6 +158,38 @@ impl Store {
         (0..SHARDS)
             .map(|shard| self.drop_unless(shard, &mut keep))
             .sum()
+    }
+
+    /// Calls `visit` for every entry about a name.
+    pub(super) fn family(&self, name: &[u8], mut visit: impl FnMut(&Entry<'_>)) {
+        for handle in self.relatives(name) {
+            if let Some(entry) = Entry::read(self.table.octets(handle)) {
+                visit(&entry);
+            }
+        }
+    }
+
+    /// Drops the entries about a name that `keep` says no to.
+    pub(super) fn retain_of(&mut self, name: &[u8], keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
+        let family = self.relatives(name);
+        self.drop_of(family, keep)
+    }
+
+    fn relatives(&self, name: &[u8]) -> Vec<Handle> {
+        let family = self.table.family(self.hasher.name_tag(name));
+        family
+            .filter(|&handle| entry::is_about(self.table.octets(handle), name))
+            .collect()
+    }
+
+    /// Calls `visit` with every entry and its hits since it was last judged, 3 at most.
+    pub(super) fn visit(&self, mut visit: impl FnMut(&Entry<'_>, u8)) {
+        for handle in (0..SHARDS).flat_map(|shard| self.table.handles(shard)) {
+            let hits = self.table.cell(handle).hits.load(Relaxed);
+            if let Some(entry) = Entry::read(self.table.octets(handle)) {
+                visit(&entry, hits);
+            }
+        }
     }
 
     pub(super) fn figures(&self) -> Figures {
@@ -186,12 +232,19 @@ impl Store {
             self.evict();
             self.collect();
         }
-        if let Some(cell) = self.take(class) {
+        if let Some(cell) = self.take_near(class, NEAR) {
             return Some(cell);
         }
         // What left had other sizes: take a page from them.
         self.empty_a_page();
         self.take(class)
+    }
+
+    /// A cell of `class`, or of a size up to `factor` times as large: better some octets lost than a
+    /// page for a size that few have, which would be the cheapest to empty ever after.
+    fn take_near(&mut self, class: usize, factor: usize) -> Option<Handle> {
+        let classes = self.slab.near(class, factor);
+        classes.into_iter().find_map(|class| self.take(class))
     }
 
     /// Where no cell of the size just used is left, lets one entry go now, so that
@@ -217,12 +270,12 @@ impl Store {
     }
 
     /// Empties the page that costs least: what waits in the small queue leaves, what has proved
-    /// itself moves to another page while there is room.
+    /// itself, there or before, moves to another page while there is room.
     fn empty_a_page(&mut self) {
         let table = &self.table;
         let cost = |handle| match table.cell(handle).state.load(Relaxed) {
-            policy::SMALL => 1,
-            policy::MAIN => WORTH_OF_MAIN,
+            policy::SMALL if !policy::has_proved_itself(table.cell(handle)) => 1,
+            policy::SMALL | policy::MAIN => WORTH_OF_MAIN,
             _ => 0,
         };
         let Some(page) = self.slab.close_cheapest(cost) else {
@@ -230,16 +283,16 @@ impl Store {
         };
         let mut proved = Vec::new();
         for handle in self.slab.cells(page) {
-            match self.table.cell(handle).state.load(Relaxed) {
-                policy::SMALL => self.let_go(handle),
-                policy::MAIN => proved.push(handle),
+            let cell = self.table.cell(handle);
+            match cell.state.load(Relaxed) {
+                policy::SMALL if !policy::has_proved_itself(cell) => self.let_go(handle),
+                policy::SMALL | policy::MAIN => proved.push(handle),
                 _ => {}
             }
         }
         for handle in proved {
             // Another may have left its queue meanwhile to make room.
-            if self.table.cell(handle).state.load(Relaxed) == policy::MAIN && !self.relocate(handle)
-            {
+            if policy::is_queued(self.table.cell(handle)) && !self.relocate(handle) {
                 self.let_go(handle);
             }
         }
@@ -249,17 +302,17 @@ impl Store {
     /// Moves an entry to another cell of its size; `false` where there is none.
     fn relocate(&mut self, old: Handle) -> bool {
         let class = self.slab.class(old);
-        let mut fresh = self.take(class);
+        let mut fresh = self.take_near(class, FAR);
         for _ in 0..EVICTIONS {
             if fresh.is_some() {
                 break;
             }
             self.evict();
             self.collect();
-            fresh = self.take(class);
+            fresh = self.take_near(class, FAR);
         }
         let cell = self.table.cell(old);
-        let gone = cell.state.load(Relaxed) != policy::MAIN;
+        let gone = !policy::is_queued(cell);
         let Some(fresh) = fresh else { return gone };
         if gone {
             // It was itself what left: the new cell goes back unused.
@@ -284,9 +337,14 @@ impl Store {
         self.figures.evictions += 1;
     }
 
-    fn drop_unless(&mut self, shard: usize, mut keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
+    fn drop_unless(&mut self, shard: usize, keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
+        let handles = self.table.handles(shard);
+        self.drop_of(handles, keep)
+    }
+
+    fn drop_of(&mut self, handles: Vec<Handle>, mut keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
         let mut gone = 0;
-        for handle in self.table.handles(shard) {
+        for handle in handles {
             let state = self.table.cell(handle).state.load(Relaxed);
             let kept = Entry::read(self.table.octets(handle)).is_some_and(|entry| keep(&entry));
             if kept || state == policy::PINNED {

@@ -22,6 +22,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::cell::{Cell, Handle};
+use super::key;
 use super::memory::Memory;
 use super::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use super::sync::{AtomicPtr, AtomicU64, AtomicUsize, fence};
@@ -67,7 +68,7 @@ impl Slots {
 
     /// The slots that a tag may be in, from its first on.
     fn probe(&self, tag: u32) -> impl Iterator<Item = &AtomicU64> {
-        let first = tag as usize;
+        let first = home(tag);
         (0..self.slots.len()).map(move |step| &self.slots[(first + step) & self.mask])
     }
 
@@ -88,6 +89,11 @@ fn handle_of(slot: u64) -> Option<Handle> {
 
 fn tag_of(slot: u64) -> u32 {
     (slot >> 32) as u32
+}
+
+/// Where a tag's search begins: all questions for one name begin at the same slot.
+fn home(tag: u32) -> usize {
+    key::name_of(tag) as usize
 }
 
 fn shard_of(tag: u32) -> usize {
@@ -213,7 +219,7 @@ impl Online<'_> {
     /// Has the CPU fetch the slots that `tag` may be in, while other work is done.
     pub(super) fn fetch_slots(&self, tag: u32) {
         let slots = self.slots(tag);
-        fetch(std::ptr::from_ref(&slots.slots[tag as usize & slots.mask]).cast());
+        fetch(std::ptr::from_ref(&slots.slots[home(tag) & slots.mask]).cast());
     }
 
     /// Has the CPU fetch the cell of `tag`, whose slots are near by now. Another cell of the same
@@ -312,6 +318,16 @@ impl TableWriter {
     pub(super) fn find(&self, tag: u32, is_it: impl Fn(&[u8]) -> bool) -> Option<Handle> {
         // SAFETY: this is the writer.
         unsafe { self.table.find(tag, is_it) }
+    }
+
+    /// Every cell that may be about the name of `tag`: those with its tag, types aside.
+    pub(super) fn family(&self, tag: u32) -> impl Iterator<Item = Handle> {
+        self.slots(shard_of(tag))
+            .probe(tag)
+            .map(|slot| slot.load(Relaxed))
+            .take_while(|&slot| slot != EMPTY)
+            .filter(move |&slot| key::name_of(tag_of(slot)) == key::name_of(tag))
+            .filter_map(handle_of)
     }
 
     /// Fills a fresh cell and makes it findable. Nothing in the table has the same key.
@@ -437,7 +453,7 @@ impl TableWriter {
     /// before it become empty too. Returns how many.
     fn tidy(&self, tag: u32) -> usize {
         let slots = self.slots(shard_of(tag));
-        let first = tag as usize & slots.mask;
+        let first = home(tag) & slots.mask;
         let place = |step: usize| &slots.slots[(first + step) & slots.mask];
         let len = slots.slots.len();
         let Some(empty) = (0..len).find(|&step| place(step).load(Relaxed) == EMPTY) else {

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::*;
 use crate::wire::answer::Answer;
-use crate::wire::header::Flags;
 use crate::wire::name::Name;
 
 fn question(name: &str) -> Question {
@@ -20,25 +19,23 @@ fn records(mark: u32, len: usize) -> Vec<u8> {
 }
 
 fn draft<'a>(question: &'a Question, records: &'a [u8], life: u32) -> Draft<'a> {
-    Draft {
+    Draft::new(
         question,
-        answer: Answer {
-            flags: Flags(0),
+        Answer {
             counts: [1, 0, 0],
             records,
             ttl_offsets: &[6, 0],
-            age: 0,
+            ..Answer::NOTHING
         },
-        zone: 1,
-        stored: Tick(100),
-        expires: Tick(100).after_seconds(life),
-    }
+        1,
+        [Tick(100), Tick(100).after_seconds(life)],
+    )
 }
 
 fn mark_of(reader: &mut Reader, name: &str, now: Tick) -> Option<u32> {
     let session = reader.online();
     match session.get(&question(name), now) {
-        Lookup::Hit(entry) => {
+        Lookup::Hit(entry) | Lookup::Due(entry) => {
             let records = entry.answer(now).records;
             let mark = u32::from_be_bytes(*records.first_chunk().unwrap());
             let fill = u8::try_from(mark % 251).unwrap();
@@ -73,6 +70,114 @@ fn an_answer_is_found_until_its_lifetime_ends_and_knows_its_age() {
         session.get(&question("other"), Tick(100)),
         Lookup::Miss
     ));
+}
+
+#[test]
+fn the_denial_of_a_name_answers_the_types_that_have_no_entry_of_their_own() {
+    let cache = Cache::new(1 << 20, 1).unwrap();
+    let mut reader = cache.reader().unwrap();
+    let name = Name::parse("no.example").unwrap();
+    let asked = |qtype| Question::of(&name, qtype);
+    let (denial, said) = (records(7, 16), records(9, 16));
+    let key = asked(1).with_type(DENIAL);
+    cache.insert(&draft(&key, &denial, 50)).unwrap();
+    cache.insert(&draft(&asked(28), &said, 5)).unwrap();
+    let session = reader.online();
+    let found = |qtype, now| match session.get(&asked(qtype), Tick(now)) {
+        Lookup::Hit(entry) => Some((entry.qtype(), entry.answer(Tick(now)).records.to_vec())),
+        _ => None,
+    };
+    for qtype in [1, 16, 65, 4711] {
+        assert_eq!(found(qtype, 120), Some((None, denial.clone())), "{qtype}");
+    }
+    assert_eq!(found(28, 120), Some((Some(28), said)));
+    // What has an entry of its own is not denied when that has expired.
+    assert_eq!(found(28, 160), None);
+    assert!(session.get(&question("a.no.example"), Tick(120)).is_miss());
+    let with_do = Question::read(b"\x02no\x07example\x00\x00\x01\x00\x01", true, false);
+    assert!(session.get(&with_do.unwrap(), Tick(120)).is_miss());
+}
+
+impl Lookup<'_> {
+    fn is_miss(&self) -> bool {
+        matches!(self, Self::Miss)
+    }
+}
+
+#[test]
+fn a_name_has_so_many_entries_and_no_more_and_all_of_them_are_found() {
+    let cache = Cache::new(4 << 20, 1).unwrap();
+    let name = Name::parse("many.example").unwrap();
+    let said = records(1, 16);
+    let kept = (1..1000)
+        .filter(|&qtype| {
+            let asked = Question::of(&name, qtype);
+            cache.insert(&draft(&asked, &said, 50)).is_ok()
+        })
+        .count();
+    assert_eq!(kept, 64);
+    // One that is known is replaced all the same, and other names have room.
+    cache
+        .insert(&draft(&Question::of(&name, 1), &said, 50))
+        .unwrap();
+    cache.insert(&draft(&question("other"), &said, 50)).unwrap();
+    let mut seen = 0;
+    cache.family(name.as_wire(), |_| seen += 1);
+    assert_eq!(seen, 64);
+    assert_eq!(
+        cache.retain_of(name.as_wire(), |entry| entry.qtype() == Some(1)),
+        63
+    );
+    assert_eq!(cache.figures().entries, 2);
+}
+
+#[test]
+fn an_answer_is_due_once_when_it_was_hit_twice_and_ends_soon() {
+    let cache = Cache::new(1 << 20, 1).unwrap();
+    let mut reader = cache.reader().unwrap();
+    let (asked, said) = (question("hot"), records(1, 16));
+    let insert = |stored| {
+        let draft = Draft {
+            stored: Tick(stored),
+            expires: Tick(stored + 100),
+            early: 10,
+            ..draft(&asked, &said, 0)
+        };
+        cache.insert(&draft).unwrap();
+    };
+    let mut due = |now| matches!(reader.online().get(&asked, Tick(now)), Lookup::Due(_));
+    insert(100);
+    assert!(!due(150), "the first hit, long before the end");
+    assert!(!due(189));
+    assert!(due(190));
+    assert!(!due(190), "said once");
+    insert(200);
+    assert!(!due(295), "hit once");
+    assert!(due(295));
+    assert!(!due(300), "its lifetime has ended");
+}
+
+#[test]
+fn what_may_be_sent_beyond_its_lifetime_stays_until_it_may_not() {
+    let cache = Cache::new(1 << 20, 1).unwrap();
+    let mut reader = cache.reader().unwrap();
+    let (asked, said) = (question("old"), records(1, 16));
+    let draft = Draft {
+        dies: Tick(300),
+        ..draft(&asked, &said, 5)
+    };
+    cache.insert(&draft).unwrap();
+    let mut sweep = |now| {
+        for _ in 0..64 {
+            cache.sweep(Tick(now));
+        }
+        let session = reader.online();
+        session.peek(&asked).map(|entry| entry.is_stale(Tick(now)))
+    };
+    assert_eq!(sweep(149), Some(false));
+    assert_eq!(sweep(150), Some(true));
+    assert_eq!(sweep(299), Some(true));
+    assert_eq!(sweep(300), None);
 }
 
 #[test]
@@ -178,6 +283,7 @@ fn what_is_pinned_stays_when_everything_else_goes() {
     let said = records(1, 16);
     let pinned = Draft {
         expires: Tick::NEVER,
+        dies: Tick::NEVER,
         ..draft(&own, &said, 0)
     };
     cache.pin(&pinned).unwrap();
@@ -303,4 +409,37 @@ fn readers_never_see_what_was_taken_away() {
         stop.store(true, Relaxed);
     });
     assert!(hits.load(Relaxed) > 10_000);
+}
+
+#[test]
+fn a_few_hot_names_of_a_rare_size_outlive_a_flood_of_other_sizes() {
+    let cache = Cache::new(4 << 20, 1).unwrap();
+    let mut reader = cache.reader().unwrap();
+    // The first page is never emptied: it must not be that of the hot names.
+    let own = records(1, 300);
+    cache.pin(&draft(&question("own"), &own, 500)).unwrap();
+    let hot: Vec<String> = (0..10).map(|number| format!("hot-{number}")).collect();
+    for name in &hot {
+        cache
+            .insert(&draft(&question(name), &records(7, 16), 500))
+            .unwrap();
+    }
+    let mut missed = 0;
+    for number in 0..60_000_u32 {
+        let name = format!("a-longer-name-{number}.of.the.flood.example");
+        let len = 60 + usize::try_from(number.wrapping_mul(2_654_435_761) % 400).unwrap();
+        let said = records(number, len);
+        let _ = cache.insert(&draft(&question(&name), &said, 500));
+        // Now and then, as long as the small queue takes to pass.
+        if number % 1000 == 0 {
+            for name in &hot {
+                if mark_of(&mut reader, name, Tick(101)).is_none() {
+                    missed += 1;
+                    let again = records(7, 16);
+                    let _ = cache.insert(&draft(&question(name), &again, 500));
+                }
+            }
+        }
+    }
+    assert_eq!(missed, 0);
 }

@@ -12,6 +12,7 @@ mod read;
 mod reader;
 mod restart;
 pub mod source;
+mod spelling;
 mod steering;
 #[cfg(test)]
 mod tests;
@@ -145,10 +146,18 @@ pub struct Intercept {
 pub struct CacheConfig {
     /// Budget in bytes for everything that is kept.
     pub size_bytes: u64,
-    /// How long expired answers may be served (RFC 8767); zero is never. Not built yet.
+    /// How long expired answers may be served (RFC 8767); zero is never.
     pub stale_for: Duration,
-    /// Whether popular entries are refreshed before they end. Not built yet.
+    /// Whether popular entries are refreshed before they end.
     pub prefetch: bool,
+}
+
+impl CacheConfig {
+    /// [`Self::stale_for`] in whole seconds.
+    #[must_use]
+    pub fn stale_seconds(&self) -> u32 {
+        u32::try_from(self.stale_for.as_secs()).unwrap_or(u32::MAX)
+    }
 }
 
 /// A zone: names at and below `name` that no longer zone takes, their upstreams and lifetimes.
@@ -164,6 +173,10 @@ pub struct Zone {
     pub max_ttl: u32,
     /// Longest lifetime of a negative answer, in seconds (RFC 2308 section 5).
     pub max_negative_ttl: u32,
+    /// Whether the records of address sets take turns on hits.
+    pub rotate: bool,
+    /// Whether nothing is taken to exist below a name that does not (RFC 8020).
+    pub cuts: bool,
 }
 
 /// How upstreams are spoken to.

@@ -87,12 +87,6 @@ impl Reader<'_> {
         let stale_for = self.time("cache.staleFor");
         let prefetch = self.switch("cache.prefetch");
         let socket = self.path("admin.socket");
-        self.no_effect(
-            &stale_for,
-            !stale_for.value.is_zero(),
-            "serve stale answers",
-        );
-        self.no_effect(&prefetch, prefetch.value, "prefetch");
 
         cross::listen(self, &addresses);
         cross::admin(self, &addresses, &port, [&health, &metrics]);

@@ -164,16 +164,6 @@ impl Reader<'_> {
         let problem = spot.problem(message, wrong.remedy.as_str());
         self.collected.problems.push(problem);
     }
-
-    /// Warns where a value asks for what this version does not do.
-    pub(super) fn no_effect<T>(&mut self, reading: &Reading<T>, asks: bool, what: &str) {
-        if reading.is_given && reading.is_sound && asks {
-            self.collected.warnings.push(reading.spot.problem(
-                format!("this version does not {what} yet"),
-                "the key has no effect; it may stay",
-            ));
-        }
-    }
 }
 
 fn default_spot(path: &str) -> Spot {

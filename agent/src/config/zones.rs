@@ -27,6 +27,8 @@ pub(super) struct ZoneReading {
     pub(super) upstreams: Vec<(SocketAddr, Spot)>,
     max_ttl: Option<u32>,
     max_negative_ttl: Option<u32>,
+    rotate: Option<bool>,
+    cuts: Option<bool>,
 }
 
 /// Reads the list, and asks for a root zone.
@@ -144,6 +146,12 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     };
     let max_ttl = lifetime("maxTtl", reader);
     let max_negative_ttl = lifetime("maxNegativeTtl", reader);
+    let switch = |key: &str, reader: &mut Reader<'_>| {
+        let (node, spot) = given.get(key)?;
+        reader.scalar_at(node, spot, text::switch)
+    };
+    let rotate = switch("rotate", reader);
+    let cuts = switch("cuts", reader);
     let upstreams = match (given.get("upstreams"), given.get("resolv.conf")) {
         (Some((node, list)), None) => upstreams(reader, node, list),
         (None, Some((node, file))) => resolv_conf(reader, node, file),
@@ -178,6 +186,8 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
         upstreams: upstreams.unwrap_or_default(),
         max_ttl,
         max_negative_ttl,
+        rotate,
+        cuts,
     })
 }
 
@@ -332,6 +342,8 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
                 transport: Transport::Tcp,
                 max_ttl: reading.max_ttl.unwrap_or(ttl),
                 max_negative_ttl: reading.max_negative_ttl.unwrap_or(negative_ttl),
+                rotate: reading.rotate.unwrap_or(reading.name.0 == *cluster),
+                cuts: reading.cuts.unwrap_or(reading.name.0 == *cluster),
             }
         })
         .collect();
@@ -348,6 +360,8 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
             name: *cluster,
             max_ttl: above.max_ttl.min(ttl),
             max_negative_ttl: above.max_negative_ttl.min(negative_ttl),
+            rotate: true,
+            cuts: true,
             ..above.clone()
         };
         let labels = cluster.label_count();

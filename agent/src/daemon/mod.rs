@@ -44,7 +44,6 @@ use crate::telemetry::counters::NO_ZONE;
 use crate::telemetry::log;
 use crate::telemetry::registry::{CacheFigures, Source, Sources as Scraped, Telemetry};
 use crate::wire::answer::Answer;
-use crate::wire::header::Flags;
 use crate::wire::name::Name;
 use crate::wire::question::Question;
 
@@ -229,6 +228,7 @@ impl Running {
             resolving,
             routes,
             config.limits.clone(),
+            config.cache.clone(),
             config.listen.udp_size,
             Arc::clone(&telemetry),
         );
@@ -425,19 +425,17 @@ fn pin_pulse_name(cache: &Cache) {
     const TTL_AT: [u8; 2] = [6, 0];
     let name = Name::parse(PULSE_NAME).unwrap_or(Name::ROOT);
     // Without it the agent would never be ready, and say so.
-    let _ = cache.pin(&Draft {
-        question: &Question::of(&name, PULSE_TYPE),
-        answer: Answer {
-            flags: Flags(0),
+    let _ = cache.pin(&Draft::new(
+        &Question::of(&name, PULSE_TYPE),
+        Answer {
             counts: [1, 0, 0],
             records: RECORD,
             ttl_offsets: &TTL_AT,
-            age: 0,
+            ..Answer::NOTHING
         },
-        zone: NO_ZONE,
-        stored: Tick(0),
-        expires: Tick::NEVER,
-    });
+        NO_ZONE,
+        [Tick(0), Tick::NEVER],
+    ));
 }
 
 /// Tells a scrape where to find what is not in cells.

@@ -55,7 +55,8 @@ impl Reload {
         }
         let old = self.resolver.routes();
         let routes = Routes::new(&new.zones, &self.telemetry, Some(&old));
-        self.resolver.reload(routes, new.limits.clone());
+        self.resolver
+            .reload(routes, new.limits.clone(), new.cache.clone());
         let routes = self.resolver.routes();
         let dropped = self
             .cache

@@ -12,6 +12,7 @@ use super::upstream::Failure;
 use crate::telemetry::cells::{Outcome, UpstreamCells};
 use crate::telemetry::registry::Telemetry;
 use crate::wire::answer::Answer;
+use crate::wire::chain::Chain;
 use crate::wire::edns;
 use crate::wire::header::{Flags, HEADER, Header};
 use crate::wire::question::Question;
@@ -109,6 +110,17 @@ impl Exchanged {
         } else {
             Outcome::Answered
         }
+    }
+
+    /// The SOA that it denies with, its names in full, and where in it the TTL stands.
+    pub(super) fn soa(&self) -> Option<(Vec<u8>, usize)> {
+        let (octets, length, ttl_at) = self.response.plain_soa(&self.message)?;
+        Some((octets.get(..length)?.to_vec(), ttl_at))
+    }
+
+    /// Whether its CNAMEs lead nowhere.
+    pub(super) fn is_loop(&self) -> bool {
+        self.response.chain == Chain::Loop
     }
 
     /// Whether the server could or would not answer: another may.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::connection::Exchanged;
-use super::{Resolver, To, Waiter, lock};
+use super::routes::Route;
+use super::{Failed, Resolver, To, Waiter, lock};
 use crate::telemetry::cells::OverLimit;
 use crate::wire::edns::ExtendedError;
 use crate::wire::question::Question;
@@ -28,6 +29,8 @@ const LEAST_SHARE: usize = 256;
 pub(super) struct Flights {
     flights: HashMap<Box<[u8]>, Vec<Waiter>, foldhash::quality::RandomState>,
     waiters: usize,
+    /// Those that began with nobody waiting.
+    ahead: usize,
     /// How many of them each source address has.
     of_client: HashMap<IpAddr, usize, foldhash::quality::RandomState>,
 }
@@ -85,13 +88,54 @@ impl Flights {
         Joined::Leads(arrived_ns)
     }
 
-    fn land(&mut self, question: &Question) -> Vec<Waiter> {
+    /// Begins a flight that nobody waits for, where there are fewer than `most`: `Some(false)` where
+    /// the question is under way already, `None` where there are as many.
+    pub(super) fn lead_ahead(&mut self, question: &Question, most: usize) -> Option<bool> {
+        if self.flights.contains_key(question.as_octets()) {
+            return Some(false);
+        }
+        if self.ahead >= most {
+            return None;
+        }
+        self.ahead += 1;
+        self.flights.insert(question.as_octets().into(), Vec::new());
+        Some(true)
+    }
+
+    /// Takes all who wait for a question; it stays under way.
+    fn release(&mut self, question: &Question) -> Vec<Waiter> {
+        let waiters = self.flights.get_mut(question.as_octets());
+        let waiters = waiters.map(std::mem::take).unwrap_or_default();
+        self.let_go(&waiters);
+        waiters
+    }
+
+    /// Has those wait again who were released in vain.
+    fn put_back(&mut self, question: &Question, mut waiters: Vec<Waiter>) {
+        self.waiters += waiters.len();
+        for waiter in &waiters {
+            *self.of_client.entry(waiter.to.client()).or_default() += 1;
+        }
+        // Their own room, which fits: a new one would be made for more.
+        if let Some(others) = self.flights.get_mut(question.as_octets()) {
+            waiters.append(others);
+            *others = waiters;
+        }
+    }
+
+    fn land(&mut self, question: &Question, was_ahead: bool) -> Vec<Waiter> {
         let waiters = self
             .flights
             .remove(question.as_octets())
             .unwrap_or_default();
+        self.ahead -= usize::from(was_ahead);
+        self.let_go(&waiters);
+        waiters
+    }
+
+    fn let_go(&mut self, waiters: &[Waiter]) {
         self.waiters -= waiters.len();
-        for waiter in &waiters {
+        for waiter in waiters {
             if let Entry::Occupied(mut own) = self.of_client.entry(waiter.to.client()) {
                 *own.get_mut() -= 1;
                 if *own.get() == 0 {
@@ -99,7 +143,6 @@ impl Flights {
                 }
             }
         }
-        waiters
     }
 }
 
@@ -127,20 +170,31 @@ impl Waiter {
 /// One question under way. Whatever ends it, a panic too, everybody who waits is answered.
 #[derive(Debug)]
 pub(super) struct Flight {
-    pub(super) question: Question,
+    /// On the heap: a flight is moved into a task, which would keep room for it twice.
+    pub(super) question: Box<Question>,
     resolver: Arc<Resolver>,
-    zone: u16,
+    route: Arc<Route>,
+    is_ahead: bool,
     is_settled: bool,
 }
 
 impl Flight {
-    pub(super) fn new(resolver: &Arc<Resolver>, question: Question, zone: u16) -> Self {
+    /// A flight that somebody waits for.
+    pub(super) fn new(resolver: &Arc<Resolver>, question: Question, route: &Arc<Route>) -> Self {
         Self {
-            question,
+            question: Box::new(question),
             resolver: Arc::clone(resolver),
-            zone,
+            route: Arc::clone(route),
+            is_ahead: false,
             is_settled: false,
         }
+    }
+
+    /// A flight that nobody waits for yet.
+    pub(super) fn ahead(resolver: &Arc<Resolver>, question: Question, route: &Arc<Route>) -> Self {
+        let mut flight = Self::new(resolver, question, route);
+        flight.is_ahead = true;
+        flight
     }
 
     /// Gives everybody the answer.
@@ -148,20 +202,40 @@ impl Flight {
         let waiters = self.land();
         let answer = exchanged.answer();
         self.resolver
-            .answer(waiters, &self.question, self.zone, &answer);
+            .answer(waiters, &self.question, self.route.zone, &answer);
     }
 
-    /// Tells everybody that there is none.
-    pub(super) fn fail(mut self, why: ExtendedError) {
+    /// Gives those who wait by now an earlier answer, where there is one. The flight goes on.
+    pub(super) fn settle_stale(&self) {
+        let waiters = lock(&self.resolver.flights).release(&self.question);
+        if waiters.is_empty() {
+            return;
+        }
+        let (resolver, question) = (&self.resolver, &self.question);
+        if let Err(waiters) = resolver.answer_stale(question, &self.route, waiters) {
+            lock(&resolver.flights).put_back(question, waiters);
+        }
+        let in_flight = &resolver.telemetry.resolve.in_flight;
+        in_flight.store(resolver.in_flight() as u64, Relaxed);
+    }
+
+    /// Gives everybody an earlier answer; where there is none, tells them that the upstreams failed,
+    /// and remembers it.
+    pub(super) fn fail(mut self, failed: &Failed) {
         let waiters = self.land();
-        self.resolver
-            .fail(waiters, &self.question, self.zone, Some(why));
+        if waiters.is_empty() {
+            return;
+        }
+        let (resolver, question) = (&self.resolver, &self.question);
+        if let Err(waiters) = resolver.answer_stale(question, &self.route, waiters) {
+            resolver.fail_all(waiters, question, &self.route, failed);
+        }
     }
 
     fn land(&mut self) -> Vec<Waiter> {
         self.is_settled = true;
         let mut flights = lock(&self.resolver.flights);
-        let waiters = flights.land(&self.question);
+        let waiters = flights.land(&self.question, self.is_ahead);
         let in_flight = &self.resolver.telemetry.resolve.in_flight;
         in_flight.store(flights.waiters() as u64, Relaxed);
         waiters
@@ -177,7 +251,8 @@ impl Drop for Flight {
             } else {
                 ExtendedError::DRAINING
             });
-            self.resolver.fail(waiters, &self.question, self.zone, why);
+            let zone = self.route.zone;
+            self.resolver.fail(waiters, &self.question, zone, why);
         }
     }
 }

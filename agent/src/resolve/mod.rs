@@ -2,18 +2,24 @@
 //! The cold side: what the cache cannot answer is asked upstream, once for all who wait.
 //!
 //! ```text
-//! miss ─► late hit? ─► join in-flight or lead ─► route ─► exchange with upstream ─► insert ─► settle
-//!                      (flights)                (routes)  (upstream, connection)             every waiter
+//! miss ─► late hit? ─► stale, if all is down? ─► join in-flight or lead ─► exchange ─► keep ─► settle
+//!                      (stale)                   (flights)     (routes, upstream,   (keep,    every
+//!                                                               connection)        denial)  waiter
 //! ```
 //!
 //! Everything runs on one thread, so a lock here is never waited for; it only lets the compiler see
 //! that nothing is shared by accident.
 
 mod connection;
+mod cuts;
+mod denial;
 mod flights;
+mod keep;
 mod outbox;
 mod routes;
 mod settle;
+mod stale;
+mod timeline;
 mod upstream;
 
 use std::collections::HashMap;
@@ -30,36 +36,33 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use self::connection::Exchanged;
+use self::cuts::Cuts;
 use self::flights::{Flight, Flights, Joined};
 use self::outbox::Outbox;
 use self::routes::Route;
 pub use self::routes::Routes;
 pub use self::settle::Reply;
+use self::timeline::Timeline;
 use self::upstream::{Failure, Server};
-use crate::cache::{Cache, Draft, Lookup, Reader, Tick};
-use crate::config::Limits;
+use crate::cache::{Cache, Lookup, Reader, Tick};
+use crate::config::{CacheConfig, Limits};
 use crate::lock::lock;
-use crate::miss::{Asked, Receiver};
-use crate::telemetry::cells::OverLimit;
-use crate::telemetry::clock::Clock;
+use crate::miss::{Asked, Miss, Receiver};
+use crate::telemetry::cells::{OverLimit, Unfit};
+use crate::telemetry::clock::nanoseconds;
 use crate::telemetry::counters::add;
 use crate::telemetry::registry::Telemetry;
+use crate::wire::answer::{Answer, Standing};
 use crate::wire::edns::ExtendedError;
-use crate::wire::header::Flags;
 use crate::wire::name::Name;
 use crate::wire::question::Question;
 use crate::wire::rcode;
-use crate::wire::response::Response;
 
 /// Misses that are taken in before other tasks get their turn.
 const TURN: usize = 64;
 
 /// Tries of one query: each at the next server, or at the same on a fresh connection.
 const TRIES: usize = 3;
-
-/// How long an answer that says "no" without an SOA is kept, in seconds. RFC 2308 section 5 keeps
-/// it not at all; a second damps a client that asks again at once.
-const DAMPING_SECONDS: u32 = 1;
 
 /// Who waits for an answer, and where it goes.
 #[derive(Debug)]
@@ -70,6 +73,15 @@ pub struct Waiter {
     pub arrived_ns: u64,
     /// Where the answer goes.
     pub to: To,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+struct Failed {
+    /// What an upstream said that could or would not answer.
+    refusal: Option<Exchanged>,
+    /// What it comes down to where none has said anything.
+    why: ExtendedError,
 }
 
 /// Where an answer goes.
@@ -100,7 +112,9 @@ pub struct Resolver {
     reader: Mutex<Reader>,
     routes: ArcSwap<Routes>,
     limits: ArcSwap<Limits>,
+    settings: ArcSwap<CacheConfig>,
     flights: Mutex<Flights>,
+    cuts: Mutex<Cuts>,
     listeners: Mutex<HashMap<u32, Arc<UdpSocket>>>,
     /// Room for one reply.
     buffer: Mutex<Vec<u8>>,
@@ -110,6 +124,7 @@ pub struct Resolver {
     /// Octets of answers that wait for TCP connections to take them.
     outgoing: Arc<AtomicUsize>,
     udp_size: u16,
+    timeline: Timeline,
     telemetry: Arc<Telemetry>,
 }
 
@@ -121,6 +136,7 @@ impl Resolver {
         reader: Reader,
         routes: Routes,
         limits: Limits,
+        settings: CacheConfig,
         udp_size: u16,
         telemetry: Arc<Telemetry>,
     ) -> Arc<Self> {
@@ -129,15 +145,26 @@ impl Resolver {
             reader: Mutex::new(reader),
             routes: ArcSwap::from_pointee(routes),
             limits: ArcSwap::from_pointee(limits),
+            settings: ArcSwap::from_pointee(settings),
             flights: Mutex::default(),
+            cuts: Mutex::default(),
             listeners: Mutex::default(),
             buffer: Mutex::new(vec![0; settle::BUFFER]),
             outbox: Mutex::default(),
             posted: Notify::new(),
             outgoing: Arc::default(),
             udp_size,
+            timeline: Timeline::new(),
             telemetry,
         })
+    }
+
+    /// The time by which answers age and waiters are timed: that of
+    /// [`Clock::now`](crate::telemetry::clock::Clock::now), unless somebody holds the runtime's
+    /// clock.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.timeline.now()
     }
 
     /// Lets answers go out through a listener's socket.
@@ -156,8 +183,11 @@ impl Resolver {
         self.routes.load_full()
     }
 
-    /// Puts other zones and limits in force. What is under way ends as it began.
-    pub fn reload(&self, routes: Routes, limits: Limits) {
+    /// Puts other zones, limits and settings of the cache in force. What is under way ends as it
+    /// began.
+    pub fn reload(&self, routes: Routes, limits: Limits, settings: CacheConfig) {
+        self.settings.store(Arc::new(settings));
+        lock(&self.cuts).clear();
         self.routes.store(Arc::new(routes));
         self.limits.store(Arc::new(limits));
     }
@@ -183,15 +213,7 @@ impl Resolver {
         loop {
             let mut taken = 0;
             while let Some(miss) = queue.pop() {
-                let to = To::Datagram {
-                    client: miss.client,
-                    listener: miss.listener,
-                };
-                self.ask(Waiter {
-                    asked: miss.asked,
-                    arrived_ns: miss.arrived_ns,
-                    to,
-                });
+                self.take(miss);
                 taken += 1;
                 if taken % TURN == 0 {
                     tokio::task::yield_now().await;
@@ -203,6 +225,23 @@ impl Resolver {
                 let _ = ear.try_read(&mut [0; 64]);
             }
         }
+    }
+
+    fn take(self: &Arc<Self>, miss: Miss) {
+        let Some(client) = miss.client else {
+            if let Some(question) = miss.asked.canonical() {
+                self.ask_ahead(&question);
+            }
+            return;
+        };
+        self.ask(Waiter {
+            asked: miss.asked,
+            arrived_ns: miss.arrived_ns,
+            to: To::Datagram {
+                client,
+                listener: miss.listener,
+            },
+        });
     }
 
     /// Sends answers to UDP clients, for ever: each time when all tasks that were ready have run.
@@ -218,8 +257,9 @@ impl Resolver {
         lock(&self.outbox).send();
     }
 
-    /// Answers a waiter, now or later: from the cache where the answer came meanwhile, with others
-    /// who ask the same, or by asking upstream.
+    /// Answers a waiter, now or later: from the cache where the answer came meanwhile, with an
+    /// earlier one where the upstreams are known to be down, with others who ask the same, or by
+    /// asking upstream.
     pub fn ask(self: &Arc<Self>, waiter: Waiter) {
         let Some(question) = waiter.asked.canonical() else {
             return;
@@ -228,6 +268,12 @@ impl Resolver {
             return;
         };
         let route = Arc::clone(self.routes.load().of(question.name()));
+        let Some(waiter) = self.answer_below_cut(&question, &route, waiter) else {
+            return;
+        };
+        let Some(waiter) = self.answer_while_down(&question, &route, waiter) else {
+            return;
+        };
         let cells = &self.telemetry.resolve;
         let joined = lock(&self.flights).join(&question, waiter, self.limits.load().in_flight);
         if !matches!(joined, Joined::Repeated) {
@@ -241,54 +287,76 @@ impl Resolver {
                     OverLimit::Client => ExtendedError::OVER_SHARE,
                     _ => ExtendedError::OVER_LIMIT,
                 };
-                self.fail([*waiter], &question, route.zone, Some(why));
+                if let Err(waiters) = self.answer_stale(&question, &route, vec![*waiter]) {
+                    self.fail(waiters, &question, route.zone, Some(why));
+                }
             }
             Joined::Coalesced => add(&cells.coalesced, 1),
             Joined::Repeated => {}
             Joined::Leads(arrived_ns) => {
-                let flight = Flight::new(self, question, route.zone);
-                let resolving = Arc::clone(self).resolve(flight, route, arrived_ns);
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "a drain sees it: it waits until no flight is left"
-                )]
-                tokio::spawn(resolving);
+                let flight = Flight::new(self, question, &route);
+                self.launch(flight, route, arrived_ns);
             }
         }
         cells.in_flight.store(self.in_flight() as u64, Relaxed);
     }
 
+    fn launch(self: &Arc<Self>, flight: Flight, route: Arc<Route>, arrived_ns: u64) {
+        let resolving = Arc::clone(self).resolve(flight, route, arrived_ns);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a drain sees it: it waits until no flight has waiters left"
+        )]
+        tokio::spawn(resolving);
+    }
+
     /// Asks upstream for all who wait on a flight. The second straight line of the program.
     async fn resolve(self: Arc<Self>, flight: Flight, route: Arc<Route>, arrived_ns: u64) {
         let limits = self.limits.load_full();
-        let waited = Duration::from_nanos(Clock.now_ns().saturating_sub(arrived_ns));
-        let deadline = Instant::now() + limits.query_timeout.saturating_sub(waited);
-        match self
-            .exchange(&flight.question, &route, &limits, deadline)
-            .await
-        {
-            Ok(exchanged) => {
-                self.keep(&flight.question, &route, &exchanged);
-                flight.settle(&exchanged);
+        let waited = Duration::from_nanos(nanoseconds(self.now()).saturating_sub(arrived_ns));
+        let now = Instant::now();
+        let deadline = now + limits.query_timeout.saturating_sub(waited);
+        let patience = now + stale::PATIENCE.saturating_sub(waited);
+        let result = {
+            let exchange = self.exchange(&flight.question, &route, &limits, deadline);
+            tokio::pin!(exchange);
+            match timeout_at(patience, exchange.as_mut()).await {
+                Ok(result) => result,
+                Err(_) => {
+                    flight.settle_stale();
+                    exchange.await
+                }
             }
-            Err(why) => flight.fail(why),
+        };
+        match result {
+            Ok((exchanged, upstream)) => {
+                let ahead = self.keep(&flight.question, &route, &exchanged, upstream);
+                flight.settle(&exchanged);
+                for question in ahead {
+                    self.refresh(&question, &route);
+                }
+            }
+            Err(failed) => flight.fail(&failed),
         }
     }
 
-    /// Asks servers in turn until one answers, none is left to try, or the time is up.
+    /// Asks servers in turn until one answers, none is left to try, or the time is up. The answer
+    /// comes with the index of its server.
     async fn exchange(
         &self,
         question: &Question,
         route: &Route,
         limits: &Limits,
         deadline: Instant,
-    ) -> Result<Exchanged, ExtendedError> {
-        let mut refused = None;
-        let mut why = ExtendedError::NO_UPSTREAM;
+    ) -> Result<(Exchanged, u16), Failed> {
+        let mut failed = Failed {
+            refusal: None,
+            why: ExtendedError::NO_UPSTREAM,
+        };
         for server in route.servers().take(TRIES.max(route.server_count())) {
             // Waiting for a place among our own connections says nothing about the server.
             let Ok(place) = timeout_at(deadline, server.place(limits)).await else {
-                why = ExtendedError::OVER_LIMIT;
+                failed.why = ExtendedError::OVER_LIMIT;
                 break;
             };
             let began = Instant::now();
@@ -296,63 +364,94 @@ impl Resolver {
             let result = timeout_at(until, server.ask(question, limits, place)).await;
             note(question, server, &result, began);
             match result {
-                Ok(Ok(exchanged)) if exchanged.is_refusal() => {
+                Ok(Ok(exchanged)) if exchanged.is_refusal() || exchanged.is_loop() => {
                     // CoreDNS sheds load with REFUSED: another server may do better. Passed on only
                     // where all say so.
-                    let was_only_one = route.server_count() == 1;
-                    refused = Some(exchanged);
-                    if was_only_one {
+                    if exchanged.is_loop() {
+                        self.telemetry.resolve.unfit(Unfit::Loop);
+                        failed.why = ExtendedError::CNAME_LOOP;
+                    } else {
+                        failed.refusal = Some(exchanged);
+                    }
+                    if route.server_count() == 1 {
                         break;
                     }
                 }
-                Ok(Ok(exchanged)) => return Ok(exchanged),
+                Ok(Ok(exchanged)) => return Ok((exchanged, server.index())),
                 Ok(Err(failure)) => {
                     if failure.is_network() {
-                        why = ExtendedError::NETWORK;
+                        failed.why = ExtendedError::NETWORK;
                     }
                 }
                 Err(_) => {
-                    why = ExtendedError::NO_UPSTREAM;
+                    failed.why = ExtendedError::NO_UPSTREAM;
                     server.timed_out(began);
                 }
             }
         }
-        refused.ok_or(why)
+        Err(failed)
     }
 
-    /// Keeps an answer for as long as its records and its zone allow.
-    fn keep(&self, question: &Question, route: &Route, exchanged: &Exchanged) {
-        let Some(seconds) = lifetime(&exchanged.response, route) else {
-            return;
+    /// Tells all of `waiters` that the upstreams failed, as they said it where they did, and
+    /// remembers it for those who ask next.
+    fn fail_all(&self, waiters: Vec<Waiter>, question: &Question, route: &Route, failed: &Failed) {
+        let rcode = match &failed.refusal {
+            Some(exchanged) => {
+                let answer = Answer {
+                    standing: Standing::PassedOn,
+                    ..exchanged.answer()
+                };
+                self.answer(waiters, question, route.zone, &answer);
+                answer.flags.rcode()
+            }
+            None => {
+                self.fail(waiters, question, route.zone, Some(failed.why));
+                rcode::SERVFAIL
+            }
         };
-        // A reload may have sent the name elsewhere meanwhile: then this answer is for those who
-        // wait, and for nobody after them.
-        if !std::ptr::eq(&**self.routes.load().of(question.name()), route) {
-            return;
+        // That we have too much to do ourselves says nothing about the name.
+        if failed.why != ExtendedError::OVER_LIMIT {
+            self.remember_failure(question, rcode, route.zone);
         }
-        let now = Tick::of(Clock.now());
-        let draft = Draft {
-            question,
-            answer: exchanged.answer(),
-            zone: route.zone,
-            stored: now,
-            expires: now.after_seconds(seconds),
-        };
-        // Where it is refused the cache counts it, and the clients have their answer anyway.
-        let _ = self.cache.insert(&draft);
+    }
+
+    /// Answers at once with an earlier answer where the zone's upstreams are known to be down, and
+    /// has them asked meanwhile.
+    fn answer_while_down(
+        self: &Arc<Self>,
+        question: &Question,
+        route: &Arc<Route>,
+        waiter: Waiter,
+    ) -> Option<Waiter> {
+        if !route.is_down() {
+            return Some(waiter);
+        }
+        if let Err(mut waiters) = self.answer_stale(question, route, vec![waiter]) {
+            return waiters.pop();
+        }
+        self.telemetry.resolve.miss(route.zone);
+        self.refresh(question, route);
+        None
     }
 
     /// Answers from the cache where the answer has come since the worker looked.
-    fn answer_late_hit(&self, question: &Question, waiter: Waiter) -> Option<Waiter> {
-        let now = Tick::of(Clock.now());
+    fn answer_late_hit(self: &Arc<Self>, question: &Question, waiter: Waiter) -> Option<Waiter> {
+        let now = Tick::of(self.now());
         let mut reader = lock(&self.reader);
         let session = reader.online();
-        let Lookup::Hit(entry) = session.get(question, now) else {
+        let found = session.get(question, now);
+        let is_due = matches!(found, Lookup::Due(_));
+        let (Lookup::Hit(entry) | Lookup::Due(entry)) = found else {
             return Some(waiter);
         };
         add(&self.telemetry.resolve.coalesced, 1);
         self.telemetry.resolve.miss(entry.zone());
         self.answer([waiter], question, entry.zone(), &entry.answer(now));
+        drop(session);
+        drop(reader);
+        if is_due {
+            self.ask_ahead(question);
+        }
         None
     }
 }
@@ -384,28 +483,6 @@ fn note(
             tracing::debug!(%qname, qtype, %upstream, error, ms, "an upstream has not answered");
         }
     }
-}
-
-/// How long an answer may be kept, in seconds; `None` is not at all.
-fn lifetime(response: &Response, route: &Route) -> Option<u32> {
-    if response.flags.has(Flags::TC) {
-        return None;
-    }
-    let denied = response
-        .negative_ttl
-        .map(|seconds| seconds.min(route.max_negative_ttl));
-    let [answers, ..] = response.counts;
-    let seconds = match (response.rcode, answers) {
-        // A chain of CNAMEs that ends in nothing has both.
-        (rcode::NOERROR | rcode::NXDOMAIN, 1..) => {
-            let positive = response.min_ttl.unwrap_or(0).min(route.max_ttl);
-            let damped = (response.rcode == rcode::NXDOMAIN).then_some(DAMPING_SECONDS);
-            positive.min(denied.or(damped).unwrap_or(positive))
-        }
-        (rcode::NOERROR | rcode::NXDOMAIN, 0) => denied.unwrap_or(DAMPING_SECONDS),
-        _ => 0,
-    };
-    (seconds > 0).then_some(seconds)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use super::denial::Trust;
 use super::upstream::Server;
 use crate::config::Zone;
 use crate::telemetry::registry::Telemetry;
@@ -14,12 +15,20 @@ use crate::wire::name::Name;
 /// One zone's way upstream.
 #[derive(Debug)]
 pub(super) struct Route {
+    /// The zone's name.
+    pub(super) name: Name,
     /// Its index in counters.
     pub(super) zone: u16,
     /// Longest lifetime of a positive answer in seconds.
     pub(super) max_ttl: u32,
     /// Longest lifetime of a negative answer in seconds.
     pub(super) max_negative_ttl: u32,
+    /// Whether the records of address sets take turns on hits.
+    pub(super) rotates: bool,
+    /// Whether nothing is taken to exist below a name that does not.
+    pub(super) cuts: bool,
+    /// What its upstreams have shown of how they deny names.
+    pub(super) trust: Trust,
     servers: Vec<Arc<Server>>,
     next: AtomicUsize,
 }
@@ -27,6 +36,11 @@ pub(super) struct Route {
 impl Route {
     pub(super) fn server_count(&self) -> usize {
         self.servers.len()
+    }
+
+    /// Whether none of the servers has answered since it last failed.
+    pub(super) fn is_down(&self) -> bool {
+        self.servers.iter().all(|server| server.is_down())
     }
 
     /// The servers in turn, over and over: each call begins with the next one.
@@ -65,9 +79,13 @@ impl Routes {
                 Arc::clone(server)
             });
             let route = Arc::new(Route {
+                name: zone.name,
                 zone: telemetry.zone(&zone.name.to_string()),
                 max_ttl: zone.max_ttl,
                 max_negative_ttl: zone.max_negative_ttl,
+                rotates: zone.rotate,
+                cuts: zone.cuts,
+                trust: Trust::default(),
                 servers: of_zone.collect(),
                 next: AtomicUsize::new(0),
             });
@@ -76,9 +94,13 @@ impl Routes {
         let root = by_name.get(Name::ROOT.as_wire()).map_or_else(
             || {
                 Arc::new(Route {
+                    name: Name::ROOT,
                     zone: telemetry.zone("."),
                     max_ttl: 0,
                     max_negative_ttl: 0,
+                    rotates: false,
+                    cuts: false,
+                    trust: Trust::default(),
                     servers: Vec::new(),
                     next: AtomicUsize::new(0),
                 })
@@ -108,24 +130,34 @@ impl Routes {
         &self.root
     }
 
+    /// Whether there is a zone at or below a name.
+    pub(super) fn has_zone_below(&self, name: &Name) -> bool {
+        let mut zones = self.zones.iter();
+        zones.any(|zone| name.encloses(zone.name.as_wire()))
+    }
+
     /// Whether a name would be asked of the same servers under `other`, for the same lifetimes:
     /// then what was cached for it may stay.
     #[must_use]
     pub fn agree_on(&self, other: &Self, name: &[u8]) -> bool {
-        self.definition(name) == other.definition(name)
+        match (self.definition(name), other.definition(name)) {
+            (Some(own), Some(others)) => {
+                let upstreams = own.upstreams.iter().map(|upstream| upstream.value);
+                upstreams.eq(others.upstreams.iter().map(|upstream| upstream.value))
+                    && own.name == others.name
+                    && own.max_ttl == others.max_ttl
+                    && own.max_negative_ttl == others.max_negative_ttl
+                    && own.rotate == others.rotate
+                    && own.cuts == others.cuts
+            }
+            (own, others) => own.is_none() && others.is_none(),
+        }
     }
 
-    /// What the configuration says of a name, without the places where it says so.
-    fn definition(&self, name: &[u8]) -> Option<(&Name, Vec<SocketAddr>, u32, u32)> {
+    /// What the configuration says of a name.
+    fn definition(&self, name: &[u8]) -> Option<&Zone> {
         let enclosing = self.zones.iter().filter(|zone| zone.name.encloses(name));
-        let zone = enclosing.max_by_key(|zone| zone.name.as_wire().len())?;
-        let upstreams = zone.upstreams.iter().map(|upstream| upstream.value);
-        Some((
-            &zone.name,
-            upstreams.collect(),
-            zone.max_ttl,
-            zone.max_negative_ttl,
-        ))
+        enclosing.max_by_key(|zone| zone.name.as_wire().len())
     }
 
     /// Every server, once for each of its zones.

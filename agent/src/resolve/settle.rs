@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Resolver, To, Waiter, lock};
 use crate::telemetry::cells::OverLimit;
-use crate::telemetry::clock::Clock;
+use crate::telemetry::clock::nanoseconds;
 use crate::telemetry::counters::Channel;
 use crate::wire::answer::Answer;
 use crate::wire::edns::ExtendedError;
@@ -100,7 +100,7 @@ impl Resolver {
         write: impl Fn(&mut [u8], &Query, &Shape) -> usize,
     ) {
         let mut buffer = lock(&self.buffer);
-        let now_ns = Clock.now_ns();
+        let now_ns = nanoseconds(self.now());
         let cells = &self.telemetry.resolve;
         for waiter in waiters {
             let (prefix, message) = buffer.split_at_mut(PREFIX);

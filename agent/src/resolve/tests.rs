@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How long answers are kept: by their records, by their zone, by what they say.
 
+use super::keep::lifetime;
 use super::*;
 use crate::config::{Transport, Zone};
 use crate::wire::name::Name;
-use crate::wire::response::{Expected, MAX_OFFSETS};
+use crate::wire::response::{Expected, MAX_OFFSETS, Response};
 
 /// The question `a. A IN`.
 const QUESTION: &[u8] = b"\x01a\x00\x00\x01\x00\x01";
@@ -36,11 +37,12 @@ fn address(ttl: u32) -> Vec<u8> {
     record(1, ttl, &[10, 0, 0, 1])
 }
 
-/// An SOA record with this TTL and this MINIMUM.
+/// An SOA record of the root zone with this TTL and this MINIMUM.
 fn soa(ttl: u32, minimum: u32) -> Vec<u8> {
     let mut data = vec![0; 2 + 16];
     data.extend(minimum.to_be_bytes());
-    record(6, ttl, &data)
+    let of_question = record(6, ttl, &data);
+    [&[0], &of_question[2..]].concat()
 }
 
 /// The lifetime in a zone that keeps positive answers 60 s and negative ones 10 s at most.
@@ -51,6 +53,8 @@ fn seconds(response: &Response) -> Option<u32> {
         transport: Transport::Tcp,
         max_ttl: 60,
         max_negative_ttl: 10,
+        rotate: false,
+        cuts: false,
     };
     let routes = Routes::new(&[zone], &Arc::new(Telemetry::new(1)), None);
     lifetime(response, routes.of(b"\x01a\x00"))

@@ -76,6 +76,10 @@ pub(super) struct Server {
     /// When that was last said.
     said: Mutex<Option<Instant>>,
     asked: AtomicU64,
+    /// Whether it has failed and not answered since.
+    is_down: AtomicBool,
+    /// When it last answered.
+    answered: Mutex<Option<Instant>>,
 }
 
 impl Server {
@@ -90,11 +94,24 @@ impl Server {
             is_failing: AtomicBool::new(false),
             said: Mutex::new(None),
             asked: AtomicU64::new(0),
+            is_down: AtomicBool::new(false),
+            answered: Mutex::new(None),
         })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The index that its address has in counters.
+    pub(super) fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Whether it is known to be down: a connection to it failed, or a try was over without a word
+    /// from it to anybody; and it has not answered since.
+    pub(super) fn is_down(&self) -> bool {
+        self.is_down.load(Relaxed)
     }
 
     /// Waits for a place: the right to use one connection. Who came first gets it first.
@@ -160,6 +177,10 @@ impl Server {
             Failure::Stale => Outcome::Closed,
         };
         self.cells().end(outcome);
+        // A timeout may be that of one name: `timed_out` judges it.
+        if failure.is_network() || outcome == Outcome::ConnectTimeout {
+            self.is_down.store(true, Relaxed);
+        }
         if self.may_say() {
             self.is_failing.store(true, Relaxed);
             let (_, error) = Outcome::ALL[outcome as usize];
@@ -173,6 +194,9 @@ impl Server {
     /// has died without a word. The next try must not be spent on another of them.
     pub(super) fn timed_out(&self, since: Instant) {
         lock(&self.idle).retain(|connection| connection.was_used_since(since));
+        if lock(&self.answered).is_none_or(|answered| answered < since) {
+            self.is_down.store(true, Relaxed);
+        }
         self.failed(Failure::Outcome(Outcome::Timeout));
     }
 
@@ -197,6 +221,8 @@ impl Server {
 
     fn answered(&self, connection: Connection, exchanged: Exchanged) -> Exchanged {
         self.cells().end(exchanged.outcome());
+        self.is_down.store(false, Relaxed);
+        *lock(&self.answered) = Some(Instant::now());
         if self.is_failing.swap(false, Relaxed) {
             tracing::info!(upstream = %self.address, "an upstream answers again");
         }

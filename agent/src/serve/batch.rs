@@ -173,6 +173,12 @@ impl Batch {
         }
     }
 
+    /// The octets of one datagram as it came.
+    #[must_use]
+    pub fn message(&self, index: usize) -> &[u8] {
+        &self.octets[index * self.slot..][..self.received[index].len]
+    }
+
     /// Whether this is a datagram: a socket that was shut down gives back empty ones from nobody.
     #[must_use]
     pub fn is_datagram(&self, index: usize) -> bool {

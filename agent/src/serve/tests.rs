@@ -12,7 +12,7 @@ use crate::miss::{self, Receiver};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::registry::Telemetry;
 use crate::wire::answer::Answer;
-use crate::wire::header::{Flags, Header};
+use crate::wire::header::Header;
 use crate::wire::name::Name;
 use crate::wire::question::Question;
 
@@ -70,31 +70,43 @@ fn query(name: &str, id: u16) -> Vec<u8> {
     message
 }
 
-fn keep(cache: &Cache, name: &str) {
+fn keep(cache: &Cache, name: &str, early: u16) {
     let question = Question::of(&Name::parse(name).unwrap(), 1);
     let now = Tick::of(Clock.now());
     let records = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, 0, 1];
-    cache
-        .insert(&Draft {
-            question: &question,
-            answer: Answer {
-                flags: Flags(0),
-                counts: [1, 0, 0],
-                records: &records,
-                ttl_offsets: &[6, 0],
-                age: 0,
-            },
-            zone: 1,
-            stored: now,
-            expires: now.after_seconds(60),
-        })
-        .unwrap();
+    let answer = Answer {
+        counts: [1, 0, 0],
+        records: &records,
+        ttl_offsets: &[6, 0],
+        ..Answer::NOTHING
+    };
+    let draft = Draft {
+        early,
+        ..Draft::new(&question, answer, 1, [now, now.after_seconds(60)])
+    };
+    cache.insert(&draft).unwrap();
+}
+
+#[test]
+fn a_hit_that_is_due_is_answered_and_offered_once() {
+    let running = running(1);
+    keep(&running.cache, "hot.example", u16::MAX);
+    let client = client(&running.group);
+    let mut buffer = [0; 2000];
+    for id in 0..10 {
+        client.send(&query("hot.example", id)).unwrap();
+        client.recv(&mut buffer).unwrap();
+    }
+    let due = running.misses.pop().unwrap();
+    assert_eq!(due.client, None, "nobody waits for it");
+    assert_eq!(due.asked.question(), &query("hot.example", 0)[12..]);
+    assert!(running.misses.pop().is_none(), "said once");
 }
 
 #[test]
 fn a_hit_is_answered_here_and_a_miss_is_handed_over() {
     let running = running(2);
-    keep(&running.cache, "hit.example");
+    keep(&running.cache, "hit.example", 0);
     let client = client(&running.group);
     client.send(&query("hit.example", 7)).unwrap();
     let mut buffer = [0; 2000];
@@ -108,7 +120,7 @@ fn a_hit_is_answered_here_and_a_miss_is_handed_over() {
     });
     let miss = miss.unwrap();
     assert_eq!((miss.asked.id(), miss.listener), (8, 0));
-    assert_eq!(miss.client, client.local_addr().unwrap());
+    assert_eq!(miss.client, client.local_addr().ok());
     running.workers.stop();
     let mut hits = 0;
     for cells in &running.telemetry.workers {
@@ -169,7 +181,7 @@ fn a_full_queue_is_said_at_once_and_why() {
 #[test]
 fn listeners_come_and_go_while_others_are_served() {
     let running = running(2);
-    keep(&running.cache, "hit.example");
+    keep(&running.cache, "hit.example", 0);
     let second = Group::bind("[::1]:0".parse().unwrap(), 2).unwrap();
     running.workers.desk().open(&[(1, &second)]);
     let old = client(&running.group);

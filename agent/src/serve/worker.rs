@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicBool;
@@ -218,13 +218,15 @@ impl Worker {
                 udp_size: self.udp_size,
                 hits: 0,
                 handed_over: 0,
+                asked_ahead: 0,
             };
             for first in (0..received).step_by(GROUP) {
                 turn.answer(first..received.min(first + GROUP), &mut self.group);
             }
             let (hits, handed_over) = (turn.hits, turn.handed_over);
+            let must_ring = handed_over + turn.asked_ahead > 0;
             drop(turn);
-            if handed_over > 0 {
+            if must_ring {
                 self.misses.ring();
                 add(&self.cells.handed_over, handed_over);
             }
@@ -272,6 +274,7 @@ struct Turn<'a> {
     udp_size: u16,
     hits: u64,
     handed_over: u64,
+    asked_ahead: u64,
 }
 
 impl Turn<'_> {
@@ -290,20 +293,27 @@ impl Turn<'_> {
             let Some(query) = &parsed.query else {
                 continue;
             };
-            match self.session.get_at(parsed.tag, &parsed.question, self.now) {
-                Lookup::Hit(entry) => {
-                    let shape = self.shape(query.udp_limit(self.udp_size));
-                    let answer = entry.answer(self.now);
-                    let mut datagram = self.batch.datagram(index);
-                    let length = reply::answer(datagram.buffer, query, &answer, &shape);
-                    datagram.answer(length);
-                    let (zone, qtype) = (entry.zone(), parsed.question.qtype());
-                    let answers = &self.cells.answers;
-                    answers.count(zone, self.channel, qtype, entry.rcode());
-                    self.hits += u64::from(zone != NO_ZONE);
+            let entry = match self.session.get_at(parsed.tag, &parsed.question, self.now) {
+                Lookup::Hit(entry) => entry,
+                Lookup::Due(entry) => {
+                    let miss = self.miss(self.batch.message(index), query, None);
+                    self.asked_ahead += u64::from(self.misses.offer(miss));
+                    entry
                 }
-                Lookup::Miss => self.hand_over(index, parsed, query),
-            }
+                Lookup::Miss => {
+                    self.hand_over(index, parsed, query);
+                    continue;
+                }
+            };
+            let shape = self.shape(query.udp_limit(self.udp_size));
+            let answer = entry.answer(self.now);
+            let mut datagram = self.batch.datagram(index);
+            let length = reply::answer(datagram.buffer, query, &answer, &shape);
+            datagram.answer(length);
+            let (zone, qtype) = (entry.zone(), parsed.question.qtype());
+            let answers = &self.cells.answers;
+            answers.count(zone, self.channel, qtype, entry.rcode());
+            self.hits += u64::from(zone != NO_ZONE);
         }
     }
 
@@ -339,25 +349,28 @@ impl Turn<'_> {
         let Some(client) = self.batch.client(index) else {
             return;
         };
-        let shape = self.shape(usize::MAX);
-        let mut datagram = self.batch.datagram(index);
-        let message = &datagram.buffer[..datagram.len];
-        let miss = Miss {
-            client,
-            listener: self.listener,
-            arrived_ns: nanoseconds(self.began),
-            asked: Asked::new(message, query),
-        };
+        let miss = self.miss(self.batch.message(index), query, Some(client));
         if self.misses.push(miss) {
             self.handed_over += 1;
             return;
         }
         add(&self.cells.refused_queue_full, 1);
         let why = Some(ExtendedError::OVER_LIMIT);
+        let shape = self.shape(usize::MAX);
+        let mut datagram = self.batch.datagram(index);
         let length = reply::failure(datagram.buffer, query, rcode::SERVFAIL, why, &shape);
         datagram.answer(length);
         let (answers, qtype) = (&self.cells.answers, parsed.question.qtype());
         answers.count(NO_ZONE, self.channel, qtype, rcode::SERVFAIL);
+    }
+
+    fn miss(&self, message: &[u8], query: &Query, client: Option<SocketAddr>) -> Miss {
+        Miss {
+            client,
+            listener: self.listener,
+            arrived_ns: nanoseconds(self.began),
+            asked: Asked::new(message, query),
+        }
     }
 
     fn shape(&self, limit: usize) -> Shape {

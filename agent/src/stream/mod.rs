@@ -420,7 +420,11 @@ impl Connection {
         let now = Tick::of(began);
         let mut reader = lock(&streams.reader);
         let session = reader.online();
-        if let Lookup::Hit(entry) = session.get(&question, now) {
+        let found = session.get(&question, now);
+        if matches!(found, Lookup::Due(_)) {
+            streams.resolver.ask_ahead(&question);
+        }
+        if let Lookup::Hit(entry) | Lookup::Due(entry) = found {
             buffer[..query.question_end].copy_from_slice(&message[..query.question_end]);
             let length = reply::answer(&mut buffer, &query, &entry.answer(now), &self.shape());
             let (zone, rcode) = (entry.zone(), entry.rcode());

@@ -53,6 +53,55 @@ impl OverLimit {
     ];
 }
 
+/// Why an answer that belongs to its question is not kept as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// Its answer section has records of names that its question does not lead to.
+    OutsideChain,
+    /// Its CNAMEs lead in a circle, or on and on: it is taken for a failure.
+    Loop,
+    /// It denies with the SOA of another zone.
+    ForeignSoa,
+    /// It denies a name without an SOA.
+    NoSoa,
+    /// It is larger than a cell of the cache, or there was no room.
+    NoRoom,
+}
+
+impl Unfit {
+    /// All of them, in the order of their index, with their label values.
+    pub const ALL: [(Self, &str); 5] = [
+        (Self::OutsideChain, "outside_chain"),
+        (Self::Loop, "cname_loop"),
+        (Self::ForeignSoa, "foreign_soa"),
+        (Self::NoSoa, "no_soa"),
+        (Self::NoRoom, "no_room"),
+    ];
+}
+
+/// What happened to answers on the cold side beside being fetched and kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An answer whose lifetime had ended was put back, as no upstream answered.
+    Stale,
+    /// A failure of the upstreams was remembered.
+    Failure,
+    /// A popular answer was asked for again before its end.
+    Prefetch,
+    /// It was not, as as many were being asked for as may.
+    PrefetchDropped,
+    /// Data and the denial of its name were seen together: names of the zone are denied type by
+    /// type for a while.
+    Contradiction,
+    /// A name was denied because it lies below one that does not exist.
+    Cut,
+}
+
+impl Event {
+    /// How many there are.
+    pub const COUNT: usize = 6;
+}
+
 /// How one try at an upstream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -226,6 +275,8 @@ pub struct ResolveCells {
     /// Misses under way now, clients that wait counted each.
     pub in_flight: AtomicU64,
     misses: Box<[AtomicU64]>,
+    unfit: [AtomicU64; Unfit::ALL.len()],
+    events: [Box<[AtomicU64]>; Event::COUNT],
     upstreams: Box<[UpstreamCells]>,
 }
 
@@ -237,12 +288,18 @@ impl Default for ResolveCells {
             coalesced: AtomicU64::default(),
             over_limit: Default::default(),
             in_flight: AtomicU64::default(),
-            misses: (0..MAX_ZONES).map(|_| AtomicU64::default()).collect(),
+            misses: by_zone(),
+            unfit: Default::default(),
+            events: std::array::from_fn(|_| by_zone()),
             upstreams: (0..MAX_UPSTREAMS)
                 .map(|_| UpstreamCells::default())
                 .collect(),
         }
     }
+}
+
+fn by_zone() -> Box<[AtomicU64]> {
+    (0..MAX_ZONES).map(|_| AtomicU64::default()).collect()
 }
 
 impl ResolveCells {
@@ -255,6 +312,30 @@ impl ResolveCells {
     #[must_use]
     pub fn over_limit(&self) -> [u64; OverLimit::ALL.len()] {
         self.over_limit.each_ref().map(|cell| cell.load(Relaxed))
+    }
+
+    /// Counts an answer that is not kept as it is.
+    pub fn unfit(&self, why: Unfit) {
+        add(&self.unfit[why as usize], 1);
+    }
+
+    /// Such answers, in the order of [`Unfit::ALL`].
+    #[must_use]
+    pub fn unfits(&self) -> [u64; Unfit::ALL.len()] {
+        self.unfit.each_ref().map(|cell| cell.load(Relaxed))
+    }
+
+    /// Counts what happened in a zone.
+    pub fn happened(&self, event: Event, zone: u16) {
+        if let Some(cell) = self.events[event as usize].get(usize::from(zone)) {
+            add(cell, 1);
+        }
+    }
+
+    /// How often it happened, by zone index.
+    pub fn happenings(&self, event: Event) -> impl Iterator<Item = u64> {
+        let cells = &self.events[event as usize];
+        cells.iter().map(|cell| cell.load(Relaxed))
     }
 
     /// Counts a miss in a zone.
@@ -416,6 +497,9 @@ mod tests {
         }
         for (index, (limit, label)) in OverLimit::ALL.into_iter().enumerate() {
             assert_eq!(limit as usize, index, "{label}");
+        }
+        for (index, (why, label)) in Unfit::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, index, "{label}");
         }
         for (index, (outcome, label)) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, index, "{label}");

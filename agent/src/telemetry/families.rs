@@ -3,10 +3,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::cache_families::CACHE;
 use super::cells::{ConnectionRefusal, Outcome, OverLimit};
-use super::counters::{NO_ZONE, RCODES, TYPES};
+use super::counters::{RCODES, TYPES};
 use super::exposition::{Family, Kind, Series};
-use super::registry::{CacheFigures, HealthFigures, Scrape};
+use super::registry::{HealthFigures, Scrape};
 use super::steering::STEERING;
 use crate::wire::fault::Fault;
 
@@ -103,86 +104,6 @@ const QUERIES: &[Family] = &[
             }
             series.count(&["queue"], scrape.sum(|worker| &worker.refused_queue_full));
         },
-    },
-];
-
-const CACHE: &[Family] = &[
-    Family {
-        name: "nodens_cache_hits_total",
-        kind: Kind::Counter,
-        labels: &["zone"],
-        help: "Queries answered from the cache.",
-        read: |scrape, series| by_zone(scrape, scrape.hits.iter().copied(), series),
-    },
-    Family {
-        name: "nodens_cache_misses_total",
-        kind: Kind::Counter,
-        labels: &["zone"],
-        help: "Queries that the cache had no answer for.",
-        read: |scrape, series| by_zone(scrape, scrape.cells.resolve.misses(), series),
-    },
-    Family {
-        name: "nodens_cache_entries",
-        kind: Kind::Gauge,
-        labels: &[],
-        help: "Entries in the cache.",
-        read: |scrape, series| cache(scrape, series, |cache| cache.entries),
-    },
-    Family {
-        name: "nodens_cache_bytes",
-        kind: Kind::Gauge,
-        labels: &[],
-        help: "Bytes that the entries take, all overhead counted.",
-        read: |scrape, series| cache(scrape, series, |cache| cache.used_bytes),
-    },
-    Family {
-        name: "nodens_cache_budget_bytes",
-        kind: Kind::Gauge,
-        labels: &[],
-        help: "Bytes that the entries may take (cache.size).",
-        read: |scrape, series| cache(scrape, series, |cache| cache.budget_bytes),
-    },
-    Family {
-        name: "nodens_cache_inserts_total",
-        kind: Kind::Counter,
-        labels: &[],
-        help: "Entries put into the cache.",
-        read: |scrape, series| cache(scrape, series, |cache| cache.inserts),
-    },
-    Family {
-        name: "nodens_cache_replaced_total",
-        kind: Kind::Counter,
-        labels: &[],
-        help: "Inserts that took the place of an entry with the same key.",
-        read: |scrape, series| cache(scrape, series, |cache| cache.replaced),
-    },
-    Family {
-        name: "nodens_cache_evictions_total",
-        kind: Kind::Counter,
-        labels: &[],
-        help: "Entries that left before their end to make room.",
-        read: |scrape, series| cache(scrape, series, |cache| cache.evictions),
-    },
-    Family {
-        name: "nodens_cache_expired_total",
-        kind: Kind::Counter,
-        labels: &[],
-        help: "Entries that left because their time was over.",
-        read: |scrape, series| cache(scrape, series, |cache| cache.expired),
-    },
-    Family {
-        name: "nodens_cache_refused_total",
-        kind: Kind::Counter,
-        labels: &[],
-        help: "Responses that were not put into the cache: too large, or no room.",
-        read: |scrape, series| cache(scrape, series, |cache| cache.refused),
-    },
-    Family {
-        name: "nodens_cache_ghost_hits_total",
-        kind: Kind::Counter,
-        labels: &[],
-        help: "Inserts of a name that was evicted a short while ago: the cache is too small for what is asked.",
-        read: |scrape, series| cache(scrape, series, |cache| cache.ghost_hits),
     },
 ];
 
@@ -404,24 +325,11 @@ const PROCESS: &[Family] = &[
     },
 ];
 
-/// One series for each zone; for none only where there is something.
-fn by_zone(scrape: &Scrape<'_>, counts: impl Iterator<Item = u64>, series: &mut Series) {
-    for ((index, name), count) in (0..).zip(scrape.zones.iter()).zip(counts) {
-        if index != NO_ZONE || count > 0 {
-            series.count(&[name], count);
-        }
-    }
-}
-
 fn by_upstream(scrape: &Scrape<'_>, series: &mut Series, of: fn(u64, u64) -> u64) {
     for (index, upstream) in (0..).zip(scrape.upstreams.iter()) {
         let (opened, closed) = scrape.cells.resolve.upstream(index).connections();
         series.count(&[upstream], of(opened.max(closed), closed));
     }
-}
-
-fn cache(scrape: &Scrape<'_>, series: &mut Series, of: fn(&CacheFigures) -> u64) {
-    count(series, scrape.cache.as_ref().map(of));
 }
 
 fn health(scrape: &Scrape<'_>, series: &mut Series, of: fn(&HealthFigures) -> bool) {

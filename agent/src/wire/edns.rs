@@ -70,10 +70,40 @@ impl ExtendedError {
         code: 0,
         text: "too many queries of this client under way on this node",
     };
-    /// 21, Not Supported: this is a cache, zones are not transferred from here.
+    /// 3, Stale Answer (RFC 8767): the upstreams do not answer now.
+    pub const STALE: Self = Self {
+        code: 3,
+        text: "an earlier answer, as no upstream answers now",
+    };
+    /// 19, Stale NXDOMAIN Answer.
+    pub const STALE_NXDOMAIN: Self = Self {
+        code: 19,
+        text: "an earlier denial, as no upstream answers now",
+    };
+    /// 13, Cached Error (RFC 9520): the upstreams failed a short while ago.
+    pub const CACHED_ERROR: Self = Self {
+        code: 13,
+        text: "no upstream could answer a moment ago",
+    };
+    /// 0, Other: the upstreams themselves said so, none of them did better.
+    pub const UPSTREAM_FAILED: Self = Self {
+        code: 0,
+        text: "the upstreams answered with this failure",
+    };
+    /// 0, Other: an upstream answered with CNAMEs that lead nowhere.
+    pub const CNAME_LOOP: Self = Self {
+        code: 0,
+        text: "the upstreams answered with CNAMEs that lead in a circle",
+    };
+    /// 20, Not Authoritative: this is a cache, zones are not transferred from here.
     pub const NO_TRANSFER: Self = Self {
+        code: 20,
+        text: "zone transfers are not answered by a cache",
+    };
+    /// 21, Not Supported: a type that stands for no data.
+    pub const NO_META_TYPE: Self = Self {
         code: 21,
-        text: "zone transfers and meta types are not answered here",
+        text: "types that stand for no data are not answered here",
     };
     /// 21, Not Supported: a class other than IN.
     pub const ONLY_IN: Self = Self {

@@ -3,7 +3,7 @@
 
 use super::edns::{Edns, ExtendedError};
 use super::header::Flags;
-use super::rcode;
+use super::{qtype, rcode};
 
 /// What is wrong with a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,12 +62,13 @@ impl Fault {
         }
     }
 
-    /// The Extended DNS Error that goes with it.
+    /// The Extended DNS Error that goes with it, for a query of this type.
     #[must_use]
-    pub fn extended(self) -> Option<ExtendedError> {
-        match self {
-            Self::Class => Some(ExtendedError::ONLY_IN),
-            Self::Type => Some(ExtendedError::NO_TRANSFER),
+    pub fn extended(self, qtype: u16) -> Option<ExtendedError> {
+        match (self, qtype) {
+            (Self::Class, _) => Some(ExtendedError::ONLY_IN),
+            (Self::Type, qtype::IXFR | qtype::AXFR) => Some(ExtendedError::NO_TRANSFER),
+            (Self::Type, _) => Some(ExtendedError::NO_META_TYPE),
             _ => None,
         }
     }

@@ -11,6 +11,7 @@
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 pub mod answer;
+pub mod chain;
 pub mod edns;
 pub mod fault;
 pub mod header;
@@ -46,8 +47,12 @@ pub mod qtype {
     pub const AAAA: u16 = 28;
     /// Service (RFC 2782).
     pub const SRV: u16 = 33;
+    /// A whole subtree by another name (RFC 6672).
+    pub const DNAME: u16 = 39;
     /// EDNS (RFC 6891): no type of data.
     pub const OPT: u16 = 41;
+    /// Signature (RFC 4034).
+    pub const RRSIG: u16 = 46;
     /// Transaction key (RFC 2930): no type of data.
     pub const TKEY: u16 = 249;
     /// Transaction signature (RFC 8945): no type of data.

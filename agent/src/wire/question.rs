@@ -120,6 +120,32 @@ impl Question {
         octets.get(..end).unwrap_or(&[])
     }
 
+    /// The name in what [`Self::as_octets`] gave, and the rest: the type's two octets and one for
+    /// the flags.
+    #[must_use]
+    pub fn parts_of(octets: &[u8]) -> (&[u8], [u8; SUFFIX]) {
+        match octets.split_last_chunk::<SUFFIX>() {
+            Some((name, suffix)) => (name, *suffix),
+            None => (&[], [0; SUFFIX]),
+        }
+    }
+
+    /// This question with another type.
+    #[must_use]
+    pub fn with_type(&self, qtype: u16) -> Self {
+        let mut other = *self;
+        let [_, _, flags] = self.suffix();
+        let [high, low] = qtype.to_be_bytes();
+        let len = usize::from(self.len);
+        let suffix = len
+            .checked_sub(SUFFIX)
+            .and_then(|at| other.octets.get_mut(at..len));
+        if let Some(suffix) = suffix {
+            suffix.copy_from_slice(&[high, low, flags]);
+        }
+        other
+    }
+
     /// The query type.
     #[must_use]
     pub fn qtype(&self) -> u16 {

@@ -2,7 +2,7 @@
 //! What a client gets, written over its own query: ID, question and letter case are simply left
 //! where they are.
 
-use super::answer::Answer;
+use super::answer::{Answer, Standing};
 use super::edns::{self, Edns, ExtendedError};
 use super::fault::Rejection;
 use super::header::{Flags, HEADER};
@@ -26,9 +26,13 @@ pub struct Shape {
 ///
 /// Flags: QR and RA set, AA clear, RD and CD as the client sent them, AD as the upstream set it
 /// where the client sent AD or DO (RFC 6840 section 5.8). What does not fit sets TC and leaves as
-/// many whole records as fit (RFC 2181 section 9).
+/// many whole records as fit (RFC 2181 section 9). What is not fresh says so to a client with EDNS
+/// (RFC 8914); the records of a set that takes turns begin with the one that the query's ID names.
 pub fn answer(message: &mut [u8], query: &Query, answer: &Answer<'_>, shape: &Shape) -> usize {
-    let tail = Tail::of(query.edns, shape);
+    let mut tail = Tail::of(query.edns, shape);
+    if answer.standing != Standing::Fresh {
+        tail.explain(answer.extended(), answer.flags.rcode());
+    }
     let start = query.question_end;
     let room = shape.limit.saturating_sub(start).saturating_sub(tail.len());
     let whole = answer.records.len() <= room;
@@ -42,8 +46,14 @@ pub fn answer(message: &mut [u8], query: &Query, answer: &Answer<'_>, shape: &Sh
     else {
         return 0;
     };
-    to.copy_from_slice(records);
-    if answer.age > 0 {
+    if answer.turns.count > 1 {
+        answer.copy_turned(to, query.id);
+    } else {
+        to.copy_from_slice(records);
+    }
+    if answer.standing == Standing::Stale {
+        set_ttls(to, answer, Answer::STALE_TTL);
+    } else if answer.age > 0 {
         age_ttls(to, answer);
     }
     let mut flags = Flags::QR | Flags::RA | (answer.flags.0 & 0x000f);
@@ -82,7 +92,7 @@ pub fn reject(message: &mut [u8], rejection: &Rejection, shape: &Shape) -> usize
         return 0;
     };
     let mut tail = Tail::of(rejection.edns, shape);
-    tail.explain(rejection.fault.extended(), rcode);
+    tail.explain(rejection.fault.extended(rejection.qtype), rcode);
     let kept = Flags::OPCODE | Flags::RD | Flags::CD;
     let flags = Flags::QR | (rejection.flags.0 & kept) | (rcode & 0x000f);
     let end = rejection.question_end.max(HEADER);
@@ -97,6 +107,15 @@ pub fn reject(message: &mut [u8], rejection: &Rejection, shape: &Shape) -> usize
 
 /// Takes `answer.age` from every TTL, each for itself; a TTL does not go below 0.
 fn age_ttls(records: &mut [u8], answer: &Answer<'_>) {
+    each_ttl(records, answer, |ttl| ttl.saturating_sub(answer.age));
+}
+
+/// Gives every record the same TTL.
+fn set_ttls(records: &mut [u8], answer: &Answer<'_>, seconds: u32) {
+    each_ttl(records, answer, |_| seconds);
+}
+
+fn each_ttl(records: &mut [u8], answer: &Answer<'_>, new: impl Fn(u32) -> u32) {
     for offset in answer.offsets() {
         // Behind a cut the offsets go on past the records that were left out.
         let Some(ttl) = records
@@ -105,9 +124,7 @@ fn age_ttls(records: &mut [u8], answer: &Answer<'_>) {
         else {
             return;
         };
-        *ttl = u32::from_be_bytes(*ttl)
-            .saturating_sub(answer.age)
-            .to_be_bytes();
+        *ttl = new(u32::from_be_bytes(*ttl)).to_be_bytes();
     }
 }
 

@@ -2,6 +2,7 @@
 //! An upstream's response: judged whole before a single octet of it is kept.
 
 use super::answer::Answer;
+use super::chain::{self, Chain};
 use super::cursor::{Changing, Cursor};
 use super::header::{Flags, HEADER, Header};
 use super::{qtype, rcode};
@@ -24,6 +25,9 @@ pub fn offsets_needed(message: &[u8]) -> usize {
 /// A TTL above the sign bit stands for this many seconds: seven days. RFC 8767 section 4, which
 /// updates RFC 2181 section 8, reads it as positive and recommends this cap.
 const MAX_TTL: u32 = 604_800;
+
+/// Octets of an SOA record with three names in full: type, class, TTL, length and five numbers.
+pub const MAX_SOA: usize = 3 * super::name::MAX_NAME + 10 + 20;
 
 /// What a response must match.
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +63,15 @@ pub struct Response {
     pub counts: [u16; 3],
     /// Smallest TTL in the answer section in seconds; `None` where it is empty.
     pub min_ttl: Option<u32>,
-    /// RFC 2308 section 5: the smaller of the TTL and MINIMUM of the SOA in the authority section.
+    /// RFC 2308 section 5: the smaller of the TTL and MINIMUM of the SOA in the authority section,
+    /// where that encloses the name at the end of the answer's chain.
     pub negative_ttl: Option<u32>,
+    /// Whether there is an SOA that speaks for other names.
+    pub has_foreign_soa: bool,
+    /// Whether the answer section belongs to the question.
+    pub chain: Chain,
+    /// Where the first SOA of the authority section stands; 0 is nowhere.
+    soa_at: usize,
     records: (usize, usize),
     offsets: usize,
 }
@@ -120,7 +131,7 @@ impl Response {
             counts: self.counts,
             records: message.get(start..end).unwrap_or(&[]),
             ttl_offsets: offsets.get(..self.offsets).unwrap_or(&[]),
-            age: 0,
+            ..Answer::NOTHING
         }
     }
 
@@ -136,6 +147,9 @@ impl Response {
             counts: [header.answers, header.authorities, header.additionals],
             min_ttl: None,
             negative_ttl: None,
+            has_foreign_soa: false,
+            chain: Chain::Sound,
+            soa_at: 0,
             records: (start, start),
             offsets: 0,
         };
@@ -168,7 +182,7 @@ impl Response {
                     response.leave_out(&mut kept_end, at, number);
                 }
                 if kept_end.is_none() {
-                    response.keep(message, &record, section, offsets)?;
+                    response.keep(message, at, &record, section, offsets)?;
                 }
                 let data = message.get(..record.end)?;
                 check_data(
@@ -181,7 +195,60 @@ impl Response {
             }
         }
         response.records = (start, kept_end.unwrap_or(at));
+        if header.questions == 1 {
+            response.judge(message, start)?;
+        }
         Some(response)
+    }
+
+    /// The SOA of the authority section as a record whose names are in full, so that it can stand
+    /// behind any question: its octets and their number, with the place of the TTL. `None` where
+    /// there is none, or it is another zone's. `message` is what the response was read from.
+    #[must_use]
+    pub fn plain_soa(&self, message: &[u8]) -> Option<([u8; MAX_SOA], usize, usize)> {
+        self.negative_ttl?;
+        let record = Record::read(message, self.soa_at, Changing::NOTHING)?;
+        let owner = chain::expand(message, self.soa_at)?;
+        let mut data = Cursor::new(message, record.data_at);
+        let primary = chain::expand(message, data.position())?;
+        data.name(Changing::NOTHING)?;
+        let mailbox = chain::expand(message, data.position())?;
+        data.name(Changing::NOTHING)?;
+        let numbers = data.take(20)?;
+        let [primary, mailbox] = [primary.as_wire(), mailbox.as_wire()];
+        let length = [primary, mailbox, numbers]
+            .iter()
+            .fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+        let mut soa = [0; MAX_SOA];
+        let mut end = 0_usize;
+        let ttl_at = owner.as_wire().len().saturating_add(4);
+        for part in [
+            owner.as_wire(),
+            &qtype::SOA.to_be_bytes(),
+            &[0, 1],
+            &record.ttl.to_be_bytes(),
+            &u16::try_from(length).ok()?.to_be_bytes(),
+            primary,
+            mailbox,
+            numbers,
+        ] {
+            let start = end;
+            end = start.checked_add(part.len())?;
+            soa.get_mut(start..end)?.copy_from_slice(part);
+        }
+        Some((soa, end, ttl_at))
+    }
+
+    /// Follows the chain of the answer; an SOA that does not enclose its end denies nothing.
+    fn judge(&mut self, message: &[u8], start: usize) -> Option<()> {
+        let [answers, ..] = self.counts;
+        let (judgement, end) = chain::judge(message, start, answers)?;
+        self.chain = judgement;
+        if self.soa_at > 0 && !chain::expand(message, self.soa_at)?.encloses(end.as_wire()) {
+            self.negative_ttl = None;
+            self.has_foreign_soa = true;
+        }
+        Some(())
     }
 
     /// What changes of the records that were kept until now.
@@ -205,6 +272,7 @@ impl Response {
     fn keep(
         &mut self,
         message: &mut [u8],
+        at: usize,
         record: &Record,
         section: u8,
         offsets: &mut [u8],
@@ -229,6 +297,7 @@ impl Response {
             1 if record.rtype == qtype::SOA && self.negative_ttl.is_none() => {
                 let minimum = message.get(..record.end)?.last_chunk::<4>()?;
                 self.negative_ttl = Some(ttl.min(u32::from_be_bytes(*minimum)));
+                self.soa_at = at;
             }
             _ => {}
         }
@@ -280,7 +349,17 @@ impl Record {
 /// may have are refused (RFC 6895 section 3.1).
 fn check_data(message: &[u8], at: usize, rtype: u16, changing: Changing<'_>) -> Option<()> {
     /// Mailbox types of RFC 1035 that hold one name: MD, MF, MB, MG, MR; and DNAME (RFC 6672).
-    const ONE_NAME: [u16; 9] = [qtype::NS, 3, 4, qtype::CNAME, 7, 8, 9, qtype::PTR, 39];
+    const ONE_NAME: [u16; 9] = [
+        qtype::NS,
+        3,
+        4,
+        qtype::CNAME,
+        7,
+        8,
+        9,
+        qtype::PTR,
+        qtype::DNAME,
+    ];
     let mut data = Cursor::new(message, at);
     let length = message.len().saturating_sub(at);
     match rtype {

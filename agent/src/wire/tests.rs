@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Messages octet by octet: what is taken, what is refused, what goes back.
 
-use super::answer::Answer;
+use super::answer::{Answer, Standing};
+use super::chain::Chain;
 use super::edns::ExtendedError;
 use super::fault::Fault;
 use super::header::{Flags, Header};
@@ -452,4 +453,166 @@ fn an_extended_rcode_of_the_upstream_never_reads_as_an_answer() {
         response.answer(&said, &offsets).flags.rcode(),
         rcode::SERVFAIL
     );
+}
+
+/// An answer of so many address records behind an alias, ready to take turns.
+fn alias_and_addresses(count: u8, with_additional: bool) -> Vec<Vec<u8>> {
+    let target = b"\x03web\x07example\x00";
+    // Behind the frame of the alias at octet 27: its data is what the addresses' owner points to.
+    let mut records = vec![record(&[0xc0, 12], 5, target)];
+    let owner = [0xc0, 27 + 12];
+    records.extend((0..count).map(|last| record(&owner, 1, &[10, 0, 0, last])));
+    if with_additional {
+        records.push(record(&owner, 28, &[0xfd; 16]));
+    }
+    records
+}
+
+#[test]
+fn addresses_take_turns_whole_and_nothing_else_moves() {
+    let asked = query("a.example", 1, 0x0100, &[]);
+    for with_additional in [false, true] {
+        let records = alias_and_addresses(5, with_additional);
+        let additionals = u16::from(with_additional);
+        let mut said = response(&asked, 0x8180, [6, 0, additionals], &records.concat());
+        let (parsed, offsets) = read(&mut said, &asked).unwrap();
+        let mut answer = parsed.answer(&said, &offsets);
+        answer.turns = answer.find_turns();
+        assert_eq!((answer.turns.count, answer.turns.each), (5, 16));
+        for id in 0..12_u16 {
+            let mut buffer = [0; 600];
+            buffer[..asked.len()].copy_from_slice(&asked);
+            buffer[..2].copy_from_slice(&id.to_be_bytes());
+            let (query, _) = parse(&buffer[..asked.len()]);
+            // With room for everything, and for the alias and three addresses.
+            for (limit, fit) in [(600, 5), (asked.len() + records[0].len() + 3 * 16, 3)] {
+                let shape = Shape { limit, ..UDP };
+                let length = reply::answer(&mut buffer, &query, &answer, &shape);
+                let mut turned = records.clone();
+                turned[1..6].rotate_left(usize::from(id % 5));
+                let kept = if fit == 5 { turned.len() } else { 1 + fit };
+                assert_eq!(
+                    buffer[asked.len()..length],
+                    turned[..kept].concat(),
+                    "{id} {fit}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn only_records_that_are_alike_take_turns() {
+    let asked = query("a.example", 1, 0x0100, &[]);
+    let turns = |records: &[Vec<u8>]| {
+        let count = u16::try_from(records.len()).unwrap();
+        let mut said = response(&asked, 0x8180, [count, 0, 0], &records.concat());
+        let (parsed, offsets) = read(&mut said, &asked).unwrap();
+        parsed.answer(&said, &offsets).find_turns().count
+    };
+    let at = |owner: &[u8], last| record(owner, 1, &[10, 0, 0, last]);
+    let own = [0xc0, 12];
+    assert_eq!(turns(&[]), 0);
+    assert_eq!(turns(&[at(&own, 1)]), 0);
+    assert_eq!(turns(&[at(&own, 1), at(&own, 2)]), 2);
+    // Names in full may be pointed into; other owners are other sets; a signature must stay behind.
+    let full = b"\x01a\x07example\x00";
+    assert_eq!(turns(&[at(full, 1), at(full, 2)]), 0);
+    assert_eq!(turns(&[at(&own, 1), at(&[0xc0, 14], 2)]), 0);
+    let signature = record(&own, 46, &[0; 18]);
+    assert_eq!(turns(&[at(&own, 1), at(&own, 2), signature]), 0);
+    let text = record(&own, 16, b"\x03abc");
+    assert_eq!(turns(&[text.clone(), text]), 0);
+}
+
+#[test]
+fn the_chain_of_an_answer_is_followed_from_its_question() {
+    let asked = query("a.example", 1, 0x0100, &[]);
+    let chain = |records: &[Vec<u8>]| {
+        let count = u16::try_from(records.len()).unwrap();
+        let mut said = response(&asked, 0x8180, [count, 0, 0], &records.concat());
+        read(&mut said, &asked).unwrap().0.chain
+    };
+    let own = &[0xc0, 12][..];
+    let (b, c) = (&b"\x01B\x07example\x00"[..], &b"\x01c\x07example\x00"[..]);
+    let alias = |owner: &[u8], target: &[u8]| record(owner, 5, target);
+    let address = |owner: &[u8]| record(owner, 1, &[10, 0, 0, 1]);
+    assert_eq!(chain(&[]), Chain::Sound);
+    assert_eq!(chain(&[address(own)]), Chain::Sound);
+    assert_eq!(chain(&[alias(own, b), address(b)]), Chain::Sound);
+    assert_eq!(
+        chain(&[address(c), alias(b, c), alias(own, b)]),
+        Chain::Sound
+    );
+    assert_eq!(chain(&[address(b)]), Chain::Outside);
+    assert_eq!(chain(&[alias(b, c), address(own)]), Chain::Outside);
+    assert_eq!(chain(&[alias(own, own)]), Chain::Loop);
+    assert_eq!(chain(&[alias(own, b), alias(b, own)]), Chain::Loop);
+    let whole = record(&[0xc0, 14], 39, b"\x03new\x00");
+    assert_eq!(chain(&[whole, alias(own, b), address(b)]), Chain::Sound);
+    // On and on.
+    let name = |number: u8| [&[1, b'k' + number][..], &[7], b"example\0"].concat();
+    let mut long = vec![alias(own, &name(0))];
+    long.extend((0..16).map(|number| alias(&name(number), &name(number + 1))));
+    assert_eq!(chain(&long), Chain::Loop);
+    assert_eq!(chain(&long[..16]), Chain::Sound);
+}
+
+#[test]
+fn an_soa_in_full_says_what_it_said_before() {
+    let asked = query("no.example", 1, 0x0100, &[]);
+    // The owner is the question's parent, the mailbox lies in the primary's zone.
+    let data = [
+        &b"\x02ns\xc0\x0f\x04host\xc0\x0f"[..],
+        &[7; 16],
+        &[0, 0, 0, 9],
+    ]
+    .concat();
+    let soa = record(&[0xc0, 15], 6, &data);
+    let mut said = response(&asked, 0x8183, [0, 1, 0], &soa);
+    let (parsed, _) = read(&mut said, &asked).unwrap();
+    let (octets, length, ttl_at) = parsed.plain_soa(&said).unwrap();
+    let names = b"\x02ns\x07example\x00\x04host\x07example\x00";
+    let mut wanted = record(
+        b"\x07example\x00",
+        6,
+        &[&names[..], &[7; 16], &[0, 0, 0, 9]].concat(),
+    );
+    assert_eq!(octets[..length], wanted);
+    assert_eq!(wanted.drain(ttl_at..ttl_at + 4).as_slice(), [0, 0, 1, 44]);
+}
+
+#[test]
+fn a_stale_answer_has_one_ttl_and_says_what_it_is() {
+    let opt = [0, 0, 41, 16, 0, 0, 0, 0, 0, 0, 0];
+    let asked = query("a.example", 1, 0x0100, &opt);
+    let records = [a_record(300, 1), a_record(5, 2)].concat();
+    let mut said = response(&asked, 0x8180, [2, 0, 0], &records);
+    said[10..12].fill(0);
+    let (parsed, offsets) = read(&mut said, &asked).unwrap();
+    for (standing, rcode, code) in [
+        (Standing::Stale, rcode::NOERROR, Some(3)),
+        (Standing::Stale, rcode::NXDOMAIN, Some(19)),
+        (Standing::Failure, rcode::SERVFAIL, Some(13)),
+        (Standing::PassedOn, rcode::REFUSED, Some(0)),
+        (Standing::Fresh, rcode::NXDOMAIN, None),
+    ] {
+        let answer = Answer {
+            flags: Flags(rcode),
+            age: 1000,
+            standing,
+            ..parsed.answer(&said, &offsets)
+        };
+        let mut buffer = [0; 600];
+        buffer[..asked.len()].copy_from_slice(&asked);
+        let (query, _) = parse(&asked);
+        let length = reply::answer(&mut buffer, &query, &answer, &UDP);
+        let end = query.question_end + records.len();
+        let ttls = [6, 22].map(|at| buffer[query.question_end + at + 3]);
+        let is_stale = standing == Standing::Stale;
+        assert_eq!(ttls, if is_stale { [30, 30] } else { [0, 0] });
+        // Option code 15 and its first two octets (RFC 8914 section 2).
+        let told = (length > end + 11).then(|| buffer[end + 16]);
+        assert_eq!(told, code, "{standing:?} {rcode}");
+    }
 }

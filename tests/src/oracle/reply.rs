@@ -171,7 +171,7 @@ pub(super) fn check_rejection(asked: &[u8], rejection: &Rejection) -> Result<()>
         );
         buffer.has_opt(&read, rejection.edns, &shape)?;
         ensure!(read.frames.len() == usize::from(rejection.edns.is_some()));
-        buffer.explains(&read, rejection.fault.extended())?;
+        buffer.explains(&read, rejection.fault.extended(rejection.qtype))?;
     }
     Ok(())
 }

@@ -8,6 +8,9 @@
 //! | echo | what a client sent comes back to it: ID, letter case, flags, EDNS, size |
 //! | lifetime | how long an answer is kept |
 //! | streams | clients over TCP |
+//! | search_lists | what `ndots:5` costs the upstream |
+//! | twins | A and AAAA in one burst |
+//! | outage | upstreams that go, names that are always asked for |
 //! | upstream | connections to the upstreams, and which upstream is asked |
 //! | figures | the metrics say what happened |
 #![expect(clippy::unwrap_used, reason = "a test fails where it is surprised")]
@@ -20,7 +23,10 @@ mod echo;
 mod figures;
 mod lifetime;
 mod names;
+mod outage;
+mod search_lists;
 mod sharing;
 mod streams;
 mod support;
+mod twins;
 mod upstream;
