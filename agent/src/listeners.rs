@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
@@ -16,6 +17,7 @@ use crate::config::{Listen, Located, Origin, Problem};
 use crate::lock::lock;
 use crate::resolve::Resolver;
 use crate::serve::{Desk, Group, Queue};
+use crate::telemetry::asked::LastAsked;
 
 /// Connections that wait to be taken.
 const BACKLOG: i32 = 1024;
@@ -82,12 +84,16 @@ pub fn bind_all(listen: &Listen, workers: usize) -> Result<Vec<Bound>, Vec<Probl
 /// Sockets of each listen address, for those who ask what the kernel dropped.
 pub type Sockets = Arc<Mutex<BTreeMap<SocketAddr, Vec<Arc<UdpSocket>>>>>;
 
+/// When clients last asked at each listen address.
+pub type Asked = Arc<Mutex<BTreeMap<SocketAddr, Arc<LastAsked>>>>;
+
 /// The addresses that are served.
 #[derive(Debug)]
 pub struct Listeners {
     next: u32,
     numbers: BTreeMap<SocketAddr, u32>,
     sockets: Sockets,
+    asked: Asked,
     desk: Desk,
     resolver: Arc<Resolver>,
 }
@@ -100,13 +106,15 @@ impl Listeners {
             next: 0,
             numbers: BTreeMap::new(),
             sockets: Sockets::default(),
+            asked: Asked::default(),
             desk,
             resolver,
         }
     }
 
-    /// Has addresses served over UDP; gives back their TCP listeners.
-    pub fn open(&mut self, bound: Vec<Bound>) -> Vec<TcpListener> {
+    /// Has addresses served over UDP; gives back their TCP listeners, each with where its queries
+    /// are noted.
+    pub fn open(&mut self, bound: Vec<Bound>) -> Vec<(TcpListener, Arc<LastAsked>)> {
         let numbered: Vec<(u32, Bound)> = (self.next..).zip(bound).collect();
         let groups: Vec<(u32, &Group)> = numbered
             .iter()
@@ -119,7 +127,7 @@ impl Listeners {
             .collect()
     }
 
-    fn note(&mut self, number: u32, bound: Bound) -> TcpListener {
+    fn note(&mut self, number: u32, bound: Bound) -> (TcpListener, Arc<LastAsked>) {
         self.next = number + 1;
         let address = bound.address();
         if !bound.group.is_steered {
@@ -132,8 +140,10 @@ impl Listeners {
             self.resolver.open(number, Arc::clone(socket));
         }
         self.numbers.insert(address, number);
+        let asked = bound.group.asked;
+        lock(&self.asked).insert(address, Arc::clone(&asked));
         lock(&self.sockets).insert(address, bound.group.sockets);
-        bound.listener
+        (bound.listener, asked)
     }
 
     /// Lets go of an address.
@@ -142,6 +152,7 @@ impl Listeners {
             self.desk.close(number);
             self.resolver.close(number);
             lock(&self.sockets).remove(&address);
+            lock(&self.asked).remove(&address);
         }
     }
 
@@ -155,6 +166,12 @@ impl Listeners {
     #[must_use]
     pub fn sockets(&self) -> Sockets {
         Arc::clone(&self.sockets)
+    }
+
+    /// When clients last asked at each address, now and later.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        Arc::clone(&self.asked)
     }
 }
 
@@ -170,6 +187,15 @@ pub fn drops(sockets: &Sockets) -> Vec<(String, u64)> {
         (address.to_string(), dropped)
     };
     sockets.iter().map(of).collect()
+}
+
+/// How long ago clients asked at each listen address; none where nobody has yet. `now` is a reading
+/// of [`Clock::now`](crate::telemetry::clock::Clock::now).
+#[must_use]
+pub fn seconds_ago(asked: &Asked, now: Duration) -> Vec<(SocketAddr, Option<u32>)> {
+    let asked = lock(asked);
+    let of = |(address, asked): (&SocketAddr, &Arc<LastAsked>)| (*address, asked.seconds_ago(now));
+    asked.iter().map(of).collect()
 }
 
 /// Which workers, by their number, have something in a receive queue. Asked of poll(2) rather than

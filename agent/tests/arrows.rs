@@ -19,11 +19,12 @@ const UNSAFE: [(&str, &str); 5] = [
 ];
 
 /// Crates that have no place on the way of a hit.
-const COLD: [&str; 7] = [
+const COLD: [&str; 8] = [
     "http_body_util",
     "hyper",
     "hyper_util",
     "prometheus",
+    "rustls",
     "tokio",
     "tracing",
     "tracing_subscriber",

@@ -13,7 +13,7 @@ mod server;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,6 +26,23 @@ use crate::telemetry::registry::Telemetry;
 
 /// The page of the admin socket that ends the steering.
 pub const RETIRE: &str = "/retire";
+
+/// The page of the admin socket that tells who asks.
+pub const CLIENTS: &str = "/clients";
+
+/// A listen address, and when it was of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The address, with its port.
+    pub address: SocketAddr,
+    /// The Service whose queries are steered there; none for a node-local address of its own.
+    pub service: Option<IpAddr>,
+    /// Seconds since a client asked there last; none where nobody has since the start.
+    pub seconds_ago: Option<u32>,
+}
+
+/// Looks who asks.
+pub type Clients = Box<dyn Fn() -> Vec<Client> + Send + Sync>;
 
 /// What came of an order to retire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +66,8 @@ pub struct AdminState {
     pub telemetry: Arc<Telemetry>,
     /// For `/retire`.
     pub retire: Retire,
+    /// For `/clients`.
+    pub clients: Clients,
 }
 
 impl fmt::Debug for AdminState {

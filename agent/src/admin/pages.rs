@@ -7,8 +7,9 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use serde_json::json;
 
-use super::{AdminState, Pages, RETIRE, Retired};
+use super::{AdminState, CLIENTS, Client, Pages, RETIRE, Retired};
 use crate::lifecycle::ready::Reasons;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::exposition;
@@ -18,10 +19,11 @@ const TEXT: &str = "text/plain; charset=utf-8";
 impl Pages {
     /// The paths with what they are good for.
     fn paths(self) -> &'static [(&'static str, &'static str)] {
-        const ALL: [(&str, &str); 4] = [
+        const ALL: [(&str, &str); 5] = [
             ("/healthz", "whether the process is worth keeping"),
             ("/readyz", "whether queries may be sent here"),
             ("/metrics", "figures for Prometheus"),
+            (CLIENTS, "when each listen address was last asked, as JSON"),
             (RETIRE, "POST: steer and mend no more, and keep answering"),
         ];
         match self {
@@ -76,6 +78,7 @@ pub(super) async fn answer<B>(
     }
     match path {
         RETIRE => retired((state.retire)().await),
+        CLIENTS => clients(&(state.clients)()),
         "/healthz" => verdict(state.health.live(Clock.now_ns())),
         "/readyz" => verdict(state.health.ready(Clock.now_ns())),
         "/metrics" => {
@@ -107,6 +110,23 @@ fn retired(retired: Retired) -> Response<Full<Bytes>> {
         ),
     };
     page(status, text.to_owned())
+}
+
+fn clients(clients: &[Client]) -> Response<Full<Bytes>> {
+    let list: Vec<_> = clients
+        .iter()
+        .map(|one| {
+            json!({
+                "address": one.address.to_string(),
+                "service": one.service.map(|service| service.to_string()),
+                "secondsAgo": one.seconds_ago,
+            })
+        })
+        .collect();
+    let mut response = page(StatusCode::OK, format!("{}\n", json!(list)));
+    let content_type = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
 }
 
 fn verdict(verdict: Result<(), Reasons>) -> Response<Full<Bytes>> {

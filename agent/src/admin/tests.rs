@@ -51,6 +51,21 @@ fn state_of(addresses: &[SocketAddr]) -> Arc<AdminState> {
         health: Arc::new(Health::new(addresses, &pulse::cpus(), Clock.now_ns())),
         telemetry: Arc::new(Telemetry::new(1)),
         retire: Box::new(|| Box::pin(async { Retired::Done })),
+        clients: Box::new(|| {
+            let address = |text: &str| text.parse().unwrap();
+            vec![
+                Client {
+                    address: address("169.254.20.10:53"),
+                    service: None,
+                    seconds_ago: Some(7),
+                },
+                Client {
+                    address: address("169.254.20.11:53"),
+                    service: Some("10.96.0.10".parse().unwrap()),
+                    seconds_ago: None,
+                },
+            ]
+        }),
     })
 }
 
@@ -191,6 +206,21 @@ fn each_listener_has_its_own_pages_and_says_which() {
         assert_eq!(status, 404);
         assert!(body.contains(index.lines().last().unwrap()), "{body}");
     }
+}
+
+#[test]
+fn the_admin_socket_alone_tells_who_asks() {
+    let control = run(Pages::Control);
+    let (status, head, body) = fetch(control.address, "GET", CLIENTS);
+    assert_eq!(status, 200);
+    assert!(head.contains("application/json"), "{head}");
+    assert_eq!(
+        body,
+        "[{\"address\":\"169.254.20.10:53\",\"secondsAgo\":7,\"service\":null},\
+         {\"address\":\"169.254.20.11:53\",\"secondsAgo\":null,\"service\":\"10.96.0.10\"}]\n"
+    );
+    let all = run(Pages::All);
+    assert_eq!(fetch(all.address, "GET", CLIENTS).0, 404);
 }
 
 #[test]

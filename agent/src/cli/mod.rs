@@ -2,12 +2,15 @@
 //! The command line: arguments in, exit code out. One file a subcommand. The environment is read
 //! here, once, and nowhere else.
 
+pub mod chart;
 pub mod check;
+pub mod clients;
 pub mod exit;
 pub mod netsetup;
 pub mod output;
 pub mod retire;
 pub mod run;
+mod socket;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -48,7 +51,12 @@ pub fn execute(
     match matches.subcommand() {
         Some(("run", matches)) => run::execute(sources(matches, environment), start),
         Some(("check", matches)) => check::execute(&sources(matches, environment)),
-        Some(("retire", matches)) => retire::execute(&sources(matches, environment)),
+        Some(("clients", matches)) => clients::execute(matches, &sources(matches, environment)),
+        Some(("retire", matches)) => {
+            let only_if_running = matches.get_flag(retire::IF_RUNNING);
+            retire::execute(&sources(matches, environment), only_if_running)
+        }
+        Some(("chart", matches)) => chart::execute(matches, environment),
         Some(("netsetup", matches)) => {
             netsetup::execute(matches, |matches| sources(matches, environment))
         }
@@ -65,7 +73,9 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(with_configuration(run::command()))
         .subcommand(with_configuration(check::command()))
+        .subcommand(with_configuration(clients::command()))
         .subcommand(with_configuration(retire::command()))
+        .subcommand(chart::command())
         .subcommand(netsetup::command(with_configuration))
 }
 

@@ -173,6 +173,8 @@ fn down(plan: &Plan, is_forced: bool) -> Said {
             .into_iter()
             .filter_map(Result::err),
     );
+    // A kernel without nf_tables has no table of ours either.
+    failed.retain(|error| !matches!(error, Error::NoNfTables { .. }));
     if !failed.is_empty() {
         return refused(&failed);
     }

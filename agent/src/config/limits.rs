@@ -118,3 +118,12 @@ pub const HEALTH_PORT: u16 = 9254;
 pub const METRICS_PORT: u16 = 9253;
 /// Port of an upstream where none is given (RFC 1035 section 4.2).
 pub const UPSTREAM_PORT: u16 = 53;
+
+/// `nodens clients --unused-for`: a client that asks at all asks within a minute or so, once its own
+/// answers have expired; beyond a day the agent has seldom run so long.
+pub const UNUSED_FOR: Limit<Duration> = secs(600, 1, 86_400);
+/// `nodens chart wait --patience`: Helm gives a hook five minutes unless it is told otherwise.
+pub const HOOK_PATIENCE: Limit<Duration> = secs(240, 1, 86_400);
+/// `nodens chart wait --away-after`: kubelet takes a pod on within seconds, of a loaded node within
+/// tens of them.
+pub const HOOK_AWAY_AFTER: Limit<Duration> = secs(60, 1, 86_400);

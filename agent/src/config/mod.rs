@@ -28,7 +28,7 @@ use std::time::Duration;
 use nodens_netsetup::plan::{Plan, Settings};
 
 pub use self::source::Sources;
-pub use self::text::{show_size, show_time};
+pub use self::text::{duration, show_size, show_time};
 use crate::wire::name::Name;
 
 /// A configuration that may be used.

@@ -131,6 +131,15 @@ pub(super) fn time(text: &str, limit: &Limit<Duration>) -> Result<Duration, Wron
     }
 }
 
+/// A duration of the command line: written as in the file, and where it is wrong, what is to do in
+/// one sentence.
+///
+/// # Errors
+/// It is no duration, or beyond the bounds.
+pub fn duration(text: &str, limit: &Limit<Duration>) -> Result<Duration, String> {
+    time(text, limit).map_err(|wrong| format!("expected {}; {}", wrong.expected, wrong.remedy))
+}
+
 /// `None` where the text is no duration, or one beyond what 64 bits hold.
 fn milliseconds(text: &str) -> Option<u64> {
     let mut total = 0u64;

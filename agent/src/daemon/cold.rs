@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::follow::Follow;
 use super::{End, StartError};
-use crate::admin::{self, AdminState, Pages, Retire};
+use crate::admin::{self, AdminState, Clients, Pages, Retire};
 use crate::cache::{Cache, Tick};
 use crate::config::Listen;
 use crate::lifecycle::drain::{self, DrainEnd};
@@ -28,6 +28,7 @@ use crate::listeners::{self, Listeners};
 use crate::miss::Receiver;
 use crate::resolve::Resolver;
 use crate::stream::Streams;
+use crate::telemetry::asked::LastAsked;
 use crate::telemetry::clock::{Clock, nanoseconds};
 use crate::telemetry::registry::Telemetry;
 
@@ -49,7 +50,7 @@ pub(super) struct Cold {
     pub(super) ear: OwnedFd,
     pub(super) resolver: Arc<Resolver>,
     pub(super) streams: Arc<Streams>,
-    pub(super) accepting: Vec<TcpListener>,
+    pub(super) accepting: Vec<(TcpListener, Arc<LastAsked>)>,
     pub(super) listeners: Listeners,
     pub(super) listen: Listen,
     pub(super) workers: usize,
@@ -57,6 +58,7 @@ pub(super) struct Cold {
     /// The admin socket, and where it is.
     pub(super) control: Option<(UnixListener, PathBuf)>,
     pub(super) retire: Retire,
+    pub(super) clients: Clients,
     pub(super) orders: Arc<Orders>,
     pub(super) health: Arc<Health>,
     pub(super) telemetry: Arc<Telemetry>,
@@ -137,6 +139,7 @@ impl Cold {
             health: Arc::clone(&self.health),
             telemetry: Arc::clone(&self.telemetry),
             retire: self.retire,
+            clients: self.clients,
         });
         let (control, control_path) = self.control.unzip();
         parts.spawn(async move {

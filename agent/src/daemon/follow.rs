@@ -12,6 +12,7 @@ use crate::lifecycle::drain::DrainWatcher;
 use crate::lifecycle::ready::Health;
 use crate::listeners::{self, Listeners};
 use crate::stream::Streams;
+use crate::telemetry::asked::LastAsked;
 use crate::telemetry::clock::Clock;
 
 /// Keeps the served addresses those of the configuration, and of the host where that has a
@@ -29,13 +30,18 @@ pub(super) struct Follow {
 
 impl Follow {
     /// Serves over TCP what is served over UDP already.
-    pub(super) fn accept(&mut self, parts: &mut JoinSet<()>, listener: TcpListener) {
+    pub(super) fn accept(
+        &mut self,
+        parts: &mut JoinSet<()>,
+        (listener, asked): (TcpListener, Arc<LastAsked>),
+    ) {
         let Ok(address) = listener.local_addr() else {
             return;
         };
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
-                let accepting = Arc::clone(&self.streams).accept(listener, self.watcher.clone());
+                let accepting =
+                    Arc::clone(&self.streams).accept(listener, asked, self.watcher.clone());
                 self.accepting.insert(address, parts.spawn(accepting));
             }
             Err(error) => tracing::error!(%address, %error, "cannot serve over TCP"),

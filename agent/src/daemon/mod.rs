@@ -260,6 +260,7 @@ impl Running {
             steer::interception(ground, tools, &around)
         });
         let (interception, arming) = steer.unzip();
+        let clients = steer::clients(ground.map(|ground| &ground.plan), listeners.asked());
         let retire = steer::retire(arming.is_some(), &orders, &streams, &config);
         let cold = Cold {
             queue,
@@ -273,6 +274,7 @@ impl Running {
             admin,
             control: control.map(|listener| (listener, config.admin.socket.value.clone())),
             retire,
+            clients,
             orders: Arc::clone(&orders),
             health: Arc::clone(&health),
             telemetry: Arc::clone(&telemetry),

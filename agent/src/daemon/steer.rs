@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The wiring of interception: what the pulse is given, and what gives it orders.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,16 +12,17 @@ use std::time::Duration;
 use nodens_netsetup::plan::Plan;
 
 use super::ground::{Ground, Tools};
-use crate::admin::{Retire, Retired, control};
+use crate::admin::{Client, Clients, Retire, Retired, control};
 use crate::config::{Config, Listen, Located, Problem};
 use crate::lifecycle::interception::{Interception, Parts, Sources};
 use crate::lifecycle::orders::Orders;
 use crate::lifecycle::ready::Health;
 use crate::lifecycle::steering::Steering;
 use crate::lifecycle::switch::{Sight, WorkerSight};
-use crate::listeners::{self, Sockets};
+use crate::listeners::{self, Asked, Sockets};
 use crate::stream::Streams;
 use crate::telemetry::cells::WorkerCells;
+use crate::telemetry::clock::Clock;
 use crate::telemetry::registry::Telemetry;
 
 /// How long the start waits for the first answers. It goes on without: they may yet come.
@@ -127,6 +130,25 @@ pub(super) fn wait_until_armed(arming: &Arming) {
     if arming.recv_timeout(FIRST_ANSWERS) == Err(RecvTimeoutError::Timeout) {
         tracing::error!("no address answers yet; queries are steered here when one does");
     }
+}
+
+/// Who asks where: at the node-local addresses, which pods name in their resolv.conf and lose with
+/// the agent, or at a Service's, which somebody else answers then.
+pub(super) fn clients(plan: Option<&Plan>, asked: Asked) -> Clients {
+    let captures = plan.map_or(&[][..], |plan| &plan.captures);
+    let services: BTreeMap<_, _> = captures
+        .iter()
+        .map(|capture| (capture.local, capture.service))
+        .collect();
+    Box::new(move || {
+        let of = |(address, seconds_ago): (SocketAddr, Option<u32>)| Client {
+            address,
+            service: services.get(&address.ip()).copied(),
+            seconds_ago,
+        };
+        let asked = listeners::seconds_ago(&asked, Clock.now());
+        asked.into_iter().map(of).collect()
+    })
 }
 
 /// What the admin socket's order does.

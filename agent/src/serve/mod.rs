@@ -162,6 +162,7 @@ impl Desk {
                 Some(Command::Open {
                     listener: *number,
                     socket: Arc::clone(group.sockets.get(worker)?),
+                    asked: Arc::clone(&group.asked),
                 })
             }));
         }

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::telemetry::asked::LastAsked;
+
 /// What the kernel keeps for a worker that is busy, in octets; it may give less.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
@@ -31,6 +33,8 @@ pub struct Group {
     pub sockets: Vec<Arc<UdpSocket>>,
     /// Whether queries go to the worker of their sender's CPU; else the kernel spreads them.
     pub is_steered: bool,
+    /// When clients last asked here.
+    pub asked: Arc<LastAsked>,
 }
 
 impl Group {
@@ -65,6 +69,7 @@ impl Group {
             address,
             sockets,
             is_steered,
+            asked: Arc::default(),
         })
     }
 }

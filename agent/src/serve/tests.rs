@@ -133,6 +133,24 @@ fn a_hit_is_answered_here_and_a_miss_is_handed_over() {
 }
 
 #[test]
+fn a_clients_query_is_noted_and_what_is_none_is_not() {
+    let running = running(1);
+    keep(&running.cache, "hit.example", 0);
+    let client = client(&running.group);
+    let mut buffer = [0; 2000];
+    let mut status = query("a.example", 1);
+    status[2] |= 0x10;
+    client.send(&status).unwrap();
+    client.recv(&mut buffer).unwrap();
+    // The worker notes before it sends.
+    assert_eq!(running.group.asked.seconds_ago(Clock.now()), None);
+    client.send(&query("hit.example", 2)).unwrap();
+    client.recv(&mut buffer).unwrap();
+    assert!(running.group.asked.seconds_ago(Clock.now()) < Some(10));
+    running.workers.stop();
+}
+
+#[test]
 fn what_no_query_is_gets_what_the_rules_say() {
     let running = running(1);
     let client = client(&running.group);

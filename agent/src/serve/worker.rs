@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use super::batch::{BATCH, Batch};
 use crate::cache::{Lookup, Reader, Session, Tick};
 use crate::miss::{Asked, Miss, Sender};
+use crate::telemetry::asked::LastAsked;
 use crate::telemetry::cells::WorkerCells;
 use crate::telemetry::clock::{Clock, nanoseconds};
 use crate::telemetry::counters::{Channel, NO_ZONE, add};
@@ -47,6 +48,8 @@ pub(super) enum Command {
         listener: u32,
         /// This worker's member of the group.
         socket: Arc<UdpSocket>,
+        /// When clients last asked there.
+        asked: Arc<LastAsked>,
     },
     /// Answer what waits at a listener's socket, then close it.
     Close {
@@ -111,6 +114,7 @@ pub(super) struct Worker {
 pub(super) struct Served {
     socket: Arc<UdpSocket>,
     channel: Channel,
+    asked: Arc<LastAsked>,
 }
 
 impl Worker {
@@ -156,12 +160,21 @@ impl Worker {
     fn obey(&mut self, poll: &OwnedFd) -> io::Result<bool> {
         for command in self.mailbox.take() {
             match command {
-                Command::Open { listener, socket } => {
+                Command::Open {
+                    listener,
+                    socket,
+                    asked,
+                } => {
                     let token = epoll::EventData::new_u64(listener.into());
                     epoll::add(poll, &socket, token, epoll::EventFlags::IN)?;
                     let is_ipv6 = socket.local_addr()?.is_ipv6();
                     let channel = Channel::udp(is_ipv6);
-                    self.sockets.insert(listener, Served { socket, channel });
+                    let served = Served {
+                        socket,
+                        channel,
+                        asked,
+                    };
+                    self.sockets.insert(listener, served);
                 }
                 Command::Close { listener } => {
                     self.finish(listener)?;
@@ -226,6 +239,10 @@ impl Worker {
             let (hits, handed_over) = (turn.hits, turn.handed_over);
             let must_ring = handed_over + turn.asked_ahead > 0;
             drop(turn);
+            // The agent's questions to itself are neither.
+            if hits + handed_over > 0 {
+                served.asked.note(began);
+            }
             if must_ring {
                 self.misses.ring();
                 add(&self.cells.handed_over, handed_over);

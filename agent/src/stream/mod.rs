@@ -24,6 +24,7 @@ use crate::lifecycle::ready::Health;
 use crate::lock::lock;
 use crate::miss::Asked;
 use crate::resolve::{Reply, Resolver, To, Waiter};
+use crate::telemetry::asked::LastAsked;
 use crate::telemetry::cells::StreamCells;
 use crate::telemetry::clock::{Clock, nanoseconds};
 use crate::telemetry::counters::{Channel, NO_ZONE, add};
@@ -96,7 +97,13 @@ impl Streams {
     }
 
     /// Takes connections until the drain begins, then waits for those that are left.
-    pub async fn accept(self: Arc<Self>, listener: TcpListener, drain: DrainWatcher) {
+    /// Queries are noted in `asked`.
+    pub async fn accept(
+        self: Arc<Self>,
+        listener: TcpListener,
+        asked: Arc<LastAsked>,
+        drain: DrainWatcher,
+    ) {
         let mut connections = JoinSet::new();
         let mut said: Option<Instant> = None;
         let begun = drain.clone().begun();
@@ -121,7 +128,12 @@ impl Streams {
             match accepted {
                 None => break,
                 Some(Ok((stream, peer))) => {
-                    self.take(&mut connections, stream, peer, drain.clone());
+                    let came = Came {
+                        stream,
+                        peer,
+                        asked: Arc::clone(&asked),
+                    };
+                    self.take(&mut connections, came, drain.clone());
                 }
                 Some(Err(error)) => {
                     let now = Instant::now();
@@ -141,13 +153,8 @@ impl Streams {
         while connections.join_next().await.is_some() {}
     }
 
-    fn take(
-        self: &Arc<Self>,
-        connections: &mut JoinSet<()>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        drain: DrainWatcher,
-    ) {
+    fn take(self: &Arc<Self>, connections: &mut JoinSet<()>, came: Came, drain: DrainWatcher) {
+        let peer = came.peer;
         // The agent's own probe takes no client's place, and finds one always.
         let is_probe = self.health.is_probe(peer);
         let place = if is_probe {
@@ -161,7 +168,7 @@ impl Streams {
                 drain,
                 retire: lock(&self.retire).1.clone(),
             };
-            let connection = Connection::new(self, place, stream, peer);
+            let connection = Connection::new(self, place, came);
             let task = connections.spawn(connection.live(leave));
             if let Some(guest) = guest {
                 guest.runs_in(task);
@@ -199,9 +206,18 @@ impl Leave {
     }
 }
 
+/// A connection that has come.
+struct Came {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// Of the listen address that it came to.
+    asked: Arc<LastAsked>,
+}
+
 struct Connection {
     streams: Arc<Streams>,
     place: Option<Place>,
+    asked: Arc<LastAsked>,
     client: IpAddr,
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
@@ -225,12 +241,12 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(
-        streams: &Arc<Streams>,
-        place: Option<Place>,
-        stream: TcpStream,
-        peer: SocketAddr,
-    ) -> Self {
+    fn new(streams: &Arc<Streams>, place: Option<Place>, came: Came) -> Self {
+        let Came {
+            stream,
+            peer,
+            asked,
+        } = came;
         // An answer must not wait for the next one (RFC 7766 section 8).
         let _ = stream.set_nodelay(true);
         let (read, write) = stream.into_split();
@@ -238,6 +254,7 @@ impl Connection {
         Self {
             streams: Arc::clone(streams),
             place,
+            asked,
             client: peer.ip(),
             read,
             write,
@@ -379,7 +396,13 @@ impl Connection {
             let query = taken + PREFIX..taken + PREFIX + read;
             taken += PREFIX + here;
             self.skip = length - here;
-            hits += u64::from(self.take_query(query, began));
+            let waited = self.waiting;
+            let is_hit = self.take_query(query, began);
+            hits += u64::from(is_hit);
+            // The agent's questions to itself are neither.
+            if is_hit || self.waiting > waited {
+                self.asked.note(began);
+            }
             self.touch();
             if self.outbox.len() >= WRITE {
                 self.flush().await?;
