@@ -7,6 +7,8 @@ SHELL := /bin/bash
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodens
 COREDNS_VERSION := 1.14.4
 COREDNS := $(CACHE)/coredns-$(COREDNS_VERSION)/coredns
+HELM_VERSION := 3.22.0
+HELM := $(CACHE)/helm-$(HELM_VERSION)/helm
 DENY_VERSION := 0.20.2
 FUZZ_VERSION := 0.13.2
 FUZZ := $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
@@ -14,6 +16,17 @@ DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+
+# What ships and what is measured is built once, as in the image: static, so that it needs no file
+# but itself.
+RELEASE = RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(HOST)
+BIN = $(TARGET)/$(HOST)/release
+
+# Of `make image`.
+IMAGE ?= ghcr.io/nodens-dns/nodens
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+IMAGE_DIR := $(TARGET)/image
+BUILDAH = buildah --root $(IMAGE_DIR)/store --runroot $(IMAGE_DIR)/run --storage-driver vfs
 
 # Where `make run` listens, on 127.0.0.1.
 PORT ?= 5300
@@ -32,8 +45,8 @@ help: ## list the targets
 
 .PHONY: run
 run: ## the agent in front of a sample cluster's DNS (PORT=, HEALTH_PORT=, METRICS_PORT=)
-	cargo build --locked --release -p nodens -p nodens-tests --bin nodens --bin lab
-	@$(TARGET)/release/lab run --release-bin $(TARGET)/release/nodens \
+	$(RELEASE) -p nodens -p nodens-tests --bin nodens --bin lab
+	@$(BIN)/lab run --release-bin $(BIN)/nodens \
 	  --port $(PORT) --health-port $(HEALTH_PORT) --metrics-port $(METRICS_PORT)
 
 .PHONY: test
@@ -76,18 +89,41 @@ docs-check: ## the code's documentation builds without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 .PHONY: docs
-docs: ## write docs/configuration.md, docs/metrics.md and docs/rules.md anew from the code and the scenarios
+docs: ## write docs/{configuration,metrics,rules}.md and the chart's schema anew from the code
 	UPDATE_DOCS=1 cargo test --locked -p nodens --lib -- config:: telemetry::
 	UPDATE_DOCS=1 cargo test --locked -p nodens --test replay -- rules::
+	UPDATE_DOCS=1 cargo test --locked -p nodens-tests --test chart -- schema::
 
 .PHONY: agent
 agent: ## the agent as it ships
-	cargo build --locked --release -p nodens
+	$(RELEASE) -p nodens
 
 # The tests run the agent as it ships, hence NODENS_BIN.
 .PHONY: cargo-test
-cargo-test: agent coredns ## unit, property and end-to-end tests
-	NODENS_BIN=$(TARGET)/release/nodens cargo test --locked --workspace --no-fail-fast
+cargo-test: agent coredns helm image ## unit, property and end-to-end tests
+	NODENS_BIN=$(BIN)/nodens NODENS_IMAGE=$(IMAGE_DIR)/nodens.tar \
+	  cargo test --locked --workspace --no-fail-fast
+
+# The program is built outside, as this machine may reach no registry of images: of the Dockerfile the
+# last stage alone is built, and takes the program from a directory in the builder's place.
+.PHONY: image
+image: agent ## the image, as an archive that `ctr images import` takes (root; needs no registry)
+	@rm -rf $(IMAGE_DIR) && mkdir -p $(IMAGE_DIR)/builder/out
+	strip -o $(IMAGE_DIR)/builder/out/nodens $(BIN)/nodens
+	$(BUILDAH) build --quiet --isolation chroot --target image \
+	  --build-context builder=$(IMAGE_DIR)/builder \
+	  --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
+	  --timestamp $$(git log -1 --format=%ct 2>/dev/null || echo 0) \
+	  --tag $(IMAGE):$(VERSION) .
+	$(BUILDAH) push --quiet $(IMAGE):$(VERSION) \
+	  docker-archive:$(IMAGE_DIR)/nodens.tar:$(IMAGE):$(VERSION)
+	@rm -rf $(IMAGE_DIR)/store $(IMAGE_DIR)/run $(IMAGE_DIR)/builder
+	@ls -l $(IMAGE_DIR)/nodens.tar
+
+.PHONY: chart
+chart: agent helm ## the Helm chart: lint, every scenario, schema, rules, hooks
+	NODENS_BIN=$(BIN)/nodens cargo test --locked -p nodens-tests --test chart
 
 .PHONY: model
 model: ## every interleaving of the cache's lock-free reads (loom)
@@ -106,21 +142,21 @@ asan: ## the modules with unsafe code under AddressSanitizer
 # Where a goal is missed it ends with an error: then the table says which.
 .PHONY: bench
 bench: agent ## the speeds against a bare UDP echo, as a table with the goals (on a quiet machine)
-	cargo build --locked --release -p nodens-tests --bin bench --bin echo
-	$(TARGET)/release/bench --agent $(TARGET)/release/nodens $(BENCH)
+	$(RELEASE) -p nodens-tests --bin bench --bin echo
+	$(BIN)/bench --agent $(BIN)/nodens $(BENCH)
 
 # Both make network namespaces of their own and touch nothing else; without root they say so and end
 # with 69. What they need is built by whoever calls make.
 .PHONY: demo
 demo: agent coredns ## the agent is killed, stopped and replaced while two pods ask (40 s; root)
-	@cargo build --locked --release -p nodens-tests --bin demo
-	@NODENS_BIN=$(TARGET)/release/nodens $(TARGET)/release/demo
+	@$(RELEASE) -p nodens-tests --bin demo
+	@NODENS_BIN=$(BIN)/nodens $(BIN)/demo
 
 # Where a row misses what it must it ends with an error: then the table says which.
 .PHONY: drills
 drills: agent coredns ## what pods notice of crashes, hangs, updates and floods, as a table (5 min; root)
-	@cargo build --locked --release -p nodens-tests --bin drills
-	@NODENS_BIN=$(TARGET)/release/nodens $(TARGET)/release/drills $(DRILLS)
+	@$(RELEASE) -p nodens-tests --bin drills
+	@NODENS_BIN=$(BIN)/nodens $(BIN)/drills $(DRILLS)
 
 # wire has no unsafe code, so no sanitizer. A finding is written to tests/fuzz/artifacts.
 .PHONY: fuzz
@@ -140,6 +176,21 @@ $(COREDNS):
 	@echo "building CoreDNS $(COREDNS_VERSION) into $(@D), about 4 minutes on two CPUs"
 	cd tests/coredns && CGO_ENABLED=0 go build -mod=readonly -trimpath -buildvcs=false \
 	  -o $@.part github.com/coredns/coredns
+	@mv $@.part $@
+
+.PHONY: helm
+helm: $(HELM) ## build the Helm of the tests into the user's cache (once, about 2 minutes)
+
+# Helm's own build says which Kubernetes it takes a chart for where there is no cluster to ask.
+HELM_X := -X helm.sh/helm/v3/internal/version.version=v$(HELM_VERSION) \
+  $(foreach where,pkg/chartutil pkg/lint/rules,\
+    -X helm.sh/helm/v3/$(where).k8sVersionMajor=1 -X helm.sh/helm/v3/$(where).k8sVersionMinor=34)
+
+$(HELM):
+	@mkdir -p $(@D)
+	@echo "building Helm $(HELM_VERSION) into $(@D), about 2 minutes on two CPUs"
+	cd tests/helm && CGO_ENABLED=0 go build -mod=readonly -trimpath -buildvcs=false \
+	  -ldflags "-s -w $(strip $(HELM_X))" -o $@.part helm.sh/helm/v3/cmd/helm
 	@mv $@.part $@
 
 $(DENY):

@@ -17,6 +17,9 @@ need iptables-nft-restore iptables # kube-proxy's rules in its iptables mode
 need conntrack conntrack # counts what queries leave in the connection tracking
 need strace strace       # wedges one system call of a running agent
 need unshare util-linux  # makes it
+need openssl openssl      # an authority for an API server of the tests
+need buildah buildah      # puts the image together, without a container engine
+need promtool prometheus  # checks the chart's alerts
 need setpriv util-linux  # takes capabilities from the agent, ends programs with their test
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev" # gcc alone cannot link
 

@@ -59,7 +59,9 @@ step() {
 step prepare deps make --no-print-directory deps
 step check format make --no-print-directory fmt-check
 step prepare coredns make --no-print-directory coredns
+step prepare helm make --no-print-directory helm
 step prepare agent make --no-print-directory agent
+step prepare image make --no-print-directory image
 step tests tests make --no-print-directory cargo-test
 step check demo make --no-print-directory demo
 step check drills make --no-print-directory drills DRILLS=--quick
