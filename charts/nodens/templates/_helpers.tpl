@@ -26,6 +26,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if ne .Release.Namespace .Values.coredns.namespace -}}
 {{- fail (printf "\n\nThe release's namespace is %q, and CoreDNS's is %q (coredns.namespace): the Services that nodens asks CoreDNS through select pods of their own namespace alone.\nInstall with --namespace %s, or set coredns.namespace to where CoreDNS runs.\n" .Release.Namespace .Values.coredns.namespace .Values.coredns.namespace) -}}
 {{- end -}}
+{{- $live := lookup "apps/v1" "DaemonSet" .Release.Namespace (include "nodens.name" .) -}}
+{{- if and (not .Values.intercept.enabled) (dig "spec" "template" "spec" "hostNetwork" false $live) -}}
+{{- fail "\n\nintercept.enabled: the release has put rules and addresses on the nodes, which pods without rights cannot remove.\nUninstall it first, then install it without interception.\n" -}}
+{{- end -}}
 {{- if (.Values.config.limits | default dict).drainTimeout -}}
 {{- fail "\n\nconfig.limits.drainTimeout: set drainSeconds instead, which the pod's grace period follows.\n" -}}
 {{- end -}}
