@@ -74,6 +74,18 @@ fn its_probes_fit_the_switch_and_ask_where_an_uninstallation_takes_nothing_away(
 }
 
 #[test]
+fn it_takes_no_query_before_it_reaches_an_upstream() {
+    let arguments = pod(&[])["containers"][0]["args"].clone();
+    let expected = [
+        "run",
+        "--require-upstream",
+        "--config",
+        "/etc/nodens/nodens.yaml",
+    ];
+    assert_eq!(arguments, json!(expected));
+}
+
+#[test]
 fn its_grace_fits_the_drain() {
     for (values, drain) in [(&[][..], 5), (&["drainSeconds=30"][..], 30)] {
         let rendered = helm::with(values).unwrap();
