@@ -150,6 +150,13 @@ impl Cut {
         })
     }
 
+    /// The zone that the SOA shows.
+    fn zone(&self) -> &[u8] {
+        // Behind its name come type and class, and then the TTL.
+        let end = usize::from(u16::from_le_bytes(self.ttl_at)).saturating_sub(4);
+        self.soa.get(..end).unwrap_or_default()
+    }
+
     fn answer(&self, now: Tick) -> Answer<'_> {
         Answer {
             flags: Flags(rcode::NXDOMAIN),
@@ -339,6 +346,10 @@ impl Resolver {
         now: Tick,
     ) -> Vec<Question> {
         let is_believed = route.trust.denies_by_name(question.qtype(), now);
+        if let Some(cut) = &cut {
+            // A zone below a candidate, of servers that only the upstream knows of.
+            self.cut_nothing_above(cut.zone(), route, now);
+        }
         let Some(cut) = cut.filter(|_| route.cuts && is_believed && !question.dnssec_ok()) else {
             return Vec::new();
         };
