@@ -11,6 +11,7 @@ use super::Resolver;
 use super::routes::Route;
 use crate::cache::{DENIAL, Entry, Tick};
 use crate::telemetry::cells::Event;
+use crate::wire::answer::Standing;
 use crate::wire::question::Question;
 use crate::wire::{qtype, rcode};
 
@@ -152,6 +153,10 @@ impl Resolver {
         if is_apex || !route.trust.denies_by_name(question.qtype(), now) {
             return *question;
         }
+        // What is being sent stale was true before the upstream was back.
+        let name = question.name();
+        self.cache
+            .retain_of(name, |entry| entry.standing() != Standing::Stale);
         if !keeps_name {
             // Nothing will be there to say that what has expired is not to be sent any more.
             self.cache.retain_of(question.name(), |entry| {
