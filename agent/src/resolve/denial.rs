@@ -90,11 +90,11 @@ impl Kin {
 }
 
 impl Resolver {
-    /// All that is held of a question's name and may still be sent, its own type left out.
+    /// All that is held of a question's name and may still be sent, the question itself left out.
     pub(super) fn kin(&self, question: &Question, now: Tick) -> Vec<Kin> {
         let mut kin = Vec::new();
         self.cache.family(question.name(), |entry| {
-            if entry.qtype() != Some(question.qtype()) && now < entry.dies() {
+            if entry.question() != question.as_octets() && now < entry.dies() {
                 kin.push(Kin::of(entry, now));
             }
         });
@@ -160,7 +160,7 @@ impl Resolver {
         if !keeps_name {
             // Nothing will be there to say that what has expired is not to be sent any more.
             self.cache.retain_of(question.name(), |entry| {
-                entry.is_fresh(now) || entry.qtype() == Some(question.qtype())
+                entry.is_fresh(now) || entry.question() == question.as_octets()
             });
             return *question;
         }
