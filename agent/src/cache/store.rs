@@ -343,6 +343,9 @@ impl Store {
         self.scratch.extend_from_slice(self.table.octets(old));
         let view = &View(&self.table, &self.slab);
         self.policy.inherit(old, fresh, view);
+        // It is the same answer, so it is due as before.
+        let asks = cell.asks.load(Relaxed);
+        view.cell(fresh).asks.store(asks, Relaxed);
         view.cell(old).state.store(policy::RETIRED, Relaxed);
         self.table.replace(tag, old, fresh, &self.scratch);
         true

@@ -465,3 +465,36 @@ fn a_few_hot_names_of_a_rare_size_outlive_a_flood_of_other_sizes() {
     }
     assert_eq!(missed, 0);
 }
+
+#[test]
+fn an_entry_that_is_moved_is_due_as_it_was_where_it_stood() {
+    let cache = Cache::new(8 << 20, 1).unwrap();
+    let mut reader = cache.reader().unwrap();
+    let names: Vec<String> = (0..10_000).map(|number| format!("n{number}")).collect();
+    let is_hot = |number: usize| number.is_multiple_of(100);
+    for (number, name) in names.iter().enumerate() {
+        let (asked, said) = (question(name), records(7, 16));
+        let draft = Draft {
+            early: 10,
+            ..draft(&asked, &said, 500)
+        };
+        cache.insert(&draft).unwrap();
+        for _ in 0..if is_hot(number) { 3 } else { 0 } {
+            assert!(mark_of(&mut reader, name, Tick(101)).is_some());
+        }
+    }
+    // Pages are emptied, and what is hot moves to others.
+    cache.set_budget(1 << 20).unwrap();
+    let (mut due, mut hits) = (0, 0);
+    for (number, name) in names.iter().enumerate() {
+        if is_hot(number) {
+            let session = reader.online();
+            match session.get(&question(name), Tick(100).after_seconds(499)) {
+                Lookup::Due(_) => due += 1,
+                Lookup::Hit(_) => hits += 1,
+                Lookup::Miss => {}
+            }
+        }
+    }
+    assert_eq!((due, hits), (100, 0));
+}
