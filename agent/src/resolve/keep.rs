@@ -40,9 +40,8 @@ impl Resolver {
         let mut ahead = Vec::new();
         let response = &exchanged.response;
         let cells = &self.telemetry.resolve;
-        // A reload may have sent the name elsewhere meanwhile: then this answer is for those who
-        // wait, and for nobody after them.
-        if !std::ptr::eq(&**self.routes.load().of(question.name()), route) {
+        // Else it is for those who wait, and for nobody after them.
+        if !self.is_in_force(question, route) {
             return ahead;
         }
         if response.flags.has(Flags::TC) {

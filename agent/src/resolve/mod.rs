@@ -410,9 +410,14 @@ impl Resolver {
             }
         };
         // That we have too much to do ourselves says nothing about the name.
-        if failed.why != ExtendedError::OVER_LIMIT {
+        if failed.why != ExtendedError::OVER_LIMIT && self.is_in_force(question, route) {
             self.remember_failure(question, rcode, route.zone);
         }
+    }
+
+    /// Whether a question still goes this way: a reload may have sent its name elsewhere meanwhile.
+    fn is_in_force(&self, question: &Question, route: &Route) -> bool {
+        std::ptr::eq(&**self.routes.load().of(question.name()), route)
     }
 
     /// Answers at once with an earlier answer where the zone's upstreams are known to be down, and

@@ -3,12 +3,10 @@
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nodens::cache::{Cache, Lookup, Reader, Tick};
-use nodens::config::{Config, Sources};
+use nodens::cache::{Cache, Entry, Lookup, Reader, Tick};
 use nodens::miss::{self, Asked as AskedOf, Miss};
 use nodens::resolve::{Reply, Resolver, Routes, To, Waiter};
 use nodens::telemetry::clock::nanoseconds;
@@ -19,6 +17,7 @@ use nodens::wire::question::Question;
 use nodens::wire::reply::{self, Shape};
 use tokio::sync::mpsc;
 
+use super::config::{SERVERS, load};
 use super::message::{Asked, Edns, Message, RD, flag, query};
 use super::script::{Scenario, Step};
 use super::upstream::{Came, Out, Server};
@@ -34,9 +33,6 @@ const LOOKS: u32 = 60;
 /// The scenario's clock moves in such steps, so that timers go off in their order.
 const STRIDE: Duration = Duration::from_millis(100);
 const STRIDES: u32 = 120;
-
-/// What stands for a server's address in a configuration.
-const SERVERS: [&str; 3] = ["UPSTREAM", "UPSTREAM2", "UPSTREAM3"];
 
 /// Plays it; says where it went another way.
 pub(super) fn play(scenario: &Scenario) -> Result<(), String> {
@@ -72,6 +68,9 @@ struct Client {
 }
 
 struct Player {
+    name: String,
+    /// The configuration, with words for the servers.
+    config: String,
     resolver: Arc<Resolver>,
     cache: Cache,
     reader: Reader,
@@ -101,10 +100,7 @@ impl Player {
         for index in 0..SERVERS.len() {
             servers.push(Server::new(index, &came).await);
         }
-        for (word, server) in SERVERS.iter().zip(&servers).rev() {
-            text = text.replace(word, &server.address.to_string());
-        }
-        let config = load(&scenario.name, &text);
+        let config = load(&scenario.name, &text, &servers);
         let cache = Cache::new(config.cache.size_bytes, 2).unwrap();
         let telemetry = Arc::new(Telemetry::new(1));
         let (misses, queue, ear) = miss::queue().unwrap();
@@ -122,6 +118,8 @@ impl Player {
         tokio::spawn(Arc::clone(&resolver).take_in(queue, ear));
         tokio::spawn(Arc::clone(&resolver).send_out());
         Self {
+            name: scenario.name.clone(),
+            config: text,
             reader: cache.reader().unwrap(),
             resolver,
             cache,
@@ -185,9 +183,27 @@ impl Player {
                 self.settle().await;
             }
             "SERVER_UP" => self.servers[step.server("SERVER_UP")].up(),
+            "RELOAD" => self.reload(step)?,
             "CHECK_METRIC" => self.check_metric(step).await?,
             other => return Err(format!("no such step as {other}")),
         }
+        Ok(())
+    }
+
+    /// Puts another word in the place of one in the configuration, and that in force, as the agent
+    /// does.
+    fn reload(&mut self, step: &Step) -> Result<(), String> {
+        let [_, old, new] = &step.words[..] else {
+            return Err("it wants two words".to_owned());
+        };
+        self.config = self.config.replace(old, new);
+        let config = load(&self.name, &self.config, &self.servers);
+        let old = self.resolver.routes();
+        let routes = Routes::new(&config.zones, &self.telemetry, Some(&old));
+        self.resolver.reload(routes, config.limits, config.cache);
+        let routes = self.resolver.routes();
+        let stays = |entry: &Entry<'_>| routes.agree_on(&old, entry.name());
+        self.cache.retain(stays);
         Ok(())
     }
 
@@ -477,20 +493,4 @@ fn compare(step: &Step, sent: &Sent, octets: &[u8]) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("got {shown}\n  wanted {wanted}"))
-}
-
-/// The configuration as the agent itself reads it.
-fn load(name: &str, text: &str) -> Config {
-    let mut file: PathBuf = env!("CARGO_TARGET_TMPDIR").into();
-    file.push(format!("{name}.{}.yaml", std::process::id()));
-    std::fs::write(&file, text).unwrap();
-    let loaded = Config::load(&Sources {
-        file: Some(file.clone()),
-        ..Sources::default()
-    });
-    std::fs::remove_file(&file).unwrap();
-    match loaded {
-        Ok(loaded) => loaded.config,
-        Err(problems) => panic!("{name}.rpl: {problems:?}\n{text}"),
-    }
 }

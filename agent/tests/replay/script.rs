@@ -29,6 +29,7 @@
 //! STEP CHECK_NO_QUERY                                 be those that were sent.
 //! STEP TIME_PASSES ELAPSE 1.5                         Seconds.
 //! STEP SERVER_DOWN [n], STEP SERVER_UP [n]            Refuses connections; takes them again.
+//! STEP RELOAD old new                                 A word of the configuration becomes another.
 //! STEP CHECK_METRIC name [label="value"] 3
 //! SCENARIO_END
 //! ```
