@@ -286,9 +286,12 @@ impl Cuts {
     }
 
     fn make(&mut self, name: &[u8], cut: &Arc<Cut>, now: Tick) {
-        if self.cuts.len() >= MOST_CUTS {
-            self.cuts
-                .retain(|_, known| now < known.cut.until.after_seconds(FORGOTTEN_SECONDS));
+        // What might be renewed is worth less than what is denied now.
+        for seconds in [FORGOTTEN_SECONDS, 0] {
+            if self.cuts.len() >= MOST_CUTS {
+                self.cuts
+                    .retain(|_, known| now < known.cut.until.after_seconds(seconds));
+            }
         }
         if self.cuts.len() < MOST_CUTS {
             self.cuts.insert(name.into(), Known::new(cut));
@@ -454,5 +457,38 @@ mod tests {
             let asked = cuts.denied(wire(name).as_wire(), &zone, &cut, Tick(0));
             assert!(asked.is_empty(), "{name}");
         }
+    }
+
+    #[test]
+    fn cuts_that_nobody_renews_give_way_to_new_ones() {
+        let mut cuts = Cuts::default();
+        let zone = Name::parse("cluster.local").unwrap();
+        let wire = |text: &str| Name::parse(text).unwrap();
+        let mut now = Tick(0);
+        let mut cut = |cuts: &mut Cuts, label: &str, now: Tick| {
+            let denial = Arc::new(Cut {
+                soa: Vec::new(),
+                ttl_at: [0, 0],
+                upstream: 0,
+                stored: now,
+                until: now.after_seconds(5),
+            });
+            for name in [
+                format!("a.{label}.cluster.local"),
+                format!("b.{label}.cluster.local"),
+                format!("{label}.cluster.local"),
+            ] {
+                cuts.denied(wire(&name).as_wire(), &zone, &denial, now);
+            }
+            let below = wire(&format!("c.{label}.cluster.local"));
+            cuts.above(below.as_wire(), &zone, now).is_some()
+        };
+        for number in 0..MOST_CUTS {
+            assert!(cut(&mut cuts, &format!("n{number}"), now), "{number}");
+        }
+        assert!(!cut(&mut cuts, "com", now), "all of them are in force");
+        now = now.after_seconds(20);
+        assert!(cut(&mut cuts, "com", now));
+        assert!(cuts.cuts.len() <= MOST_CUTS);
     }
 }
