@@ -465,7 +465,7 @@ mod tests {
         let zone = Name::parse("cluster.local").unwrap();
         let wire = |text: &str| Name::parse(text).unwrap();
         let mut now = Tick(0);
-        let mut cut = |cuts: &mut Cuts, label: &str, now: Tick| {
+        let cut = |cuts: &mut Cuts, label: &str, now: Tick| {
             let denial = Arc::new(Cut {
                 soa: Vec::new(),
                 ttl_at: [0, 0],
