@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::connection::Exchanged;
 use super::routes::Route;
-use super::{Failed, Resolver, To, Waiter, lock};
+use super::upstream::Failed;
+use super::{Resolver, To, Waiter, lock};
 use crate::telemetry::cells::OverLimit;
 use crate::wire::edns::ExtendedError;
 use crate::wire::question::Question;

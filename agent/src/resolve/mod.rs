@@ -43,7 +43,7 @@ use self::routes::Route;
 pub use self::routes::Routes;
 pub use self::settle::Reply;
 use self::timeline::Timeline;
-use self::upstream::{Failure, Server};
+use self::upstream::{Failed, Failure, Server};
 use crate::cache::{Cache, Lookup, Reader, Tick};
 use crate::config::{CacheConfig, Limits};
 use crate::lock::lock;
@@ -73,15 +73,6 @@ pub struct Waiter {
     pub arrived_ns: u64,
     /// Where the answer goes.
     pub to: To,
-}
-
-/// Why there is no answer.
-#[derive(Debug)]
-struct Failed {
-    /// What an upstream said that could or would not answer.
-    refusal: Option<Exchanged>,
-    /// What it comes down to where none has said anything.
-    why: ExtendedError,
 }
 
 /// Where an answer goes.
@@ -353,7 +344,8 @@ impl Resolver {
             refusal: None,
             why: ExtendedError::NO_UPSTREAM,
         };
-        for server in route.servers().take(TRIES.max(route.server_count())) {
+        let tries = TRIES.max(route.server_count());
+        for (number, server) in route.servers().take(tries).enumerate() {
             // Waiting for a place among our own connections says nothing about the server.
             let Ok(place) = timeout_at(deadline, server.place(limits)).await else {
                 failed.why = ExtendedError::OVER_LIMIT;
@@ -383,6 +375,11 @@ impl Resolver {
                         failed.why = ExtendedError::NETWORK;
                     }
                 }
+                // Most of the time went by before it was asked.
+                Err(_) if began.elapsed() < limits.attempt_timeout / 2 => {
+                    failed.why = failed.of_short_try(number);
+                    server.cut_short();
+                }
                 Err(_) => {
                     failed.why = ExtendedError::NO_UPSTREAM;
                     server.timed_out(began);
@@ -410,9 +407,14 @@ impl Resolver {
             }
         };
         // That we have too much to do ourselves says nothing about the name.
-        if failed.why != ExtendedError::OVER_LIMIT {
+        if failed.why != ExtendedError::OVER_LIMIT && self.is_in_force(question, route) {
             self.remember_failure(question, rcode, route.zone);
         }
+    }
+
+    /// Whether a question still goes this way: a reload may have sent its name elsewhere meanwhile.
+    fn is_in_force(&self, question: &Question, route: &Route) -> bool {
+        std::ptr::eq(&**self.routes.load().of(question.name()), route)
     }
 
     /// Answers at once with an earlier answer where the zone's upstreams are known to be down, and

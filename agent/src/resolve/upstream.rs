@@ -19,6 +19,7 @@ use super::{Resolver, lock};
 use crate::config::Limits;
 use crate::telemetry::cells::{Outcome, UpstreamCells};
 use crate::telemetry::registry::Telemetry;
+use crate::wire::edns::ExtendedError;
 use crate::wire::question::Question;
 
 /// Longest life of a connection; it ends up to a fifth earlier or later, so that load moves to
@@ -57,6 +58,25 @@ impl Failure {
                 Outcome::Refused | Outcome::Unreachable | Outcome::Reset | Outcome::Closed
             )
         )
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// What an upstream said that could or would not answer.
+    pub(super) refusal: Option<Exchanged>,
+    /// What it comes down to where none has said anything.
+    pub(super) why: ExtendedError,
+}
+
+impl Failed {
+    /// Why there is no answer behind a try, the first being number 0, that had little time.
+    pub(super) fn of_short_try(&self, number: usize) -> ExtendedError {
+        match number {
+            0 => ExtendedError::OVER_LIMIT,
+            _ => self.why,
+        }
     }
 }
 
@@ -198,6 +218,11 @@ impl Server {
             self.is_down.store(true, Relaxed);
         }
         self.failed(Failure::Outcome(Outcome::Timeout));
+    }
+
+    /// Counts a try that ended before the server could well have answered.
+    pub(super) fn cut_short(&self) {
+        self.cells().end(Outcome::Timeout);
     }
 
     fn may_say(&self) -> bool {
