@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! a name below is denied ─► suspect ─ another one is ─► asked for, type A ─ NXDOMAIN ─► cut
-//!          cut ─ runs out ─► one full name goes upstream ─ NXDOMAIN ─► cut
+//!          cut ─ runs out ─► one full name goes upstream ─ NXDOMAIN ─► cut ─► those who waited
 //!  any of them ─ it, or a name below it, exists ─► barred for an hour
 //! ```
 //!
@@ -20,8 +20,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use super::connection::Exchanged;
+use super::flights::Flight;
 use super::routes::Route;
 use super::{Resolver, Waiter, keep, lock};
 use crate::cache::{DENIAL, Draft, Tick};
@@ -52,6 +55,8 @@ pub(super) struct Cuts {
     suspects: Names<Suspect>,
     cuts: Names<Arc<Cut>>,
     barred: Names<Tick>,
+    /// Cuts that have run out and for which a full name is under way, with who is to be told.
+    renewals: Names<Arc<Notify>>,
 }
 
 #[derive(Debug)]
@@ -60,6 +65,31 @@ enum Suspect {
     Since(Box<[u8]>),
     /// It was asked for at this moment.
     Asked(Tick),
+}
+
+/// A full name below a cut that has run out, under way. When it is dropped those who wait for what
+/// it brings are told.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    resolver: Arc<Resolver>,
+    above: Box<[u8]>,
+    is_over: Arc<Notify>,
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        lock(&self.resolver.cuts).renewals.remove(&self.above);
+        self.is_over.notify_waiters();
+    }
+}
+
+/// What a cut that has run out has a question do.
+#[derive(Debug)]
+enum Renewing {
+    /// Go upstream, and tell others.
+    Lead(Renewal),
+    /// Wait for the one that is under way.
+    Wait(Arc<Notify>),
 }
 
 /// The denial that stands for all names below a candidate.
@@ -138,15 +168,25 @@ fn candidates<'a>(
 }
 
 impl Cuts {
-    /// Forgets everything: other servers may have other names.
+    /// Forgets everything: other servers may have other names. Who waits for a renewal is told when
+    /// it is over.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self {
+            renewals: std::mem::take(&mut self.renewals),
+            ..Self::default()
+        };
     }
 
     /// The cut that a name lies below.
     fn above(&self, name: &[u8], zone: &Name, now: Tick) -> Option<Arc<Cut>> {
         let mut cuts = candidates(name, zone, false).filter_map(|above| self.cuts.get(above));
         cuts.find(|cut| now < cut.until).map(Arc::clone)
+    }
+
+    /// The candidate above a name that has a cut which has run out.
+    fn run_out_above<'a>(&self, name: &'a [u8], zone: &Name, now: Tick) -> Option<&'a [u8]> {
+        candidates(name, zone, false)
+            .find(|&above| self.cuts.get(above).is_some_and(|cut| now >= cut.until))
     }
 
     /// Takes note that a name exists: so does everything above it.
@@ -224,8 +264,7 @@ impl Cuts {
 }
 
 impl Resolver {
-    /// Denies a name that lies below a cut. For those who want no DNSSEC records: there are none
-    /// that would prove it.
+    /// Denies a name that lies below a cut.
     pub(super) fn answer_below_cut(
         &self,
         question: &Question,
@@ -233,28 +272,86 @@ impl Resolver {
         waiter: Waiter,
     ) -> Option<Waiter> {
         let now = Tick::of(self.now());
-        if !route.cuts || question.dnssec_ok() || !route.trust.denies_by_name(qtype::A, now) {
-            return Some(waiter);
-        }
-        let Some(cut) = lock(&self.cuts).above(question.name(), &route.name, now) else {
+        let Some(cut) = self.cut_above_of(question, route, now) else {
             return Some(waiter);
         };
-        if self.holds_data(question, now) {
-            return Some(waiter);
+        self.telemetry.resolve.miss(route.zone);
+        self.answer([waiter], question, route.zone, &cut.answer(now));
+        self.keep_denied(question, route, &cut, now);
+        None
+    }
+
+    /// The cut that denies a question. For those who want no DNSSEC records: there are none that
+    /// would prove it.
+    fn cut_above_of(&self, question: &Question, route: &Route, now: Tick) -> Option<Arc<Cut>> {
+        if !route.cuts || question.dnssec_ok() || !route.trust.denies_by_name(qtype::A, now) {
+            return None;
         }
-        let cells = &self.telemetry.resolve;
-        cells.miss(route.zone);
-        cells.happened(Event::Cut, route.zone);
-        let answer = cut.answer(now);
-        self.answer([waiter], question, route.zone, &answer);
-        // For those who ask again, at the workers; and no longer than the cut lives.
+        let cut = lock(&self.cuts).above(question.name(), &route.name, now)?;
+        (!self.holds_data(question, now)).then_some(cut)
+    }
+
+    /// Keeps what a cut has denied, for those who ask again, at the workers; and no longer than the
+    /// cut lives.
+    fn keep_denied(&self, question: &Question, route: &Route, cut: &Cut, now: Tick) {
+        self.telemetry.resolve.happened(Event::Cut, route.zone);
         let denial = question.with_type(DENIAL);
+        let times = [cut.stored, cut.until];
         let draft = Draft {
             upstream: cut.upstream,
-            ..Draft::new(&denial, answer, route.zone, [cut.stored, cut.until])
+            ..Draft::new(&denial, cut.answer(now), route.zone, times)
         };
         keep::insert(&self.cache, &draft);
-        None
+    }
+
+    /// Has one question at a time go upstream below a cut that has run out, and the others wait for
+    /// what it brings, until then: `None` where that was the answer of `flight`. The twin question
+    /// for the other family is the rule, not the exception.
+    pub(super) async fn renew_cut(
+        self: &Arc<Self>,
+        flight: Flight,
+        route: &Route,
+        until: Instant,
+    ) -> Option<(Flight, Option<Renewal>)> {
+        match self.renewing(&flight.question, route) {
+            None => Some((flight, None)),
+            Some(Renewing::Lead(renewal)) => Some((flight, Some(renewal))),
+            Some(Renewing::Wait(is_over)) => {
+                // One that takes too long is not waited for: all go upstream then.
+                let _ = timeout_at(until, is_over.notified()).await;
+                let now = Tick::of(self.now());
+                let question = *flight.question;
+                let Some(cut) = self.cut_above_of(&question, route, now) else {
+                    return Some((flight, None));
+                };
+                flight.settle_with(&cut.answer(now));
+                self.keep_denied(&question, route, &cut, now);
+                None
+            }
+        }
+    }
+
+    fn renewing(self: &Arc<Self>, question: &Question, route: &Route) -> Option<Renewing> {
+        let now = Tick::of(self.now());
+        if !route.cuts || question.dnssec_ok() {
+            return None;
+        }
+        let mut cuts = lock(&self.cuts);
+        let above = cuts.run_out_above(question.name(), &route.name, now)?;
+        if let Some(is_over) = cuts.renewals.get(above) {
+            return Some(Renewing::Wait(Arc::clone(is_over)));
+        }
+        // Who is not believed renews nothing.
+        if !route.trust.denies_by_name(question.qtype(), now) {
+            return None;
+        }
+        let is_over = Arc::<Notify>::default();
+        cuts.renewals.insert(above.into(), Arc::clone(&is_over));
+        Some(Renewing::Lead(Renewal {
+            resolver: Arc::clone(self),
+            above: above.into(),
+            is_over,
+        }))
     }
 
     /// Takes note of a name that exists.
