@@ -94,6 +94,15 @@ impl CoreDns {
     pub fn thaw(&mut self) -> anyhow::Result<()> {
         self.program.signal(Signal::CONT)
     }
+
+    /// Kills it (SIGKILL): its connections are reset, new ones refused.
+    ///
+    /// # Errors
+    /// When it has ended before, or does not end.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.program.signal(Signal::KILL)?;
+        self.program.wait(START).map(|_| ())
+    }
 }
 
 impl Builder {
