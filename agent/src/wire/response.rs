@@ -71,9 +71,9 @@ pub struct Response {
     /// Whether the answer section belongs to the question.
     pub chain: Chain,
     /// Where the first SOA of the authority section stands; 0 is nowhere.
-    soa_at: usize,
-    records: (usize, usize),
-    offsets: usize,
+    pub(super) soa_at: usize,
+    pub(super) records: (usize, usize),
+    pub(super) offsets: usize,
 }
 
 impl Response {
