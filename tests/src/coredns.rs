@@ -39,6 +39,7 @@ pub struct CoreDns {
 pub struct Builder {
     zones: Option<Zones>,
     plugins: String,
+    blocks: Vec<(String, String)>,
 }
 
 impl CoreDns {
@@ -56,6 +57,7 @@ impl CoreDns {
         Builder {
             zones: Some(Zones::default()),
             plugins: String::new(),
+            blocks: Vec::new(),
         }
     }
 
@@ -94,6 +96,15 @@ impl CoreDns {
     pub fn thaw(&mut self) -> anyhow::Result<()> {
         self.program.signal(Signal::CONT)
     }
+
+    /// Kills it (SIGKILL): its connections are reset, new ones refused.
+    ///
+    /// # Errors
+    /// When it has ended before, or does not end.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.program.signal(Signal::KILL)?;
+        self.program.wait(START).map(|_| ())
+    }
 }
 
 impl Builder {
@@ -117,6 +128,13 @@ impl Builder {
     pub fn plugins(mut self, lines: &str) -> Self {
         self.plugins.push_str(lines);
         self.plugins.push('\n');
+        self
+    }
+
+    /// Adds a server block for a zone of its own: a stub domain, e.g. with `forward . 192.0.2.1`.
+    #[must_use]
+    pub fn block(mut self, zone: &str, plugins: &str) -> Self {
+        self.blocks.push((zone.to_owned(), plugins.to_owned()));
         self
     }
 
@@ -151,6 +169,11 @@ impl Builder {
             }
         }
         corefile.push_str("}\n");
+        for (zone, plugins) in &self.blocks {
+            corefile.push_str(&format!(
+                "{zone}:{port} {{\nbind 127.0.0.1\nerrors\n{plugins}\n}}\n"
+            ));
+        }
         let path = dir.path().join("Corefile");
         fs::write(&path, corefile)?;
         let mut command = Command::new(binary);

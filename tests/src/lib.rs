@@ -25,6 +25,7 @@ pub mod drill;
 pub mod fault;
 pub mod frames;
 pub mod host;
+pub mod kube;
 pub mod load;
 pub mod netns;
 pub mod node;

@@ -219,7 +219,8 @@ impl Connection {
             let mut message = read.map_err(|error| Outcome::of(&error))?;
             let mut offsets = vec![0; response::offsets_needed(&message)];
             match Response::parse(&mut message, &request.expected(), &mut offsets) {
-                Ok(response) => {
+                Ok(mut response) => {
+                    response.shorten(&mut message, &mut offsets);
                     if !inbox.is_empty() {
                         // More than one question has answers: nobody knows what comes next.
                         self.ends = self.used;

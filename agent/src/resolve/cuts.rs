@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! a name below is denied ─► suspect ─ another one is ─► asked for, type A ─ NXDOMAIN ─► cut
-//!          cut ─ runs out ─► one full name goes upstream ─ NXDOMAIN ─► cut
+//!          cut ─ runs out ─► one full name goes upstream ─ NXDOMAIN ─► cut ─► those who waited
 //!  any of them ─ it, or a name below it, exists ─► barred for an hour
 //! ```
 //!
@@ -26,8 +26,11 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use super::connection::Exchanged;
+use super::flights::Flight;
 use super::routes::Route;
 use super::{Resolver, Waiter, keep, lock};
 use crate::cache::{DENIAL, Draft, Tick};
@@ -49,6 +52,9 @@ const ASKED_SECONDS: u32 = 10;
 const MOST_SUSPECTS: usize = 1024;
 const MOST_CUTS: usize = 1024;
 const MOST_BARRED: usize = 8192;
+/// How long a name that the upstream has denied itself may be denied by a cut alone, where others
+/// renew that, in seconds.
+const ASKED_AGAIN_SECONDS: u32 = 60;
 /// Names of which it is known that a cut has denied them. Beyond that the oldest is taken for new.
 const MOST_HIDDEN: usize = 64;
 
@@ -61,17 +67,30 @@ pub(super) struct Cuts {
     cuts: Names<Known>,
     barred: Names<Tick>,
     hasher: RandomState,
+    /// Cuts that have run out and for which a full name is under way, with who is to be told.
+    renewals: Names<Arc<Notify>>,
 }
 
 /// A candidate that was denied.
 #[derive(Debug)]
 struct Known {
     cut: Arc<Cut>,
-    /// Whether it has denied a name since its candidate was last asked for.
+    /// Whether it has denied a name that the upstream was not asked for, since its candidate was
+    /// asked for last.
     was_used: bool,
-    /// Names that it has denied, by their hash: until when the upstream need not be asked for them;
-    /// `None` where it was.
-    hidden: VecDeque<(u64, Option<Tick>)>,
+    /// Names that it has denied, the oldest first.
+    hidden: VecDeque<Hidden>,
+}
+
+/// A name that a cut denies.
+#[derive(Debug)]
+struct Hidden {
+    /// Its hash.
+    name: u64,
+    /// From then on the upstream is asked for it.
+    until: Tick,
+    /// Whether the upstream has denied it itself.
+    was_asked: bool,
 }
 
 impl Known {
@@ -83,32 +102,40 @@ impl Known {
         }
     }
 
-    /// The denial of this name; `None` where it was the cut's alone before.
+    /// The denial of this name; `None` where it was the cut's alone for long enough.
     fn deny(&mut self, name: u64, now: Tick) -> Option<Arc<Cut>> {
-        match self.hidden.iter().find(|(known, _)| *known == name) {
-            Some((_, Some(until))) if *until <= now => return None,
-            Some(_) => {}
-            None => self.remember(name, Some(self.cut.until)),
+        match self.hidden.iter().find(|hidden| hidden.name == name) {
+            Some(hidden) if hidden.until <= now => return None,
+            Some(hidden) => self.was_used |= !hidden.was_asked,
+            None => {
+                self.was_used = true;
+                self.remember(Hidden {
+                    name,
+                    until: self.cut.until,
+                    was_asked: false,
+                });
+            }
         }
-        self.was_used = true;
         Some(Arc::clone(&self.cut))
     }
 
-    fn remember(&mut self, name: u64, until: Option<Tick>) {
+    fn remember(&mut self, hidden: Hidden) {
         if self.hidden.len() >= MOST_HIDDEN {
             self.hidden.pop_front();
         }
-        self.hidden.push_back((name, until));
+        self.hidden.push_back(hidden);
     }
 
     /// The upstream has denied this name below: the cut lives on. Whether the candidate is to be
     /// asked for.
     fn renew(&mut self, name: u64, cut: &Arc<Cut>) -> bool {
         self.cut = Arc::clone(cut);
-        match self.hidden.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, until)) => *until = None,
-            None => self.remember(name, None),
-        }
+        self.hidden.retain(|hidden| hidden.name != name);
+        self.remember(Hidden {
+            name,
+            until: cut.stored.after_seconds(ASKED_AGAIN_SECONDS),
+            was_asked: true,
+        });
         std::mem::take(&mut self.was_used)
     }
 }
@@ -119,6 +146,31 @@ enum Suspect {
     Since(Box<[u8]>),
     /// It was asked for at this moment.
     Asked(Tick),
+}
+
+/// A full name below a cut that has run out, under way. When it is dropped those who wait for what
+/// it brings are told.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    resolver: Arc<Resolver>,
+    above: Box<[u8]>,
+    is_over: Arc<Notify>,
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        lock(&self.resolver.cuts).renewals.remove(&self.above);
+        self.is_over.notify_waiters();
+    }
+}
+
+/// What a cut that has run out has a question do.
+#[derive(Debug)]
+enum Renewing {
+    /// Go upstream, and tell others.
+    Lead(Renewal),
+    /// Wait for the one that is under way.
+    Wait(Arc<Notify>),
 }
 
 /// The denial that stands for all names below a candidate.
@@ -204,9 +256,13 @@ fn candidates<'a>(
 }
 
 impl Cuts {
-    /// Forgets everything: other servers may have other names.
+    /// Forgets everything: other servers may have other names. Who waits for a renewal is told when
+    /// it is over.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self {
+            renewals: std::mem::take(&mut self.renewals),
+            ..Self::default()
+        };
     }
 
     /// The cut that a name lies below, where it may be denied without the upstream.
@@ -217,6 +273,12 @@ impl Cuts {
             known.is_some_and(|known| now < known.cut.until)
         });
         self.cuts.get_mut(found?)?.deny(hash, now)
+    }
+
+    /// The candidate above a name that has a cut which has run out.
+    fn run_out_above<'a>(&self, name: &'a [u8], zone: &Name, now: Tick) -> Option<&'a [u8]> {
+        candidates(name, zone, false)
+            .find(|&above| self.cuts.get(above).is_some_and(|known| now >= known.cut.until))
     }
 
     /// Takes note that a name exists: so does everything above it.
@@ -300,8 +362,7 @@ impl Cuts {
 }
 
 impl Resolver {
-    /// Denies a name that lies below a cut. For those who want no DNSSEC records: there are none
-    /// that would prove it.
+    /// Denies a name that lies below a cut.
     pub(super) fn answer_below_cut(
         &self,
         question: &Question,
@@ -309,28 +370,86 @@ impl Resolver {
         waiter: Waiter,
     ) -> Option<Waiter> {
         let now = Tick::of(self.now());
-        if !route.cuts || question.dnssec_ok() || !route.trust.denies_by_name(qtype::A, now) {
-            return Some(waiter);
-        }
-        let Some(cut) = lock(&self.cuts).above(question.name(), &route.name, now) else {
+        let Some(cut) = self.cut_above_of(question, route, now) else {
             return Some(waiter);
         };
-        if self.holds_data(question, now) {
-            return Some(waiter);
+        self.telemetry.resolve.miss(route.zone);
+        self.answer([waiter], question, route.zone, &cut.answer(now));
+        self.keep_denied(question, route, &cut, now);
+        None
+    }
+
+    /// The cut that denies a question. For those who want no DNSSEC records: there are none that
+    /// would prove it.
+    fn cut_above_of(&self, question: &Question, route: &Route, now: Tick) -> Option<Arc<Cut>> {
+        if !route.cuts || question.dnssec_ok() || !route.trust.denies_by_name(qtype::A, now) {
+            return None;
         }
-        let cells = &self.telemetry.resolve;
-        cells.miss(route.zone);
-        cells.happened(Event::Cut, route.zone);
-        let answer = cut.answer(now);
-        self.answer([waiter], question, route.zone, &answer);
-        // For those who ask again, at the workers; and no longer than the cut lives.
+        let cut = lock(&self.cuts).above(question.name(), &route.name, now)?;
+        (!self.holds_data(question, now)).then_some(cut)
+    }
+
+    /// Keeps what a cut has denied, for those who ask again, at the workers; and no longer than the
+    /// cut lives.
+    fn keep_denied(&self, question: &Question, route: &Route, cut: &Cut, now: Tick) {
+        self.telemetry.resolve.happened(Event::Cut, route.zone);
         let denial = question.with_type(DENIAL);
+        let times = [cut.stored, cut.until];
         let draft = Draft {
             upstream: cut.upstream,
-            ..Draft::new(&denial, answer, route.zone, [cut.stored, cut.until])
+            ..Draft::new(&denial, cut.answer(now), route.zone, times)
         };
         keep::insert(&self.cache, &draft);
-        None
+    }
+
+    /// Has one question at a time go upstream below a cut that has run out, and the others wait for
+    /// what it brings, until then: `None` where that was the answer of `flight`. The twin question
+    /// for the other family is the rule, not the exception.
+    pub(super) async fn renew_cut(
+        self: &Arc<Self>,
+        flight: Flight,
+        route: &Route,
+        until: Instant,
+    ) -> Option<(Flight, Option<Renewal>)> {
+        match self.renewing(&flight.question, route) {
+            None => Some((flight, None)),
+            Some(Renewing::Lead(renewal)) => Some((flight, Some(renewal))),
+            Some(Renewing::Wait(is_over)) => {
+                // One that takes too long is not waited for: all go upstream then.
+                let _ = timeout_at(until, is_over.notified()).await;
+                let now = Tick::of(self.now());
+                let question = *flight.question;
+                let Some(cut) = self.cut_above_of(&question, route, now) else {
+                    return Some((flight, None));
+                };
+                flight.settle_with(&cut.answer(now));
+                self.keep_denied(&question, route, &cut, now);
+                None
+            }
+        }
+    }
+
+    fn renewing(self: &Arc<Self>, question: &Question, route: &Route) -> Option<Renewing> {
+        let now = Tick::of(self.now());
+        if !route.cuts || question.dnssec_ok() {
+            return None;
+        }
+        let mut cuts = lock(&self.cuts);
+        let above = cuts.run_out_above(question.name(), &route.name, now)?;
+        if let Some(is_over) = cuts.renewals.get(above) {
+            return Some(Renewing::Wait(Arc::clone(is_over)));
+        }
+        // Who is not believed renews nothing.
+        if !route.trust.denies_by_name(question.qtype(), now) {
+            return None;
+        }
+        let is_over = Arc::<Notify>::default();
+        cuts.renewals.insert(above.into(), Arc::clone(&is_over));
+        Some(Renewing::Lead(Renewal {
+            resolver: Arc::clone(self),
+            above: above.into(),
+            is_over,
+        }))
     }
 
     /// Takes note of a name that exists.

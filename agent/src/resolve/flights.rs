@@ -12,6 +12,7 @@ use super::routes::Route;
 use super::upstream::Failed;
 use super::{Resolver, To, Waiter, lock};
 use crate::telemetry::cells::OverLimit;
+use crate::wire::answer::Answer;
 use crate::wire::edns::ExtendedError;
 use crate::wire::question::Question;
 
@@ -198,12 +199,16 @@ impl Flight {
         flight
     }
 
-    /// Gives everybody the answer.
-    pub(super) fn settle(mut self, exchanged: &Exchanged) {
+    /// Gives everybody what an upstream answered.
+    pub(super) fn settle(self, exchanged: &Exchanged) {
+        self.settle_with(&exchanged.answer());
+    }
+
+    /// Gives everybody this answer.
+    pub(super) fn settle_with(mut self, answer: &Answer<'_>) {
         let waiters = self.land();
-        let answer = exchanged.answer();
         self.resolver
-            .answer(waiters, &self.question, self.route.zone, &answer);
+            .answer(waiters, &self.question, self.route.zone, answer);
     }
 
     /// Gives those who wait by now an earlier answer, where there is one. The flight goes on.

@@ -308,6 +308,10 @@ impl Resolver {
         let now = Instant::now();
         let deadline = now + limits.query_timeout.saturating_sub(waited);
         let patience = now + stale::PATIENCE.saturating_sub(waited);
+        let until = patience.min(now + limits.attempt_timeout);
+        let Some((flight, _renewal)) = self.renew_cut(flight, &route, until).await else {
+            return;
+        };
         let result = {
             let exchange = self.exchange(&flight.question, &route, &limits, deadline);
             tokio::pin!(exchange);

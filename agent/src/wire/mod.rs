@@ -22,6 +22,7 @@ pub mod reply;
 pub mod response;
 
 mod cursor;
+mod shorten;
 
 /// Query types that nodens treats by name (IANA DNS parameters).
 pub mod qtype {

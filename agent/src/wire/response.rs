@@ -73,9 +73,9 @@ pub struct Response {
     /// Whether the answer section has a record of the type that was asked for; of any for ANY.
     pub has_wanted: bool,
     /// Where the first SOA of the authority section stands; 0 is nowhere.
-    soa_at: usize,
-    records: (usize, usize),
-    offsets: usize,
+    pub(super) soa_at: usize,
+    pub(super) records: (usize, usize),
+    pub(super) offsets: usize,
 }
 
 impl Response {

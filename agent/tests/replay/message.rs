@@ -267,7 +267,8 @@ pub(super) fn query(id: u16, flags: u16, asked: &Asked, edns: Option<&Edns>) -> 
 impl Message {
     /// The message as octets: owners that were written before become pointers to them, as servers
     /// do.
-    pub(super) fn octets(&self, id: u16, asked: &Asked) -> Vec<u8> {
+    /// With every name in full where it `is_plain`.
+    pub(super) fn octets(&self, id: u16, asked: &Asked, is_plain: bool) -> Vec<u8> {
         let mut octets = id.to_be_bytes().to_vec();
         octets.extend((QR | self.flags | self.rcode).to_be_bytes());
         octets.extend([0, 1]);
@@ -277,7 +278,8 @@ impl Message {
         let mut known = vec![(self.question.as_ref().unwrap_or(asked).name.clone(), 12)];
         octets.extend(self.question.as_ref().unwrap_or(asked).octets());
         for record in self.sections.iter().flatten() {
-            let place = known.iter().find(|(name, _)| *name == record.owner);
+            let mut known_as = known.iter().filter(|(name, _)| *name == record.owner);
+            let place = known_as.next().filter(|_| !is_plain);
             match place {
                 Some((_, place)) => octets.extend((0xc000_u16 | place).to_be_bytes()),
                 None => {

@@ -154,14 +154,14 @@ impl Player {
                     }
                 };
                 let out = self.checked.remove(at).ok_or("no query was checked")?;
-                self.reply(&out, &step.message).await;
+                self.reply(&out, step).await;
                 if step.has("AGAIN") {
                     self.checked.insert(at, out);
                 }
             }
             "EXCHANGE" => {
                 let out = self.out(step, &step.questions[0]).await?;
-                self.reply(&out, &step.message).await;
+                self.reply(&out, step).await;
             }
             "CHECK_ANSWER" => self.check_answer(step).await?,
             "CHECK_NO_ANSWER" => {
@@ -226,9 +226,9 @@ impl Player {
     }
 
     /// Answers a query upstream, and waits until the answer has been read.
-    async fn reply(&mut self, out: &Out, message: &Message) {
+    async fn reply(&mut self, out: &Out, step: &Step) {
         let before = self.exchanges();
-        answer(out, message);
+        answer(out, &step.message, step.has("PLAIN"));
         for _ in 0..READ {
             self.look().await;
             if self.exchanges() > before {
@@ -475,7 +475,7 @@ fn asked(out: &Out) -> Asked {
     message.question.unwrap()
 }
 
-fn answer(out: &Out, message: &Message) {
+fn answer(out: &Out, message: &Message, is_plain: bool) {
     let id = u16::from_be_bytes([out.octets[0], out.octets[1]]);
-    out.reply(&message.octets(id, &asked(out)));
+    out.reply(&message.octets(id, &asked(out), is_plain));
 }

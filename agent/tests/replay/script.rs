@@ -16,11 +16,13 @@
 //! STEP QUERY [VERSION n] [OPCODE n] [QDCOUNT n] [QR] [OCTETS n]   What is no query: the last cuts it off.
 //! STEP CHECK_OUT_QUERY [SERVER n] [DO] [CD]           The oldest query that has come upstream.
 //!     www.example. IN A
-//! STEP REPLY RCODE [flags] [AGAIN]                    Answers the oldest that was checked, or that
-//!     [TO www.example. IN A]                          of this question; AGAIN: more will follow. The answer section comes
+//! STEP REPLY RCODE [flags] [AGAIN] [PLAIN]            Answers the oldest that was checked, or that
+//!     [TO www.example. IN A]                          of this question; AGAIN: more will follow;
+//!                                                     PLAIN: all names in full, as CoreDNS sends
+//!                                                     them over TCP. The answer section comes
 //!     www.example. 300 IN A 10.0.0.1                  first; SECTION AUTHORITY and ADDITIONAL lead
 //!     [3000 TIMES] www.example. 300 IN A 10.0.0.1     over; SECTION QUESTION is another question.
-//! STEP EXCHANGE RCODE [flags]                         CHECK_OUT_QUERY and REPLY in one: first the
+//! STEP EXCHANGE RCODE [flags] [PLAIN]                 CHECK_OUT_QUERY and REPLY in one: first the
 //!     www.example. IN A                               question, then the records.
 //!     www.example. 300 IN A 10.0.0.1
 //! STEP CHECK_ANSWER RCODE [TCP] [FROM who] [flags]    What the client got: response code, flags but

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Arg, ArgAction, Command, value_parser};
+use nodens_tests::drill::names;
 use nodens_tests::drill::rows::{self, Drill};
 use nodens_tests::drill::stage::Stage;
 use nodens_tests::drill::table::{Row, to_markdown, to_text};
@@ -21,6 +22,7 @@ const EXIT_UNAVAILABLE: u8 = 69;
 const LENIENCE: f64 = 3.0;
 
 struct Options {
+    names: Vec<&'static names::Drill>,
     drills: Vec<&'static Drill>,
     shapes: Vec<Shape>,
     families: &'static [Family],
@@ -43,7 +45,8 @@ fn main() -> ExitCode {
 }
 
 fn read() -> Options {
-    let names: Vec<&str> = rows::ALL.iter().map(|drill| drill.name).collect();
+    let mut names: Vec<&str> = names::ALL.iter().map(|drill| drill.name).collect();
+    names.extend(rows::ALL.iter().map(|drill| drill.name));
     let choice = |name: &'static str, values: &'static [&'static str], help: &'static str| {
         Arg::new(name)
             .long(name)
@@ -73,17 +76,22 @@ fn read() -> Options {
         .arg(Arg::new("markdown").long("markdown").action(ArgAction::SetTrue).help("The tables in Markdown"))
         .get_matches();
     let word = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
-    let drills: Vec<_> = matches
+    let chosen: Vec<_> = matches
         .get_many::<String>("drill")
         .into_iter()
         .flatten()
-        .filter_map(|name| rows::find(name))
         .collect();
+    let is_all = chosen.is_empty();
     Options {
-        drills: if drills.is_empty() {
+        names: if is_all {
+            names::ALL.iter().collect()
+        } else {
+            chosen.iter().filter_map(|name| names::find(name)).collect()
+        },
+        drills: if is_all {
             rows::ALL.iter().collect()
         } else {
-            drills
+            chosen.iter().filter_map(|name| rows::find(name)).collect()
         },
         shapes: match word("shape").as_str() {
             "a" => vec![Shape::Iptables],
@@ -111,6 +119,12 @@ fn read() -> Options {
 fn run(options: &Options) -> anyhow::Result<bool> {
     let mut is_passed = true;
     let machine = report::machine(cpus()?.len());
+    if !options.names.is_empty() {
+        is_passed &= run_names(options, &machine)?;
+    }
+    if options.drills.is_empty() {
+        return Ok(is_passed);
+    }
     for &shape in &options.shapes {
         for &from in &options.clients {
             let families: Vec<_> = options.families.iter().map(|f| format!("{f:?}")).collect();
@@ -121,24 +135,64 @@ fn run(options: &Options) -> anyhow::Result<bool> {
                 from.describe(),
                 families.join(" and ").replace('V', "IPv"),
                 options.per_second,
-                if options.quick {
-                    ", the short form"
-                } else {
-                    ""
-                }
+                form(options)
             );
             say(&format!("{title}\n"));
             let rows = run_all(options, shape, from)?;
             is_passed &= rows.iter().all(Row::is_passed);
-            let table = if options.markdown {
-                to_markdown(&rows)
-            } else {
-                to_text(&rows)
-            };
-            writeln!(io::stdout(), "{title}\n\n{table}").context("write the table")?;
+            print(options, &title, &rows)?;
         }
     }
     Ok(is_passed)
+}
+
+/// The drills that need no node.
+fn run_names(options: &Options, machine: &str) -> anyhow::Result<bool> {
+    let title = format!(
+        "{machine}\nnames, on the loopback interface{}",
+        form(options)
+    );
+    say(&format!("{title}\n"));
+    let drills = options.names.iter();
+    let rows: Vec<Row> = drills
+        .map(|drill| {
+            say(&format!("  {} …", drill.title));
+            judge(options, drill.run(options.quick))
+        })
+        .collect();
+    print(options, &title, &rows)?;
+    Ok(rows.iter().all(Row::is_passed))
+}
+
+fn form(options: &Options) -> &'static str {
+    if options.quick {
+        ", the short form"
+    } else {
+        ""
+    }
+}
+
+fn print(options: &Options, title: &str, rows: &[Row]) -> anyhow::Result<()> {
+    let table = if options.markdown {
+        to_markdown(rows)
+    } else {
+        to_text(rows)
+    };
+    writeln!(io::stdout(), "{title}\n\n{table}").context("write the table")
+}
+
+/// A row with the bounds of its form, its verdict told.
+fn judge(options: &Options, mut row: Row) -> Row {
+    if options.quick {
+        let figures = row.figures.into_iter();
+        row.figures = figures.map(|one| one.relaxed(LENIENCE)).collect();
+    }
+    say(if row.is_passed() {
+        " done\n"
+    } else {
+        " MISSED\n"
+    });
+    row
 }
 
 fn run_all(options: &Options, shape: Shape, from: From) -> anyhow::Result<Vec<Row>> {
@@ -150,23 +204,14 @@ fn run_all(options: &Options, shape: Shape, from: From) -> anyhow::Result<Vec<Ro
         say(&format!("  {} …", drill.title));
         // A node of its own: no drill finds what another has left.
         let node = Node::new(shape)?;
-        let mut row = drill.run(&Stage {
+        let row = drill.run(&Stage {
             node: &node,
             families: options.families,
             from,
             per_second: options.per_second,
             quick: options.quick,
         });
-        if options.quick {
-            let figures = row.figures.into_iter();
-            row.figures = figures.map(|one| one.relaxed(LENIENCE)).collect();
-        }
-        say(if row.is_passed() {
-            " done\n"
-        } else {
-            " MISSED\n"
-        });
-        rows.push(row);
+        rows.push(judge(options, row));
     }
     Ok(rows)
 }

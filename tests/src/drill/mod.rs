@@ -9,10 +9,12 @@
 //! ```
 //!
 //! [`flow`] and [`streams`] measure, [`rows`] are the drills, each of which runs on a [`stage`],
+//! [`names`] those that need no node: what queries cost CoreDNS, and what its absence costs clients.
 //! [`table`] is what `make drills` prints, [`demo`] tells a newcomer the story.
 
 pub mod demo;
 pub mod flow;
+pub mod names;
 pub mod rows;
 pub mod stage;
 pub mod streams;
