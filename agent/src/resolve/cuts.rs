@@ -103,6 +103,22 @@ impl Cut {
     }
 }
 
+/// What is known of a candidate, for people who ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Everything below it is denied.
+    Cut {
+        /// When its denial came.
+        stored: Tick,
+        /// How long it stands.
+        until: Tick,
+        /// The upstream that said it, by the index it has in counters.
+        upstream: u16,
+    },
+    /// It, or a name below it, exists: it is no cut until then.
+    Barred(Tick),
+}
+
 /// The candidates for a cut above a name: what lies one label below a namespace, `svc` or the zone,
 /// without an underscore in front of a label, the name itself left out unless it is wanted.
 fn candidates<'a>(
@@ -141,6 +157,51 @@ impl Cuts {
     /// Forgets everything: other servers may have other names.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// What is known of the candidates above a name, and of the name itself.
+    pub(super) fn about(&self, name: &[u8], zone: &Name, now: Tick) -> Vec<(Name, Known)> {
+        let known = |above: &[u8]| {
+            let name = Name::from_wire(above)?;
+            if let Some(cut) = self.cuts.get(above).filter(|cut| now < cut.until) {
+                let (stored, until, upstream) = (cut.stored, cut.until, cut.upstream);
+                return Some((
+                    name,
+                    Known::Cut {
+                        stored,
+                        until,
+                        upstream,
+                    },
+                ));
+            }
+            let until = self.barred.get(above).filter(|until| now < **until)?;
+            Some((name, Known::Barred(*until)))
+        };
+        candidates(name, zone, true).filter_map(known).collect()
+    }
+
+    /// Forgets the candidates that are meant. Returns how many cuts and bars stood there.
+    pub(super) fn forget(&mut self, is_meant: impl Fn(&[u8]) -> bool, now: Tick) -> usize {
+        let mut gone = 0;
+        self.suspects.retain(|name, _| !is_meant(name));
+        self.cuts.retain(|name, cut| {
+            let goes = is_meant(name);
+            gone += usize::from(goes && now < cut.until);
+            !goes
+        });
+        self.barred.retain(|name, until| {
+            let goes = is_meant(name);
+            gone += usize::from(goes && now < *until);
+            !goes
+        });
+        gone
+    }
+
+    /// Cuts, and names that are barred, that stand now.
+    pub(super) fn counts(&self, now: Tick) -> (usize, usize) {
+        let cuts = self.cuts.values().filter(|cut| now < cut.until);
+        let barred = self.barred.values().filter(|until| now < **until);
+        (cuts.count(), barred.count())
     }
 
     /// The cut that a name lies below.
@@ -233,15 +294,9 @@ impl Resolver {
         waiter: Waiter,
     ) -> Option<Waiter> {
         let now = Tick::of(self.now());
-        if !route.cuts || question.dnssec_ok() || !route.trust.denies_by_name(qtype::A, now) {
-            return Some(waiter);
-        }
-        let Some(cut) = lock(&self.cuts).above(question.name(), &route.name, now) else {
+        let Some(cut) = self.cut_over(question, route, now) else {
             return Some(waiter);
         };
-        if self.holds_data(question, now) {
-            return Some(waiter);
-        }
         let cells = &self.telemetry.resolve;
         cells.miss(route.zone);
         cells.happened(Event::Cut, route.zone);
@@ -255,6 +310,20 @@ impl Resolver {
         };
         keep::insert(&self.cache, &draft);
         None
+    }
+
+    /// The cut that denies a question.
+    pub(super) fn cut_over(
+        &self,
+        question: &Question,
+        route: &Route,
+        now: Tick,
+    ) -> Option<Arc<Cut>> {
+        if !route.cuts || question.dnssec_ok() || !route.trust.denies_by_name(qtype::A, now) {
+            return None;
+        }
+        let cut = lock(&self.cuts).above(question.name(), &route.name, now)?;
+        (!self.holds_data(question, now)).then_some(cut)
     }
 
     /// Takes note of a name that exists.
