@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Health, readiness and metrics over HTTP, on the cold thread.
+//! Health, readiness and metrics over HTTP, on the cold thread; over the admin socket also what is
+//! held and how the agent is doing.
 //!
 //! Whoever reaches these ports must not be able to harm the agent through them: kubelet kills a
 //! process whose `/healthz` does not answer. So the number of connections is bounded, every one
 //! of them has an end, and at the bound the oldest goes rather than the newest: a page takes a
 //! millisecond, so the oldest is one that says nothing, and a probe gets through a crowd of them.
 
+mod ask;
+mod body;
 pub mod control;
 mod pages;
 mod server;
@@ -20,7 +23,9 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+pub use self::ask::{DUMP, FLUSH, GET, STATS, STATUS};
 use crate::config;
+use crate::inspect::Inspector;
 use crate::lifecycle::ready::Health;
 use crate::telemetry::registry::Telemetry;
 
@@ -49,6 +54,8 @@ pub struct AdminState {
     pub telemetry: Arc<Telemetry>,
     /// For `/retire`.
     pub retire: Retire,
+    /// For `/status` and all below `/cache`.
+    pub inspector: Arc<Inspector>,
 }
 
 impl fmt::Debug for AdminState {
@@ -129,7 +136,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     serve_within(
-        server::Limits::default(),
+        [server::Limits::default(), server::Limits::control()],
         listeners,
         control,
         state,
@@ -139,7 +146,7 @@ pub async fn serve(
 }
 
 async fn serve_within(
-    limits: server::Limits,
+    [limits, of_control]: [server::Limits; 2],
     listeners: Vec<(TcpListener, Pages)>,
     control: Option<UnixListener>,
     state: Arc<AdminState>,
@@ -155,7 +162,12 @@ async fn serve_within(
         control.set_nonblocking(true)?;
         let control = tokio::net::UnixListener::from_std(control)?;
         let pages = Pages::Control;
-        loops.spawn(server::accept(control, pages, Arc::clone(&state), limits));
+        loops.spawn(server::accept(
+            control,
+            pages,
+            Arc::clone(&state),
+            of_control,
+        ));
     }
     shutdown.await;
     loops.shutdown().await;

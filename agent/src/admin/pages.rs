@@ -3,11 +3,11 @@
 
 use std::fmt;
 
-use http_body_util::Full;
-use hyper::body::Bytes;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
+use super::ask::{self, DUMP, FLUSH, GET, STATS, STATUS};
+use super::body::Body;
 use super::{AdminState, Pages, RETIRE, Retired};
 use crate::lifecycle::ready::Reasons;
 use crate::telemetry::clock::Clock;
@@ -18,11 +18,16 @@ const TEXT: &str = "text/plain; charset=utf-8";
 impl Pages {
     /// The paths with what they are good for.
     fn paths(self) -> &'static [(&'static str, &'static str)] {
-        const ALL: [(&str, &str); 4] = [
+        const ALL: [(&str, &str); 9] = [
             ("/healthz", "whether the process is worth keeping"),
             ("/readyz", "whether queries may be sent here"),
             ("/metrics", "figures for Prometheus"),
             (RETIRE, "POST: steer and mend no more, and keep answering"),
+            (STATUS, "the agent on one page, as JSON"),
+            (STATS, "the cache in figures"),
+            (GET, "?name=NAME[&type=TYPE]: what is known of a name"),
+            (DUMP, "[?zone=ZONE]: every entry, a line each"),
+            (FLUSH, "POST, ?name=NAME, ?zone=ZONE or ?all: forget"),
         ];
         match self {
             Self::Health => &ALL[..2],
@@ -53,7 +58,7 @@ pub(super) async fn answer<B>(
     request: &Request<B>,
     pages: Pages,
     state: &AdminState,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let path = request.uri().path();
     if path != "/" && !pages.paths().iter().any(|&(known, _)| known == path) {
         let text = format!("no such page here; there are\n{}", pages.list());
@@ -61,7 +66,9 @@ pub(super) async fn answer<B>(
     }
     // hyper leaves the body away for HEAD.
     let (is_allowed, allowed) = match path {
-        RETIRE => (*request.method() == Method::POST, "POST"),
+        RETIRE | FLUSH => (*request.method() == Method::POST, "POST"),
+        // HEAD would make all of a dump for nobody.
+        DUMP => (*request.method() == Method::GET, "GET"),
         _ => (
             matches!(*request.method(), Method::GET | Method::HEAD),
             "GET, HEAD",
@@ -76,6 +83,10 @@ pub(super) async fn answer<B>(
     }
     match path {
         RETIRE => retired((state.retire)().await),
+        STATUS | STATS | GET | DUMP | FLUSH => {
+            let query = request.uri().query().unwrap_or_default();
+            ask::answer(path, query, &state.inspector).await
+        }
         "/healthz" => verdict(state.health.live(Clock.now_ns())),
         "/readyz" => verdict(state.health.ready(Clock.now_ns())),
         "/metrics" => {
@@ -91,7 +102,7 @@ pub(super) async fn answer<B>(
     }
 }
 
-fn retired(retired: Retired) -> Response<Full<Bytes>> {
+fn retired(retired: Retired) -> Response<Body> {
     let (status, text) = match retired {
         Retired::Done => (
             StatusCode::OK,
@@ -109,15 +120,15 @@ fn retired(retired: Retired) -> Response<Full<Bytes>> {
     page(status, text.to_owned())
 }
 
-fn verdict(verdict: Result<(), Reasons>) -> Response<Full<Bytes>> {
+fn verdict(verdict: Result<(), Reasons>) -> Response<Body> {
     match verdict {
         Ok(()) => page(StatusCode::OK, "ok\n".to_owned()),
         Err(reasons) => page(StatusCode::SERVICE_UNAVAILABLE, format!("{reasons}\n")),
     }
 }
 
-fn page(status: StatusCode, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+pub(super) fn page(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));

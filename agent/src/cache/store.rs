@@ -10,6 +10,7 @@ use super::memory::PAGE;
 use super::policy::{self, Cells, Policy};
 use super::slab::Slab;
 use super::table::{SHARDS, TableWriter};
+use super::walk::Walk;
 use super::{Refusal, Tick};
 
 /// Evictions that one insert may wait for before it empties a whole page instead.
@@ -179,13 +180,9 @@ impl Store {
             .sum()
     }
 
-    /// Calls `visit` for every entry about a name.
-    pub(super) fn family(&self, name: &[u8], mut visit: impl FnMut(&Entry<'_>)) {
-        for handle in self.relatives(name) {
-            if let Some(entry) = Entry::read(self.table.octets(handle)) {
-                visit(&entry);
-            }
-        }
+    /// Calls `visit` for every entry about a name, with its hits since it was last judged.
+    pub(super) fn family(&self, name: &[u8], visit: impl FnMut(&Entry<'_>, u8)) {
+        self.show(&self.relatives(name), visit);
     }
 
     /// Drops the entries about a name that `keep` says no to.
@@ -201,9 +198,27 @@ impl Store {
             .collect()
     }
 
-    /// Calls `visit` with every entry and its hits since it was last judged, 3 at most.
-    pub(super) fn visit(&self, mut visit: impl FnMut(&Entry<'_>, u8)) {
-        for handle in (0..SHARDS).flat_map(|shard| self.table.handles(shard)) {
+    /// Calls `visit` for the next part of a walk; `false` at its end.
+    pub(super) fn visit(&self, walk: &mut Walk, visit: impl FnMut(&Entry<'_>, u8)) -> bool {
+        let Some(handles) = walk.next(&self.table) else {
+            return false;
+        };
+        self.show(&handles, visit);
+        true
+    }
+
+    /// Drops what `keep` says no to of the next part of a walk; `None` at its end.
+    pub(super) fn retain_next(
+        &mut self,
+        walk: &mut Walk,
+        keep: impl FnMut(&Entry<'_>) -> bool,
+    ) -> Option<usize> {
+        let handles = walk.next(&self.table)?;
+        Some(self.drop_of(handles, keep))
+    }
+
+    fn show(&self, handles: &[Handle], mut visit: impl FnMut(&Entry<'_>, u8)) {
+        for &handle in handles {
             let hits = self.table.cell(handle).hits.load(Relaxed);
             if let Some(entry) = Entry::read(self.table.octets(handle)) {
                 visit(&entry, hits);

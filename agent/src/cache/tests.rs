@@ -498,3 +498,69 @@ fn an_entry_that_is_moved_is_due_as_it_was_where_it_stood() {
     }
     assert_eq!((due, hits), (100, 0));
 }
+
+#[test]
+fn a_walk_meets_once_whatever_stays_though_others_come_and_go() {
+    let cache = Cache::new(64 << 20, 1).unwrap();
+    let said = records(1, 16);
+    let stay = |number: u32| format!("stay-{number}.example");
+    for number in 0..20_000 {
+        let asked = question(&stay(number));
+        cache.insert(&draft(&asked, &said, 50)).unwrap();
+    }
+    let mut walk = Walk::new();
+    let mut met = std::collections::BTreeMap::<Vec<u8>, u32>::new();
+    let (mut parts, mut largest) = (0_u32, 0);
+    loop {
+        let mut here = 0;
+        let is_more = cache.visit(&mut walk, |entry, _| {
+            here += 1;
+            *met.entry(entry.name().to_vec()).or_default() += 1;
+        });
+        if !is_more {
+            break;
+        }
+        largest = largest.max(here);
+        // Arrays are rebuilt meanwhile, entries replaced and dropped.
+        for number in 0..20 {
+            let asked = question(&format!("come-{parts}-{number}.example"));
+            cache.insert(&draft(&asked, &said, 50)).unwrap();
+            let again = question(&stay(parts * 20 % 20_000 + number));
+            cache.insert(&draft(&again, &said, 50)).unwrap();
+        }
+        parts += 1;
+    }
+    assert_eq!(cache.figures().evictions, 0);
+    for number in 0..20_000 {
+        let name = Name::parse(&stay(number)).unwrap();
+        assert_eq!(met.get(name.as_wire()), Some(&1), "{name}");
+    }
+    assert!(met.values().all(|&times| times == 1));
+    // The shards at the end have more in them than when they began: four times, at most.
+    assert!(largest < 200, "{largest} entries in one part");
+    assert!(parts > 256, "{parts} parts");
+}
+
+#[test]
+fn a_walk_that_drops_leaves_what_is_to_stay_and_what_is_kept_for_good() {
+    let cache = Cache::new(16 << 20, 1).unwrap();
+    let said = records(1, 16);
+    for number in 0..5_000 {
+        let asked = question(&format!("n-{number}.example"));
+        cache.insert(&draft(&asked, &said, 50)).unwrap();
+    }
+    let own = question("pulse.internal");
+    cache.pin(&draft(&own, &said, 50)).unwrap();
+    let kept = Name::parse("n-7.example").unwrap();
+    let mut walk = Walk::new();
+    let mut gone = 0;
+    while let Some(dropped) = cache.retain_next(&mut walk, |entry| entry.name() == kept.as_wire()) {
+        gone += dropped;
+    }
+    assert_eq!(gone, 4_999);
+    assert_eq!(cache.figures().entries, 2);
+    let mut reader = cache.reader().unwrap();
+    let session = reader.online();
+    assert!(session.peek(&own).is_some());
+    assert!(session.peek(&question("n-7.example")).is_some());
+}

@@ -18,6 +18,7 @@ use super::{End, StartError};
 use crate::admin::{self, AdminState, Pages, Retire};
 use crate::cache::{Cache, Tick};
 use crate::config::Listen;
+use crate::inspect::Inspector;
 use crate::lifecycle::drain::{self, DrainEnd};
 use crate::lifecycle::orders::Orders;
 use crate::lifecycle::privileges;
@@ -137,6 +138,12 @@ impl Cold {
             health: Arc::clone(&self.health),
             telemetry: Arc::clone(&self.telemetry),
             retire: self.retire,
+            inspector: Arc::new(Inspector::new(
+                self.cache.clone(),
+                Arc::clone(&self.resolver),
+                Arc::clone(&self.telemetry),
+                Arc::clone(&self.health),
+            )),
         });
         let (control, control_path) = self.control.unzip();
         parts.spawn(async move {

@@ -56,6 +56,11 @@ impl Flights {
         self.waiters
     }
 
+    /// Whether a question is under way.
+    pub(super) fn has(&self, question: &Question) -> bool {
+        self.flights.contains_key(question.as_octets())
+    }
+
     /// Whether somebody still waits who came before this moment.
     pub(super) fn has_waited_since(&self, moment_ns: u64) -> bool {
         let mut waiters = self.flights.values().flatten();

@@ -21,6 +21,7 @@ mod settle;
 mod stale;
 mod timeline;
 mod upstream;
+mod view;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -37,13 +38,16 @@ use tokio::time::{Instant, timeout_at};
 
 use self::connection::Exchanged;
 use self::cuts::Cuts;
+pub use self::cuts::Known;
 use self::flights::{Flight, Flights, Joined};
 use self::outbox::Outbox;
 use self::routes::Route;
 pub use self::routes::Routes;
 pub use self::settle::Reply;
 use self::timeline::Timeline;
+pub use self::upstream::ServerView;
 use self::upstream::{Failed, Failure, Server};
+pub use self::view::{NameView, Prospect, ZoneView};
 use crate::cache::{Cache, Lookup, Reader, Tick};
 use crate::config::{CacheConfig, Limits};
 use crate::lock::lock;

@@ -160,6 +160,18 @@ impl Routes {
         enclosing.max_by_key(|zone| zone.name.as_wire().len())
     }
 
+    /// Every zone, as it was configured.
+    pub(super) fn zones(&self) -> &[Zone] {
+        &self.zones
+    }
+
+    /// Every server with the zone that it serves.
+    pub(super) fn by_zone(&self) -> impl Iterator<Item = (&Name, &Arc<Server>)> {
+        self.servers
+            .iter()
+            .map(|((zone, _), server)| (zone, server))
+    }
+
     /// Every server, once for each of its zones.
     pub(super) fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
         self.servers.values()

@@ -100,6 +100,27 @@ pub(super) struct Server {
     is_down: AtomicBool,
     /// When it last answered.
     answered: Mutex<Option<Instant>>,
+    /// How and when it last failed.
+    failure: Mutex<Option<(Outcome, Instant)>>,
+}
+
+/// What is known of a server, for people who ask.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerView {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The index that its address has in counters.
+    pub index: u16,
+    /// It has failed and not answered since.
+    pub is_down: bool,
+    /// Queries that it is being asked now, those that wait for a connection not counted.
+    pub in_flight: usize,
+    /// Connections that wait for a query.
+    pub idle: usize,
+    /// How long ago it last answered.
+    pub answered: Option<Duration>,
+    /// How it last failed, as in the metrics, and how long ago.
+    pub failure: Option<(&'static str, Duration)>,
 }
 
 impl Server {
@@ -116,7 +137,26 @@ impl Server {
             asked: AtomicU64::new(0),
             is_down: AtomicBool::new(false),
             answered: Mutex::new(None),
+            failure: Mutex::new(None),
         })
+    }
+
+    /// What is known of it.
+    pub(super) fn view(&self) -> ServerView {
+        let now = Instant::now();
+        let failure = *lock(&self.failure);
+        ServerView {
+            address: self.address,
+            index: self.index,
+            is_down: self.is_down(),
+            in_flight: lock(&self.permits).saturating_sub(self.places.available_permits()),
+            idle: lock(&self.idle).len(),
+            answered: lock(&self.answered).map(|at| now.saturating_duration_since(at)),
+            failure: failure.map(|(outcome, at)| {
+                let (_, label) = Outcome::ALL[outcome as usize];
+                (label, now.saturating_duration_since(at))
+            }),
+        }
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -197,6 +237,7 @@ impl Server {
             Failure::Stale => Outcome::Closed,
         };
         self.cells().end(outcome);
+        *lock(&self.failure) = Some((outcome, Instant::now()));
         // A timeout may be that of one name: `timed_out` judges it.
         if failure.is_network() || outcome == Outcome::ConnectTimeout {
             self.is_down.store(true, Relaxed);

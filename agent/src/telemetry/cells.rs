@@ -3,10 +3,11 @@
 //! a plain load and store ([`counters::add`](super::counters::add)). Workers have a block each;
 //! the cold thread owns those of client streams and of resolving.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
 use super::counters::{Answers, MAX_ZONES, add, subtract};
 use super::latency::Latency;
@@ -404,6 +405,7 @@ pub struct AgentCells {
     reloads_ok: AtomicU64,
     reloads_refused: AtomicU64,
     last_reload_success_seconds: AtomicU64,
+    config_file: ArcSwapOption<PathBuf>,
 }
 
 impl AgentCells {
@@ -416,6 +418,17 @@ impl AgentCells {
     /// Counts a configuration that was refused.
     pub fn reload_refused(&self) {
         self.reloads_refused.fetch_add(1, Relaxed);
+    }
+
+    /// Notes which file the configuration in force was read from; `None` where there was none.
+    pub fn config_read_from(&self, file: Option<PathBuf>) {
+        self.config_file.store(file.map(Arc::new));
+    }
+
+    /// The file that the configuration in force was read from.
+    #[must_use]
+    pub fn config_file(&self) -> Option<Arc<PathBuf>> {
+        self.config_file.load_full()
     }
 
     /// Notes when the configuration in force was loaded: at the start, which is no reload.

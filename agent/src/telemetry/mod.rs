@@ -23,3 +23,4 @@ pub mod registry;
 mod steering;
 #[cfg(test)]
 pub(crate) mod strict;
+pub mod summary;

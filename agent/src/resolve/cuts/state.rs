@@ -1,25 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Nothing below a name that does not exist (RFC 8020): the end of what search lists cost.
-//!
-//! With `ndots:5` a pod in `prod` that wants `api.stripe.com` asks for `api.stripe.com.prod.svc.Z`,
-//! `api.stripe.com.svc.Z` and `api.stripe.com.Z` before it asks for the name itself, Z being the
-//! cluster's domain. All of them lie below `com.prod.svc.Z`, `com.svc.Z` and `com.Z`, and none of
-//! these exists.
-//!
-//! ```text
-//! a name below is denied ─► suspect ─ another one is ─► asked for, type A ─ NXDOMAIN ─► cut
-//!          cut ─ runs out ─► one full name goes upstream ─ NXDOMAIN ─► cut ─► those who waited
-//!  any of them ─ it, or a name below it, exists ─► barred for an hour
-//! ```
-//!
-//! RFC 8020 wants an upstream that keeps to the tree of names, and a Corefile need not: a wildcard
-//! or `template` below a name that is denied is hidden by a cut. So a cut is made for nothing but
-//! such candidates, lives as long as any denial, and is bought anew with a whole name each time.
-//!
-//! A whole name that is denied says nothing about the others below: the pods of a StatefulSet get
-//! ready one after the other. So the candidate is asked for once more with it, where the cut has
-//! spared a query since; and a name that was denied by the cut alone for a lifetime is asked for
-//! itself the next time, once.
+//! What is known of candidates, and when a name is denied for it. It asks nobody.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -27,19 +7,10 @@ use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
 
-use super::connection::Exchanged;
-use super::flights::Flight;
-use super::routes::Route;
-use super::{Resolver, Waiter, keep, lock};
-use crate::cache::{DENIAL, Draft, Tick};
-use crate::telemetry::cells::Event;
-use crate::wire::answer::Answer;
-use crate::wire::header::Flags;
+use super::{Cut, Known};
+use crate::cache::Tick;
 use crate::wire::name::{Name, labels};
-use crate::wire::question::Question;
-use crate::wire::{qtype, rcode};
 
 /// How long a candidate is left alone when it, or a name below it, was seen to exist, in seconds.
 const BARRED_SECONDS: u32 = 3600;
@@ -62,18 +33,18 @@ type Names<T> = HashMap<Box<[u8]>, T, RandomState>;
 
 /// What is known of candidates.
 #[derive(Debug, Default)]
-pub(super) struct Cuts {
+pub(in crate::resolve) struct Cuts {
     suspects: Names<Suspect>,
-    cuts: Names<Known>,
+    cuts: Names<Denied>,
     barred: Names<Tick>,
     hasher: RandomState,
     /// Cuts that have run out and for which a full name is under way, with who is to be told.
-    renewals: Names<Arc<Notify>>,
+    pub(super) renewals: Names<Arc<Notify>>,
 }
 
 /// A candidate that was denied.
 #[derive(Debug)]
-struct Known {
+struct Denied {
     cut: Arc<Cut>,
     /// Whether it has denied a name that the upstream was not asked for, since its candidate was
     /// asked for last.
@@ -93,7 +64,7 @@ struct Hidden {
     was_asked: bool,
 }
 
-impl Known {
+impl Denied {
     fn new(cut: &Arc<Cut>) -> Self {
         Self {
             cut: Arc::clone(cut),
@@ -104,8 +75,10 @@ impl Known {
 
     /// The denial of this name; `None` where it was the cut's alone for long enough.
     fn deny(&mut self, name: u64, now: Tick) -> Option<Arc<Cut>> {
+        if self.asks_for(name, now) {
+            return None;
+        }
         match self.hidden.iter().find(|hidden| hidden.name == name) {
-            Some(hidden) if hidden.until <= now => return None,
             Some(hidden) => self.was_used |= !hidden.was_asked,
             None => {
                 self.was_used = true;
@@ -117,6 +90,12 @@ impl Known {
             }
         }
         Some(Arc::clone(&self.cut))
+    }
+
+    /// Whether the cut has been all that denies this name for long enough.
+    fn asks_for(&self, name: u64, now: Tick) -> bool {
+        let mut hidden = self.hidden.iter();
+        hidden.any(|hidden| hidden.name == name && hidden.until <= now)
     }
 
     fn remember(&mut self, hidden: Hidden) {
@@ -146,79 +125,6 @@ enum Suspect {
     Since(Box<[u8]>),
     /// It was asked for at this moment.
     Asked(Tick),
-}
-
-/// A full name below a cut that has run out, under way. When it is dropped those who wait for what
-/// it brings are told.
-#[derive(Debug)]
-pub(super) struct Renewal {
-    resolver: Arc<Resolver>,
-    above: Box<[u8]>,
-    is_over: Arc<Notify>,
-}
-
-impl Drop for Renewal {
-    fn drop(&mut self) {
-        lock(&self.resolver.cuts).renewals.remove(&self.above);
-        self.is_over.notify_waiters();
-    }
-}
-
-/// What a cut that has run out has a question do.
-#[derive(Debug)]
-enum Renewing {
-    /// Go upstream, and tell others.
-    Lead(Renewal),
-    /// Wait for the one that is under way.
-    Wait(Arc<Notify>),
-}
-
-/// The denial that stands for all names below a candidate.
-#[derive(Debug)]
-pub(super) struct Cut {
-    /// The SOA record, its names in full: it can stand behind any question.
-    soa: Vec<u8>,
-    /// Where in it the TTL stands.
-    ttl_at: [u8; 2],
-    upstream: u16,
-    stored: Tick,
-    until: Tick,
-}
-
-impl Cut {
-    /// What an upstream's denial has to say; `None` for one without an SOA.
-    pub(super) fn of(
-        exchanged: &Exchanged,
-        upstream: u16,
-        [stored, until]: [Tick; 2],
-    ) -> Option<Self> {
-        let (soa, ttl_at) = exchanged.soa()?;
-        Some(Self {
-            soa,
-            ttl_at: u16::try_from(ttl_at).ok()?.to_le_bytes(),
-            upstream,
-            stored,
-            until,
-        })
-    }
-
-    /// The zone that the SOA shows.
-    fn zone(&self) -> &[u8] {
-        // Behind its name come type and class, and then the TTL.
-        let end = usize::from(u16::from_le_bytes(self.ttl_at)).saturating_sub(4);
-        self.soa.get(..end).unwrap_or_default()
-    }
-
-    fn answer(&self, now: Tick) -> Answer<'_> {
-        Answer {
-            flags: Flags(rcode::NXDOMAIN),
-            counts: [0, 1, 0],
-            records: &self.soa,
-            ttl_offsets: &self.ttl_at,
-            age: now.seconds_since(self.stored),
-            ..Answer::NOTHING
-        }
-    }
 }
 
 /// The candidates for a cut above a name: what lies one label below a namespace, `svc` or the zone,
@@ -258,31 +164,104 @@ fn candidates<'a>(
 impl Cuts {
     /// Forgets everything: other servers may have other names. Who waits for a renewal is told when
     /// it is over.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::resolve) fn clear(&mut self) {
         *self = Self {
             renewals: std::mem::take(&mut self.renewals),
             ..Self::default()
         };
     }
 
-    /// The cut that a name lies below, where it may be denied without the upstream.
-    fn above(&mut self, name: &[u8], zone: &Name, now: Tick) -> Option<Arc<Cut>> {
-        let hash = self.hasher.hash_one(name);
-        let found = candidates(name, zone, false).find(|&above| {
-            let known = self.cuts.get(above);
-            known.is_some_and(|known| now < known.cut.until)
+    /// What is known of the candidates above a name, and of the name itself.
+    pub(in crate::resolve) fn about(
+        &self,
+        name: &[u8],
+        zone: &Name,
+        now: Tick,
+    ) -> Vec<(Name, Known)> {
+        let known = |above: &[u8]| {
+            let name = Name::from_wire(above)?;
+            if let Some(cut) = self.cut_at(above, now) {
+                let (stored, until, upstream) = (cut.stored, cut.until, cut.upstream);
+                return Some((
+                    name,
+                    Known::Cut {
+                        stored,
+                        until,
+                        upstream,
+                    },
+                ));
+            }
+            let until = self.barred.get(above).filter(|until| now < **until)?;
+            Some((name, Known::Barred(*until)))
+        };
+        candidates(name, zone, true).filter_map(known).collect()
+    }
+
+    /// Forgets the candidates that are meant. Returns how many cuts and bars stood there.
+    pub(in crate::resolve) fn forget(
+        &mut self,
+        is_meant: impl Fn(&[u8]) -> bool,
+        now: Tick,
+    ) -> usize {
+        let mut gone = 0;
+        self.suspects.retain(|name, _| !is_meant(name));
+        self.cuts.retain(|name, denied| {
+            let goes = is_meant(name);
+            gone += usize::from(goes && now < denied.cut.until);
+            !goes
         });
+        self.barred.retain(|name, until| {
+            let goes = is_meant(name);
+            gone += usize::from(goes && now < *until);
+            !goes
+        });
+        gone
+    }
+
+    /// Cuts, and names that are barred, that stand now.
+    pub(in crate::resolve) fn counts(&self, now: Tick) -> (usize, usize) {
+        let cuts = self.cuts.values().filter(|denied| now < denied.cut.until);
+        let barred = self.barred.values().filter(|until| now < **until);
+        (cuts.count(), barred.count())
+    }
+
+    /// The cut at a candidate, where it stands.
+    fn cut_at(&self, above: &[u8], now: Tick) -> Option<&Cut> {
+        let denied = self.cuts.get(above)?;
+        (now < denied.cut.until).then_some(&*denied.cut)
+    }
+
+    /// The cut that a name lies below, where it may be denied without the upstream.
+    pub(super) fn above(&mut self, name: &[u8], zone: &Name, now: Tick) -> Option<Arc<Cut>> {
+        let hash = self.hasher.hash_one(name);
+        let found = candidates(name, zone, false).find(|&above| self.cut_at(above, now).is_some());
         self.cuts.get_mut(found?)?.deny(hash, now)
     }
 
-    /// The candidate above a name that has a cut which has run out.
-    fn run_out_above<'a>(&self, name: &'a [u8], zone: &Name, now: Tick) -> Option<&'a [u8]> {
+    /// Whether [`Self::above`] would deny a name.
+    pub(super) fn denies(&self, name: &[u8], zone: &Name, now: Tick) -> bool {
+        let hash = self.hasher.hash_one(name);
         candidates(name, zone, false)
-            .find(|&above| self.cuts.get(above).is_some_and(|known| now >= known.cut.until))
+            .find(|&above| self.cut_at(above, now).is_some())
+            .and_then(|above| self.cuts.get(above))
+            .is_some_and(|denied| !denied.asks_for(hash, now))
+    }
+
+    /// The candidate above a name that has a cut which has run out.
+    pub(super) fn run_out_above<'a>(
+        &self,
+        name: &'a [u8],
+        zone: &Name,
+        now: Tick,
+    ) -> Option<&'a [u8]> {
+        candidates(name, zone, false).find(|&above| {
+            let denied = self.cuts.get(above);
+            denied.is_some_and(|denied| now >= denied.cut.until)
+        })
     }
 
     /// Takes note that a name exists: so does everything above it.
-    fn exists(&mut self, name: &[u8], zone: &Name, now: Tick) {
+    pub(super) fn exists(&mut self, name: &[u8], zone: &Name, now: Tick) {
         for above in candidates(name, zone, true) {
             let was_cut = self.cuts.remove(above).is_some();
             let was_suspect = self.suspects.remove(above).is_some();
@@ -308,7 +287,13 @@ impl Cuts {
 
     /// Takes note that a name was denied, with what may be said of all below a candidate. Returns
     /// the candidates that are to be asked for.
-    fn denied(&mut self, name: &[u8], zone: &Name, cut: &Arc<Cut>, now: Tick) -> Vec<Name> {
+    pub(super) fn denied(
+        &mut self,
+        name: &[u8],
+        zone: &Name,
+        cut: &Arc<Cut>,
+        now: Tick,
+    ) -> Vec<Name> {
         if self.barred.len() >= MOST_BARRED {
             return Vec::new();
         }
@@ -356,133 +341,8 @@ impl Cuts {
             }
         }
         if self.cuts.len() < MOST_CUTS {
-            self.cuts.insert(name.into(), Known::new(cut));
+            self.cuts.insert(name.into(), Denied::new(cut));
         }
-    }
-}
-
-impl Resolver {
-    /// Denies a name that lies below a cut.
-    pub(super) fn answer_below_cut(
-        &self,
-        question: &Question,
-        route: &Route,
-        waiter: Waiter,
-    ) -> Option<Waiter> {
-        let now = Tick::of(self.now());
-        let Some(cut) = self.cut_above_of(question, route, now) else {
-            return Some(waiter);
-        };
-        self.telemetry.resolve.miss(route.zone);
-        self.answer([waiter], question, route.zone, &cut.answer(now));
-        self.keep_denied(question, route, &cut, now);
-        None
-    }
-
-    /// The cut that denies a question. For those who want no DNSSEC records: there are none that
-    /// would prove it.
-    fn cut_above_of(&self, question: &Question, route: &Route, now: Tick) -> Option<Arc<Cut>> {
-        if !route.cuts || question.dnssec_ok() || !route.trust.denies_by_name(qtype::A, now) {
-            return None;
-        }
-        let cut = lock(&self.cuts).above(question.name(), &route.name, now)?;
-        (!self.holds_data(question, now)).then_some(cut)
-    }
-
-    /// Keeps what a cut has denied, for those who ask again, at the workers; and no longer than the
-    /// cut lives.
-    fn keep_denied(&self, question: &Question, route: &Route, cut: &Cut, now: Tick) {
-        self.telemetry.resolve.happened(Event::Cut, route.zone);
-        let denial = question.with_type(DENIAL);
-        let times = [cut.stored, cut.until];
-        let draft = Draft {
-            upstream: cut.upstream,
-            ..Draft::new(&denial, cut.answer(now), route.zone, times)
-        };
-        keep::insert(&self.cache, &draft);
-    }
-
-    /// Has one question at a time go upstream below a cut that has run out, and the others wait for
-    /// what it brings, until then: `None` where that was the answer of `flight`. The twin question
-    /// for the other family is the rule, not the exception.
-    pub(super) async fn renew_cut(
-        self: &Arc<Self>,
-        flight: Flight,
-        route: &Route,
-        until: Instant,
-    ) -> Option<(Flight, Option<Renewal>)> {
-        match self.renewing(&flight.question, route) {
-            None => Some((flight, None)),
-            Some(Renewing::Lead(renewal)) => Some((flight, Some(renewal))),
-            Some(Renewing::Wait(is_over)) => {
-                // One that takes too long is not waited for: all go upstream then.
-                let _ = timeout_at(until, is_over.notified()).await;
-                let now = Tick::of(self.now());
-                let question = *flight.question;
-                let Some(cut) = self.cut_above_of(&question, route, now) else {
-                    return Some((flight, None));
-                };
-                flight.settle_with(&cut.answer(now));
-                self.keep_denied(&question, route, &cut, now);
-                None
-            }
-        }
-    }
-
-    fn renewing(self: &Arc<Self>, question: &Question, route: &Route) -> Option<Renewing> {
-        let now = Tick::of(self.now());
-        if !route.cuts || question.dnssec_ok() {
-            return None;
-        }
-        let mut cuts = lock(&self.cuts);
-        let above = cuts.run_out_above(question.name(), &route.name, now)?;
-        if let Some(is_over) = cuts.renewals.get(above) {
-            return Some(Renewing::Wait(Arc::clone(is_over)));
-        }
-        // Who is not believed renews nothing.
-        if !route.trust.denies_by_name(question.qtype(), now) {
-            return None;
-        }
-        let is_over = Arc::<Notify>::default();
-        cuts.renewals.insert(above.into(), Arc::clone(&is_over));
-        Some(Renewing::Lead(Renewal {
-            resolver: Arc::clone(self),
-            above: above.into(),
-            is_over,
-        }))
-    }
-
-    /// Takes note of a name that exists.
-    pub(super) fn cut_nothing_above(&self, name: &[u8], route: &Route, now: Tick) {
-        if route.cuts {
-            lock(&self.cuts).exists(name, &route.name, now);
-        }
-    }
-
-    /// Takes note of a name that does not exist. Returns the questions that are worth asking now.
-    pub(super) fn cut_above(
-        &self,
-        question: &Question,
-        route: &Route,
-        cut: Option<Cut>,
-        now: Tick,
-    ) -> Vec<Question> {
-        let is_believed = route.trust.denies_by_name(question.qtype(), now);
-        if let Some(cut) = &cut {
-            // A zone below a candidate, of servers that only the upstream knows of.
-            self.cut_nothing_above(cut.zone(), route, now);
-        }
-        let Some(cut) = cut.filter(|_| route.cuts && is_believed && !question.dnssec_ok()) else {
-            return Vec::new();
-        };
-        let wanted = lock(&self.cuts).denied(question.name(), &route.name, &Arc::new(cut), now);
-        // A zone with servers of its own below a candidate is not its to deny.
-        let routes = self.routes.load();
-        wanted
-            .iter()
-            .filter(|candidate| !routes.has_zone_below(candidate))
-            .map(|candidate| Question::of(candidate, qtype::A))
-            .collect()
     }
 }
 
