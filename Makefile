@@ -118,7 +118,7 @@ demo: agent coredns ## the agent is killed, stopped and replaced while two pods 
 
 # Where a row misses what it must it ends with an error: then the table says which.
 .PHONY: drills
-drills: agent coredns ## what pods notice of crashes, hangs, updates and floods, as a table (5 min; root)
+drills: agent coredns ## what names cost CoreDNS, what pods notice of crashes, hangs and floods, as tables (12 min; root)
 	@cargo build --locked --release -p nodens-tests --bin drills
 	@NODENS_BIN=$(TARGET)/release/nodens $(TARGET)/release/drills $(DRILLS)
 

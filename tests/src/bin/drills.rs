@@ -55,7 +55,7 @@ fn read() -> Options {
             .help(help)
     };
     let matches = Command::new("drills")
-        .about("Kills, stops, drains, starves and floods the agent of a node in namespaces, and measures what pods notice")
+        .about("Measures what names cost CoreDNS, then kills, stops, drains, starves and floods the agent of a node in namespaces, and measures what pods notice")
         .arg(
             Arg::new("drill")
                 .num_args(0..)

@@ -224,7 +224,7 @@ fn head(reader: &mut impl BufRead) -> io::Result<Option<(String, bool)>> {
                 let target = words.next().filter(|_| is_get);
                 return target
                     .map(|target| Some((target.to_owned(), is_last)))
-                    .ok_or(io::ErrorKind::InvalidData.into());
+                    .ok_or_else(|| io::ErrorKind::InvalidData.into());
             }
             _ => is_last |= line.eq_ignore_ascii_case("connection: close"),
         }
