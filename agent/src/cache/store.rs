@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::cell::{Cell, Handle};
 use super::entry::{self, Draft, Entry};
-use super::key::Hasher;
+use super::key::{self, Hasher};
 use super::memory::PAGE;
 use super::policy::{self, Cells, Policy};
 use super::slab::Slab;
@@ -111,7 +111,7 @@ impl Store {
         let wanted = draft.question.as_octets();
         let tag = self.hasher.tag(draft.question);
         let known = self.table.find(tag, |octets| entry::is_for(octets, wanted));
-        if known.is_none() && self.table.family(tag).take(FAMILY).count() == FAMILY {
+        if known.is_none() && !self.has_room_in_family(tag) {
             self.figures.refused_no_room += 1;
             return Err(Refusal::NoRoom);
         }
@@ -134,6 +134,25 @@ impl Store {
         self.keep_to_budget();
         self.make_ready(class);
         Ok(())
+    }
+
+    /// Whether a name may have one more entry. Where it has as many as may be, the oldest of a type
+    /// that few ask for goes: nobody is to keep a name's addresses out by asking for all its types.
+    fn has_room_in_family(&mut self, tag: u32) -> bool {
+        if self.table.family(tag).take(FAMILY).count() < FAMILY {
+            return true;
+        }
+        if self.table.in_limbo() > LIMBO {
+            return false;
+        }
+        let rare = self.table.family(tag).filter(|&handle| {
+            let cell = self.table.cell(handle);
+            key::is_rare(cell.tag.load(Relaxed)) && policy::is_queued(cell)
+        });
+        let stored =
+            |&handle: &Handle| Entry::read(self.table.octets(handle)).map(|entry| entry.stored());
+        let oldest = rare.min_by_key(stored);
+        oldest.map(|oldest| self.let_go(oldest)).is_some()
     }
 
     pub(super) fn pin(&mut self, draft: &Draft<'_>) -> Result<(), Refusal> {
@@ -324,6 +343,9 @@ impl Store {
         self.scratch.extend_from_slice(self.table.octets(old));
         let view = &View(&self.table, &self.slab);
         self.policy.inherit(old, fresh, view);
+        // It is the same answer, so it is due as before.
+        let asks = cell.asks.load(Relaxed);
+        view.cell(fresh).asks.store(asks, Relaxed);
         view.cell(old).state.store(policy::RETIRED, Relaxed);
         self.table.replace(tag, old, fresh, &self.scratch);
         true

@@ -15,8 +15,14 @@
 //! RFC 8020 wants an upstream that keeps to the tree of names, and a Corefile need not: a wildcard
 //! or `template` below a name that is denied is hidden by a cut. So a cut is made for nothing but
 //! such candidates, lives as long as any denial, and is bought anew with a whole name each time.
+//!
+//! A whole name that is denied says nothing about the others below: the pods of a StatefulSet get
+//! ready one after the other. So the candidate is asked for once more with it, where the cut has
+//! spared a query since; and a name that was denied by the cut alone for a lifetime is asked for
+//! itself the next time, once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
@@ -43,6 +49,8 @@ const ASKED_SECONDS: u32 = 10;
 const MOST_SUSPECTS: usize = 1024;
 const MOST_CUTS: usize = 1024;
 const MOST_BARRED: usize = 8192;
+/// Names of which it is known that a cut has denied them. Beyond that the oldest is taken for new.
+const MOST_HIDDEN: usize = 64;
 
 type Names<T> = HashMap<Box<[u8]>, T, RandomState>;
 
@@ -50,8 +58,59 @@ type Names<T> = HashMap<Box<[u8]>, T, RandomState>;
 #[derive(Debug, Default)]
 pub(super) struct Cuts {
     suspects: Names<Suspect>,
-    cuts: Names<Arc<Cut>>,
+    cuts: Names<Known>,
     barred: Names<Tick>,
+    hasher: RandomState,
+}
+
+/// A candidate that was denied.
+#[derive(Debug)]
+struct Known {
+    cut: Arc<Cut>,
+    /// Whether it has denied a name since its candidate was last asked for.
+    was_used: bool,
+    /// Names that it has denied, by their hash: until when the upstream need not be asked for them;
+    /// `None` where it was.
+    hidden: VecDeque<(u64, Option<Tick>)>,
+}
+
+impl Known {
+    fn new(cut: &Arc<Cut>) -> Self {
+        Self {
+            cut: Arc::clone(cut),
+            was_used: false,
+            hidden: VecDeque::new(),
+        }
+    }
+
+    /// The denial of this name; `None` where it was the cut's alone before.
+    fn deny(&mut self, name: u64, now: Tick) -> Option<Arc<Cut>> {
+        match self.hidden.iter().find(|(known, _)| *known == name) {
+            Some((_, Some(until))) if *until <= now => return None,
+            Some(_) => {}
+            None => self.remember(name, Some(self.cut.until)),
+        }
+        self.was_used = true;
+        Some(Arc::clone(&self.cut))
+    }
+
+    fn remember(&mut self, name: u64, until: Option<Tick>) {
+        if self.hidden.len() >= MOST_HIDDEN {
+            self.hidden.pop_front();
+        }
+        self.hidden.push_back((name, until));
+    }
+
+    /// The upstream has denied this name below: the cut lives on. Whether the candidate is to be
+    /// asked for.
+    fn renew(&mut self, name: u64, cut: &Arc<Cut>) -> bool {
+        self.cut = Arc::clone(cut);
+        match self.hidden.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, until)) => *until = None,
+            None => self.remember(name, None),
+        }
+        std::mem::take(&mut self.was_used)
+    }
 }
 
 #[derive(Debug)]
@@ -89,6 +148,13 @@ impl Cut {
             stored,
             until,
         })
+    }
+
+    /// The zone that the SOA shows.
+    fn zone(&self) -> &[u8] {
+        // Behind its name come type and class, and then the TTL.
+        let end = usize::from(u16::from_le_bytes(self.ttl_at)).saturating_sub(4);
+        self.soa.get(..end).unwrap_or_default()
     }
 
     fn answer(&self, now: Tick) -> Answer<'_> {
@@ -143,10 +209,14 @@ impl Cuts {
         *self = Self::default();
     }
 
-    /// The cut that a name lies below.
-    fn above(&self, name: &[u8], zone: &Name, now: Tick) -> Option<Arc<Cut>> {
-        let mut cuts = candidates(name, zone, false).filter_map(|above| self.cuts.get(above));
-        cuts.find(|cut| now < cut.until).map(Arc::clone)
+    /// The cut that a name lies below, where it may be denied without the upstream.
+    fn above(&mut self, name: &[u8], zone: &Name, now: Tick) -> Option<Arc<Cut>> {
+        let hash = self.hasher.hash_one(name);
+        let found = candidates(name, zone, false).find(|&above| {
+            let known = self.cuts.get(above);
+            known.is_some_and(|known| now < known.cut.until)
+        });
+        self.cuts.get_mut(found?)?.deny(hash, now)
     }
 
     /// Takes note that a name exists: so does everything above it.
@@ -185,12 +255,15 @@ impl Cuts {
             self.make(name, cut, now);
         }
         let mut wanted = Vec::new();
+        let hash = self.hasher.hash_one(name);
         for above in candidates(name, zone, false) {
             if self.barred.get(above).is_some_and(|until| now < *until) {
                 continue;
             }
             if let Some(known) = self.cuts.get_mut(above) {
-                *known = Arc::clone(cut);
+                if known.renew(hash, cut) {
+                    wanted.extend(Name::from_wire(above));
+                }
                 continue;
             }
             match self.suspects.get_mut(above) {
@@ -213,12 +286,15 @@ impl Cuts {
     }
 
     fn make(&mut self, name: &[u8], cut: &Arc<Cut>, now: Tick) {
-        if self.cuts.len() >= MOST_CUTS {
-            self.cuts
-                .retain(|_, cut| now < cut.until.after_seconds(FORGOTTEN_SECONDS));
+        // What might be renewed is worth less than what is denied now.
+        for seconds in [FORGOTTEN_SECONDS, 0] {
+            if self.cuts.len() >= MOST_CUTS {
+                self.cuts
+                    .retain(|_, known| now < known.cut.until.after_seconds(seconds));
+            }
         }
         if self.cuts.len() < MOST_CUTS {
-            self.cuts.insert(name.into(), Arc::clone(cut));
+            self.cuts.insert(name.into(), Known::new(cut));
         }
     }
 }
@@ -273,6 +349,10 @@ impl Resolver {
         now: Tick,
     ) -> Vec<Question> {
         let is_believed = route.trust.denies_by_name(question.qtype(), now);
+        if let Some(cut) = &cut {
+            // A zone below a candidate, of servers that only the upstream knows of.
+            self.cut_nothing_above(cut.zone(), route, now);
+        }
         let Some(cut) = cut.filter(|_| route.cuts && is_believed && !question.dnssec_ok()) else {
             return Vec::new();
         };
@@ -377,5 +457,38 @@ mod tests {
             let asked = cuts.denied(wire(name).as_wire(), &zone, &cut, Tick(0));
             assert!(asked.is_empty(), "{name}");
         }
+    }
+
+    #[test]
+    fn cuts_that_nobody_renews_give_way_to_new_ones() {
+        let mut cuts = Cuts::default();
+        let zone = Name::parse("cluster.local").unwrap();
+        let wire = |text: &str| Name::parse(text).unwrap();
+        let mut now = Tick(0);
+        let cut = |cuts: &mut Cuts, label: &str, now: Tick| {
+            let denial = Arc::new(Cut {
+                soa: Vec::new(),
+                ttl_at: [0, 0],
+                upstream: 0,
+                stored: now,
+                until: now.after_seconds(5),
+            });
+            for name in [
+                format!("a.{label}.cluster.local"),
+                format!("b.{label}.cluster.local"),
+                format!("{label}.cluster.local"),
+            ] {
+                cuts.denied(wire(&name).as_wire(), &zone, &denial, now);
+            }
+            let below = wire(&format!("c.{label}.cluster.local"));
+            cuts.above(below.as_wire(), &zone, now).is_some()
+        };
+        for number in 0..MOST_CUTS {
+            assert!(cut(&mut cuts, &format!("n{number}"), now), "{number}");
+        }
+        assert!(!cut(&mut cuts, "com", now), "all of them are in force");
+        now = now.after_seconds(20);
+        assert!(cut(&mut cuts, "com", now));
+        assert!(cuts.cuts.len() <= MOST_CUTS);
     }
 }

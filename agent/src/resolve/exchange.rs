@@ -22,7 +22,7 @@ use super::connection::Exchanged;
 use super::pool::{Lent, Take};
 use super::routes::Route;
 use super::upstream::{Failure, Server};
-use super::{Failed, Resolver, lock};
+use super::{Resolver, lock};
 use crate::config::Limits;
 use crate::telemetry::cells::{Outcome, Unfit};
 use crate::wire::edns::ExtendedError;
@@ -48,8 +48,25 @@ pub(super) struct Asking<'a> {
     pub(super) deadline: Instant,
 }
 
-/// How one try ended without an answer; with why, where that says more than that there was none.
-type Vain = Option<ExtendedError>;
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// What an upstream said that could or would not answer.
+    pub(super) refusal: Option<Exchanged>,
+    /// What it comes down to where none has said anything.
+    pub(super) why: ExtendedError,
+}
+
+/// How one try ended without an answer.
+#[derive(Debug)]
+enum Vain {
+    /// For this reason.
+    Because(ExtendedError),
+    /// For none that says more than those before it.
+    Nothing,
+    /// It had little time.
+    Short,
+}
 
 /// A query that is under way as the second one.
 type Rival<'a> = Pin<Box<dyn Future<Output = Result<Exchanged, Failure>> + Send + 'a>>;
@@ -70,7 +87,7 @@ impl Resolver {
         };
         let mut visited = Visited::default();
         let tries = TRIES.max(asking.route.server_count());
-        for left in (0..tries).rev() {
+        for number in 0..tries {
             let now = Instant::now();
             if now >= asking.deadline {
                 break;
@@ -78,7 +95,7 @@ impl Resolver {
             let Some(server) = asking.route.choose(&mut visited, now) else {
                 break;
             };
-            match try_once(asking, server, &mut visited, now, left == 0).await {
+            match try_once(asking, server, &mut visited, now, number + 1 == tries).await {
                 Ok((exchanged, _)) if exchanged.is_refusal() || exchanged.is_loop() => {
                     // CoreDNS sheds load with REFUSED: another server may do better. Passed on only
                     // where all say so.
@@ -93,7 +110,10 @@ impl Resolver {
                     }
                 }
                 Ok(answered) => return Ok(answered),
-                Err(why) => failed.why = why.unwrap_or(failed.why),
+                // Most of the time went by before anything was asked: that is ours to answer for.
+                Err(Vain::Short) if number == 0 => failed.why = ExtendedError::OVER_LIMIT,
+                Err(Vain::Because(why)) => failed.why = why,
+                Err(Vain::Nothing | Vain::Short) => {}
             }
         }
         Err(failed)
@@ -108,16 +128,16 @@ async fn try_once(
     began: Instant,
     is_last: bool,
 ) -> Result<(Exchanged, u16), Vain> {
-    let until = asking.deadline.min(began + asking.limits.attempt_timeout);
     let (mut take, mut now) = (Take::Any, began);
     for _ in 0..MOST_STALE {
         let (lent, sent) = match server.lend(take, asking.limits, now) {
             Some(lent) => (lent, now),
             None => {
-                let lent = wait(asking, server, until, is_last, now).await?;
+                let lent = wait(asking, server, is_last, now).await?;
                 (lent, Instant::now())
             }
         };
+        let until = asking.deadline.min(sent + asking.limits.attempt_timeout);
         let request = server.request(asking.question);
         let mut first = pin!(server.exchange(lent, &request, sent));
         let patience = server.patience(asking.limits);
@@ -143,7 +163,7 @@ async fn try_once(
             }
         }
     }
-    Err(Some(ExtendedError::NETWORK))
+    Err(Vain::Because(ExtendedError::NETWORK))
 }
 
 /// Goes on waiting for a query that takes long, and asks it a second time where it may. With the
@@ -156,7 +176,7 @@ async fn insist<'a>(
     first: Pin<&mut (impl Future<Output = Result<Exchanged, Failure>> + Send)>,
 ) -> Result<(Exchanged, &'a Arc<Server>), Failure> {
     if Instant::now() >= until {
-        return Err(time_is_up(server, sent));
+        return Err(time_is_up(asking, server, sent));
     }
     let (other, second) = second(asking, server, visited, sent).unzip();
     match timeout_at(until, outlast(first, second)).await {
@@ -171,7 +191,7 @@ async fn insist<'a>(
             if let Some(other) = other.filter(|other| !Arc::ptr_eq(other, server)) {
                 other.timed_out(sent);
             }
-            Err(time_is_up(server, sent))
+            Err(time_is_up(asking, server, sent))
         }
     }
 }
@@ -180,10 +200,10 @@ async fn insist<'a>(
 async fn wait(
     asking: &Asking<'_>,
     server: &Arc<Server>,
-    until: Instant,
     is_last: bool,
     now: Instant,
 ) -> Result<Lent, Vain> {
+    let until = asking.deadline.min(now + asking.limits.attempt_timeout);
     // Waiting for a place among our own connections says nothing about the server.
     let is_full = lock(server.pool()).is_full();
     let end = match (is_full, is_last || asking.route.server_count() == 1) {
@@ -194,10 +214,10 @@ async fn wait(
     match timeout_at(end, server.wait(asking.client)).await {
         Ok(Ok(lent)) => Ok(lent),
         Ok(Err(outcome)) => Err(why(Failure::Outcome(outcome))),
-        Err(_) if lock(server.pool()).is_full() => Err(Some(ExtendedError::OVER_LIMIT)),
+        Err(_) if lock(server.pool()).is_full() => Err(Vain::Because(ExtendedError::OVER_LIMIT)),
         Err(_) => {
             server.is_late(now);
-            Err(Some(ExtendedError::NO_UPSTREAM))
+            Err(Vain::Because(ExtendedError::NO_UPSTREAM))
         }
     }
 }
@@ -261,18 +281,21 @@ async fn outlast(
     .await
 }
 
-fn time_is_up(server: &Server, sent: Instant) -> Failure {
+fn time_is_up(asking: &Asking<'_>, server: &Server, sent: Instant) -> Failure {
+    if sent.elapsed() < asking.limits.attempt_timeout / 2 {
+        server.cut_short();
+        return Failure::Short;
+    }
     server.timed_out(sent);
     Failure::Outcome(Outcome::Timeout)
 }
 
 fn why(failure: Failure) -> Vain {
-    if failure.is_network() {
-        Some(ExtendedError::NETWORK)
-    } else if failure == Failure::Outcome(Outcome::Timeout) {
-        Some(ExtendedError::NO_UPSTREAM)
-    } else {
-        None
+    match failure {
+        Failure::Short => Vain::Short,
+        Failure::Outcome(Outcome::Timeout) => Vain::Because(ExtendedError::NO_UPSTREAM),
+        failure if failure.is_network() => Vain::Because(ExtendedError::NETWORK),
+        _ => Vain::Nothing,
     }
 }
 

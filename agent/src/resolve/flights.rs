@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::connection::Exchanged;
+use super::exchange::Failed;
 use super::routes::Route;
-use super::{Failed, Resolver, To, Waiter, lock};
+use super::{Resolver, To, Waiter, lock};
 use crate::telemetry::cells::OverLimit;
 use crate::wire::edns::ExtendedError;
 use crate::wire::question::Question;

@@ -40,9 +40,8 @@ use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout_at};
 
-use self::connection::Exchanged;
 use self::cuts::Cuts;
-use self::exchange::Asking;
+use self::exchange::{Asking, Failed};
 use self::flights::{Flight, Flights, Joined};
 use self::outbox::Outbox;
 use self::routes::Route;
@@ -75,15 +74,6 @@ pub struct Waiter {
     pub arrived_ns: u64,
     /// Where the answer goes.
     pub to: To,
-}
-
-/// Why there is no answer.
-#[derive(Debug)]
-struct Failed {
-    /// What an upstream said that could or would not answer.
-    refusal: Option<Exchanged>,
-    /// What it comes down to where none has said anything.
-    why: ExtendedError,
 }
 
 /// Where an answer goes.
@@ -367,9 +357,14 @@ impl Resolver {
             }
         };
         // That we have too much to do ourselves says nothing about the name.
-        if failed.why != ExtendedError::OVER_LIMIT {
+        if failed.why != ExtendedError::OVER_LIMIT && self.is_in_force(question, route) {
             self.remember_failure(question, rcode, route.zone);
         }
+    }
+
+    /// Whether a question still goes this way: a reload may have sent its name elsewhere meanwhile.
+    fn is_in_force(&self, question: &Question, route: &Route) -> bool {
+        std::ptr::eq(&**self.routes.load().of(question.name()), route)
     }
 
     /// Answers at once with an earlier answer where the zone's upstreams are known to be down, and

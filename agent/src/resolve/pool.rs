@@ -413,15 +413,22 @@ impl Waiting {
             let Some(queue) = self.of.get_mut(&client) else {
                 continue;
             };
-            let next = queue.pop_front();
+            // Those who wait no more take no turn.
+            let mut waits = None;
+            while let Some(next) = queue.pop_front() {
+                self.held -= 1;
+                if !next.is_closed() {
+                    waits = Some(next);
+                    break;
+                }
+            }
             if queue.is_empty() {
                 self.of.remove(&client);
             } else {
                 self.turn.push_back(client);
             }
-            self.held -= usize::from(next.is_some());
-            if let Some(next) = next.filter(|next| !next.is_closed()) {
-                return Some(next);
+            if waits.is_some() {
+                return waits;
             }
         }
         None

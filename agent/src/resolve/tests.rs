@@ -133,5 +133,5 @@ fn a_miss_under_way_takes_little_memory() {
     let flight = Flight::new(&resolver, question, &route, nobody);
     let size = size_of_val(&Arc::clone(&resolver).resolve(flight, route, 0));
     // Ten thousand of them may wait while no upstream answers.
-    assert!(size <= 1400, "{size} octets, question and waiters apart");
+    assert!(size <= 1536, "{size} octets, question and waiters apart");
 }

@@ -39,6 +39,8 @@ pub(super) enum Failure {
     Outcome(Outcome),
     /// The connection had been used before: its server may be well.
     Stale,
+    /// The time was up before the server could well have answered.
+    Short,
 }
 
 impl Failure {
@@ -53,6 +55,7 @@ impl Failure {
         match self {
             Self::Outcome(outcome) => outcome,
             Self::Stale => Outcome::Closed,
+            Self::Short => Outcome::Timeout,
         }
     }
 
@@ -213,6 +216,11 @@ impl Server {
     pub(super) fn timed_out(&self, began: Instant) {
         self.close_unheard(began);
         self.failed(Outcome::Timeout, began, Instant::now());
+    }
+
+    /// Counts a try that ended before the server could well have answered.
+    pub(super) fn cut_short(&self) {
+        self.cells().end(Outcome::Timeout);
     }
 
     /// Notes that no connection was to be had since `began`, nor an end of the attempts.
