@@ -604,23 +604,23 @@ fn into_the_void(hedge_percent: &str) -> Duration {
 #[test]
 fn a_pod_that_falls_silent_among_three_keeps_nobody_waiting() {
     const QUERIES: usize = 1200;
-    let is_silent = Arc::new(AtomicBool::new(false));
-    let silent = Arc::clone(&is_silent);
-    let fault = Fault::builder()
-        .start(move |asked: &Asked| {
-            let is_third = asked.connection.is_some_and(|number| number % 3 == 0);
-            if is_third && silent.load(Relaxed) {
-                vec![]
-            } else {
-                vec![Step::Send(truth(asked))]
-            }
-        })
-        .unwrap();
+    let silent_below = Arc::new(AtomicU64::new(0));
+    let below = Arc::clone(&silent_below);
+    let fault = Fault::start(move |asked: &Asked| {
+        let below = below.load(Relaxed);
+        let is_silent = |number: u64| number % 3 == 0 && number < below;
+        if asked.connection.is_some_and(is_silent) {
+            vec![]
+        } else {
+            vec![Step::Send(truth(asked))]
+        }
+    })
+    .unwrap();
     let agent = agent().upstream(fault.addr()).start().unwrap();
     let mut slowest = Duration::ZERO;
     for number in 0..QUERIES {
         if number == QUERIES / 3 {
-            is_silent.store(true, Relaxed);
+            silent_below.store(fault.connections(), Relaxed);
         }
         // Eight at a time now and then, so that there are connections to all of the pods.
         let at_a_time = if number % 100 == 0 { 8 } else { 1 };

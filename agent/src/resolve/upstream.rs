@@ -231,6 +231,9 @@ impl Server {
     /// How long a query waits before it is asked a second time; `None` is that it is not. Counts
     /// the query.
     pub(super) fn patience(&self, limits: &Limits) -> Option<Duration> {
+        if limits.hedge_percent == 0 {
+            return None;
+        }
         let mut pace = lock(&self.pace);
         pace.earn(limits.hedge_percent);
         pace.patience()
