@@ -608,7 +608,7 @@ fn a_pod_that_falls_silent_among_three_keeps_nobody_waiting() {
     let below = Arc::clone(&silent_below);
     let fault = Fault::start(move |asked: &Asked| {
         let below = below.load(Relaxed);
-        let is_silent = |number: u64| number % 3 == 0 && number < below;
+        let is_silent = |number: u64| number.is_multiple_of(3) && number < below;
         if asked.connection.is_some_and(is_silent) {
             vec![]
         } else {
