@@ -98,6 +98,7 @@ fn words(page: &Status) -> String {
         "address",
         "zone",
         "state",
+        "time / p95",
         "in flight",
         "idle",
         "answered",
@@ -160,32 +161,47 @@ fn route(route: &Route) -> Vec<String> {
 }
 
 fn upstream(upstream: &Upstream) -> Vec<String> {
-    let state = match (upstream.is_down, upstream.answered) {
-        (true, _) => "down",
-        (false, Some(_)) => "up",
-        (false, None) => "not asked",
-    };
-    let error = match (&upstream.error, upstream.failed) {
-        (Some(error), Some(failed)) => format!("{error} {}", ago(failed)),
+    let error = match (&upstream.words, upstream.failed) {
+        (Some(words), Some(failed)) => format!("{}: {words}", ago(failed)),
         _ => "-".to_owned(),
+    };
+    let ages = match (upstream.youngest, upstream.oldest) {
+        (Some(youngest), Some(oldest)) => format!(" ({youngest:.0} to {oldest:.0} s old)"),
+        _ => String::new(),
+    };
+    let under_way = match upstream.waiting {
+        0 => upstream.in_flight.to_string(),
+        waiting => format!("{}, {waiting} wait", upstream.in_flight),
     };
     row([
         &upstream.address,
         &upstream.zone,
-        state,
-        &upstream.in_flight.to_string(),
-        &upstream.idle.to_string(),
+        &upstream.state,
+        &format!("{} / {}", span(upstream.smoothed), span(upstream.p95)),
+        &under_way,
+        &format!("{}{ages}", upstream.idle),
         &upstream.answered.map_or_else(|| "-".to_owned(), ago),
         &error,
-        &exchanges(&upstream.exchanges),
+        &exchanges(&upstream.exchanges, upstream.hedges),
     ])
 }
 
-fn exchanges(counts: &BTreeMap<String, u64>) -> String {
-    let counts: Vec<_> = counts
+/// A time of milliseconds.
+fn span(seconds: Option<f64>) -> String {
+    seconds.map_or_else(
+        || "-".to_owned(),
+        |seconds| format!("{:.1} ms", seconds * 1e3),
+    )
+}
+
+fn exchanges(counts: &BTreeMap<String, u64>, hedges: u64) -> String {
+    let mut counts: Vec<_> = counts
         .iter()
         .map(|(outcome, count)| format!("{outcome} {count}"))
         .collect();
+    if hedges > 0 {
+        counts.push(format!("asked twice {hedges}"));
+    }
     match counts.as_slice() {
         [] => "-".to_owned(),
         some => some.join(", "),

@@ -357,6 +357,15 @@ pub const KEYS: &[Key] = &[
         "An upstream connection without a query this long is closed. CoreDNS closes after 10 s.",
     ),
     key(
+        "limits.hedgePercent",
+        Kind::Count(limits::HEDGE_PERCENT),
+        "",
+        true,
+        "Queries of a hundred that may be asked a second time, of another server or over another \
+         connection, while no answer has come in the time that 95 of 100 answers take, at least 20 \
+         ms. It hides a pod that died, or a packet that was lost. `0` turns it off.",
+    ),
+    key(
         "limits.drainTimeout",
         Kind::Time(limits::DRAIN_TIMEOUT),
         "",

@@ -94,6 +94,9 @@ pub const CONNECT_TIMEOUT: Limit<Duration> = millis(500, 10, 10_000);
 pub const UPSTREAM_CONNECTIONS: Limit<u64> = count(256, 1, 1024);
 /// `limits.upstreamIdle`: below the 10 s after which CoreDNS closes.
 pub const UPSTREAM_IDLE: Limit<Duration> = secs(8, 1, 300);
+/// `limits.hedgePercent`, queries of a hundred; 0 is off. Above 20 a server that has too much to do
+/// would get a good deal more.
+pub const HEDGE_PERCENT: Limit<u64> = count(5, 0, 20);
 /// `limits.drainTimeout`: below the 30 s of grace that Kubernetes gives a pod by default.
 pub const DRAIN_TIMEOUT: Limit<Duration> = secs(5, 0, 120);
 

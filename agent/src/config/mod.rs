@@ -201,6 +201,8 @@ pub struct Limits {
     pub upstream_connections: usize,
     /// An upstream connection without a query this long is closed; CoreDNS does so after 10 s.
     pub upstream_idle: Duration,
+    /// Queries of a hundred that may be asked a second time while the first is under way.
+    pub hedge_percent: u32,
     /// How long a drain may take.
     pub drain_timeout: Duration,
 }

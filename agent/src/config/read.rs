@@ -252,6 +252,7 @@ impl Reader<'_> {
             connect_timeout: connect.value,
             upstream_connections: self.count("limits.upstreamConnections").value,
             upstream_idle: self.time("limits.upstreamIdle").value,
+            hedge_percent: self.count("limits.hedgePercent").value,
             drain_timeout: self.time("limits.drainTimeout").value,
         }
     }

@@ -145,6 +145,7 @@ fn everything_but_the_upstreams_has_a_default() {
             connect_timeout: Duration::from_millis(500),
             upstream_connections: 256,
             upstream_idle: Duration::from_secs(8),
+            hedge_percent: 5,
             drain_timeout: Duration::from_secs(5),
         }
     );

@@ -258,7 +258,7 @@ async fn keep_house(health: Arc<Health>, cache: Cache, resolver: Arc<Resolver>) 
         health.beat(nanoseconds(now));
         if round % BEATS_A_SECOND == 0 {
             cache.sweep(Tick::of(now));
-            resolver.close_idle();
+            resolver.look_after_upstreams();
         }
     }
 }

@@ -334,18 +334,37 @@ pub struct Upstream {
     pub address: String,
     /// The zone that it serves.
     pub zone: String,
+    /// `up`, `failing` (others are asked first), `down` (it has not answered since it failed) or
+    /// `not asked`.
+    pub state: String,
     /// It has failed and not answered since.
     pub is_down: bool,
+    /// The smoothed time of an answer, in seconds.
+    pub smoothed: Option<f64>,
+    /// The time below which 95 of 100 answers came, in seconds.
+    pub p95: Option<f64>,
     /// Queries that it is being asked.
     pub in_flight: usize,
+    /// Queries that wait for a connection.
+    pub waiting: usize,
     /// Connections that wait for a query.
     pub idle: usize,
+    /// Connections that are being opened.
+    pub dialling: usize,
+    /// The age of the youngest connection that waits, in seconds.
+    pub youngest: Option<f64>,
+    /// The age of the oldest, in seconds.
+    pub oldest: Option<f64>,
     /// How long ago it last answered.
     pub answered: Option<f64>,
     /// How long ago it last failed.
     pub failed: Option<f64>,
     /// How that was, as in the metrics.
     pub error: Option<String>,
+    /// The same in words.
+    pub words: Option<String>,
+    /// Queries that were asked a second time at this address, as the first took long.
+    pub hedges: u64,
     /// How tries at this address ended so far, those of its other zones among them.
     pub exchanges: BTreeMap<String, u64>,
 }

@@ -3,7 +3,8 @@
 
 use super::page::{Configuration, Lane, Listen, Route, Status, Steering, Upstream};
 use super::{Inspector, store};
-use crate::resolve::{ServerView, ZoneView};
+use crate::resolve::{Snapshot, State, ZoneView};
+use crate::telemetry::cells::Outcome;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::registry::{HealthFigures, SteeringFigures};
 
@@ -52,17 +53,34 @@ impl Inspector {
         }
     }
 
-    fn upstream(&self, zone: &ZoneView, server: &ServerView) -> Upstream {
+    fn upstream(&self, zone: &ZoneView, server: &Snapshot) -> Upstream {
         let exchanges = self.telemetry.exchanges(server.index).into_iter();
         Upstream {
             address: server.address.to_string(),
             zone: zone.zone.name.to_string(),
-            is_down: server.is_down,
+            state: match (server.state, server.last_answer) {
+                (State::Up, None) => "not asked".to_owned(),
+                (state, _) => state.label().to_owned(),
+            },
+            is_down: server.state == State::Down,
+            smoothed: server.smoothed.map(|time| time.as_secs_f64()),
+            p95: server.p95.map(|time| time.as_secs_f64()),
             in_flight: server.in_flight,
+            waiting: server.waiting,
             idle: server.idle,
-            answered: server.answered.map(|ago| ago.as_secs_f64()),
-            failed: server.failure.map(|(_, ago)| ago.as_secs_f64()),
-            error: server.failure.map(|(label, _)| label.to_owned()),
+            dialling: server.dialling,
+            youngest: server.ages.map(|(youngest, _)| youngest.as_secs_f64()),
+            oldest: server.ages.map(|(_, oldest)| oldest.as_secs_f64()),
+            answered: server.last_answer.map(|ago| ago.as_secs_f64()),
+            failed: server.last_error.map(|(_, ago)| ago.as_secs_f64()),
+            error: server.last_error.map(|(outcome, _)| {
+                let (_, label) = Outcome::ALL[outcome as usize];
+                label.to_owned()
+            }),
+            words: server
+                .last_error
+                .map(|(outcome, _)| outcome.words().to_owned()),
+            hedges: server.hedges,
             exchanges: exchanges
                 .map(|(label, count)| (label.to_owned(), count))
                 .collect(),

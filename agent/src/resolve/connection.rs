@@ -132,15 +132,28 @@ impl Exchanged {
     }
 }
 
-/// An open connection.
+/// An open connection. It moves from hand to hand: on the heap, so that futures stay small.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: TcpStream,
+    opened: Instant,
     /// When it should end.
     ends: Instant,
     used: Instant,
     is_fresh: bool,
+    /// A question is under way on it.
+    is_asked: bool,
     _count: Count,
+}
+
+impl Drop for Connection {
+    /// One that may lead into the void ends at once: the kernel would keep it, and its port, for
+    /// minutes, to say goodbye.
+    fn drop(&mut self) {
+        if self.is_asked {
+            let _ = self.stream.set_zero_linger();
+        }
+    }
 }
 
 /// Counts a connection from its beginning to its end.
@@ -159,16 +172,18 @@ impl Connection {
         max_age: Duration,
         telemetry: &Arc<Telemetry>,
         index: u16,
-    ) -> Self {
+    ) -> Box<Self> {
         telemetry.resolve.upstream(index).open();
         let now = Instant::now();
-        Self {
+        Box::new(Self {
             stream,
+            opened: now,
             ends: now + max_age,
             used: now,
             is_fresh: true,
+            is_asked: false,
             _count: Count(Arc::clone(telemetry), index),
-        }
+        })
     }
 
     /// Whether a question may go over it: not too old, and nothing came that nobody asked for, nor
@@ -185,21 +200,41 @@ impl Connection {
         self.used >= moment
     }
 
+    /// Whether nothing was asked on it yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.is_fresh
+    }
+
+    /// Whether it has to end by this moment.
+    pub(super) fn ends_by(&self, moment: Instant) -> bool {
+        self.ends <= moment
+    }
+
+    /// How long it has been open.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now - self.opened
+    }
+
     /// Asks and waits for the answer; gives the connection back with it. What does not belong to
     /// the question is dropped and counted.
     pub(super) async fn exchange(
-        mut self,
+        mut self: Box<Self>,
         request: &Request,
         cells: &UpstreamCells,
-    ) -> Result<(Self, Exchanged), Failure> {
+    ) -> Result<(Box<Self>, Exchanged), Failure> {
+        self.is_asked = true;
         let result = self.ask(request, cells).await;
         match result {
             Ok(exchanged) => {
+                self.is_asked = false;
                 self.is_fresh = false;
                 self.used = Instant::now();
                 Ok((self, exchanged))
             }
-            Err(Outcome::Reset | Outcome::Closed) if !self.is_fresh => Err(Failure::Stale),
+            // The last two are how the kernel's own patience ends.
+            Err(
+                Outcome::Reset | Outcome::Closed | Outcome::ConnectTimeout | Outcome::Unreachable,
+            ) if !self.is_fresh => Err(Failure::Stale),
             Err(outcome) => Err(Failure::Outcome(outcome)),
         }
     }

@@ -10,14 +10,20 @@
 //! Everything runs on one thread, so a lock here is never waited for; it only lets the compiler see
 //! that nothing is shared by accident.
 
+mod choice;
 mod connection;
 mod cuts;
 mod denial;
+mod dial;
+mod exchange;
 mod flights;
 mod keep;
 mod outbox;
+mod pace;
+mod pool;
 mod routes;
 mod settle;
+mod snapshot;
 mod stale;
 mod timeline;
 mod upstream;
@@ -33,40 +39,34 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
-use self::connection::Exchanged;
 use self::cuts::Cuts;
 pub use self::cuts::Known;
+use self::exchange::{Asking, Failed};
 use self::flights::{Flight, Flights, Joined};
 use self::outbox::Outbox;
 use self::routes::Route;
 pub use self::routes::Routes;
 pub use self::settle::Reply;
+pub use self::snapshot::{Snapshot, State};
 use self::timeline::Timeline;
-pub use self::upstream::ServerView;
-use self::upstream::{Failed, Failure, Server};
 pub use self::view::{NameView, Prospect, ZoneView};
 use crate::cache::{Cache, Lookup, Reader, Tick};
 use crate::config::{CacheConfig, Limits};
 use crate::lock::lock;
 use crate::miss::{Asked, Miss, Receiver};
-use crate::telemetry::cells::{OverLimit, Unfit};
+use crate::telemetry::cells::OverLimit;
 use crate::telemetry::clock::nanoseconds;
 use crate::telemetry::counters::add;
 use crate::telemetry::registry::Telemetry;
 use crate::wire::answer::{Answer, Standing};
 use crate::wire::edns::ExtendedError;
-use crate::wire::name::Name;
 use crate::wire::question::Question;
 use crate::wire::rcode;
 
 /// Misses that are taken in before other tasks get their turn.
 const TURN: usize = 64;
-
-/// Tries of one query: each at the next server, or at the same on a fresh connection.
-const TRIES: usize = 3;
 
 /// Who waits for an answer, and where it goes.
 #[derive(Debug)]
@@ -288,8 +288,8 @@ impl Resolver {
             }
             Joined::Coalesced => add(&cells.coalesced, 1),
             Joined::Repeated => {}
-            Joined::Leads(arrived_ns) => {
-                let flight = Flight::new(self, question, &route);
+            Joined::Leads(arrived_ns, client) => {
+                let flight = Flight::new(self, question, &route, client);
                 self.launch(flight, route, arrived_ns);
             }
         }
@@ -317,7 +317,14 @@ impl Resolver {
             return;
         };
         let result = {
-            let exchange = self.exchange(&flight.question, &route, &limits, deadline);
+            let asking = Asking {
+                question: &flight.question,
+                route: &route,
+                limits: &limits,
+                client: flight.client,
+                deadline,
+            };
+            let exchange = self.exchange(&asking);
             tokio::pin!(exchange);
             match timeout_at(patience, exchange.as_mut()).await {
                 Ok(result) => result,
@@ -337,64 +344,6 @@ impl Resolver {
             }
             Err(failed) => flight.fail(&failed),
         }
-    }
-
-    /// Asks servers in turn until one answers, none is left to try, or the time is up. The answer
-    /// comes with the index of its server.
-    async fn exchange(
-        &self,
-        question: &Question,
-        route: &Route,
-        limits: &Limits,
-        deadline: Instant,
-    ) -> Result<(Exchanged, u16), Failed> {
-        let mut failed = Failed {
-            refusal: None,
-            why: ExtendedError::NO_UPSTREAM,
-        };
-        let tries = TRIES.max(route.server_count());
-        for (number, server) in route.servers().take(tries).enumerate() {
-            // Waiting for a place among our own connections says nothing about the server.
-            let Ok(place) = timeout_at(deadline, server.place(limits)).await else {
-                failed.why = ExtendedError::OVER_LIMIT;
-                break;
-            };
-            let began = Instant::now();
-            let until = deadline.min(began + limits.attempt_timeout);
-            let result = timeout_at(until, server.ask(question, limits, place)).await;
-            note(question, server, &result, began);
-            match result {
-                Ok(Ok(exchanged)) if exchanged.is_refusal() || exchanged.is_loop() => {
-                    // CoreDNS sheds load with REFUSED: another server may do better. Passed on only
-                    // where all say so.
-                    if exchanged.is_loop() {
-                        self.telemetry.resolve.unfit(Unfit::Loop);
-                        failed.why = ExtendedError::CNAME_LOOP;
-                    } else {
-                        failed.refusal = Some(exchanged);
-                    }
-                    if route.server_count() == 1 {
-                        break;
-                    }
-                }
-                Ok(Ok(exchanged)) => return Ok((exchanged, server.index())),
-                Ok(Err(failure)) => {
-                    if failure.is_network() {
-                        failed.why = ExtendedError::NETWORK;
-                    }
-                }
-                // Most of the time went by before it was asked.
-                Err(_) if began.elapsed() < limits.attempt_timeout / 2 => {
-                    failed.why = failed.of_short_try(number);
-                    server.cut_short();
-                }
-                Err(_) => {
-                    failed.why = ExtendedError::NO_UPSTREAM;
-                    server.timed_out(began);
-                }
-            }
-        }
-        Err(failed)
     }
 
     /// Tells all of `waiters` that the upstreams failed, as they said it where they did, and
@@ -463,35 +412,6 @@ impl Resolver {
             self.ask_ahead(question);
         }
         None
-    }
-}
-
-/// One line a try, where the log wants names (`log.level: debug`).
-fn note(
-    question: &Question,
-    server: &Server,
-    result: &Result<Result<Exchanged, Failure>, Elapsed>,
-    began: Instant,
-) {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return;
-    }
-    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let (upstream, qtype) = (server.address(), question.qtype());
-    let qname = Name::from_wire(question.name()).unwrap_or(Name::ROOT);
-    match result {
-        Ok(Ok(exchanged)) => {
-            let rcode = exchanged.response.rcode;
-            tracing::debug!(%qname, qtype, %upstream, rcode, ms, "an upstream has answered");
-        }
-        Ok(Err(failure)) => {
-            let error = failure.label();
-            tracing::debug!(%qname, qtype, %upstream, error, ms, "an upstream has not answered");
-        }
-        Err(_) => {
-            let error = "timeout";
-            tracing::debug!(%qname, qtype, %upstream, error, ms, "an upstream has not answered");
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
 
 use super::denial::Trust;
 use super::upstream::Server;
@@ -30,7 +30,8 @@ pub(super) struct Route {
     /// What its upstreams have shown of how they deny names.
     pub(super) trust: Trust,
     servers: Vec<Arc<Server>>,
-    next: AtomicUsize,
+    /// Draws servers: each call the next ones.
+    pub(super) next: AtomicUsize,
 }
 
 impl Route {
@@ -43,10 +44,9 @@ impl Route {
         self.servers.iter().all(|server| server.is_down())
     }
 
-    /// The servers in turn, over and over: each call begins with the next one.
-    pub(super) fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
-        let first = self.next.fetch_add(1, Relaxed) % self.servers.len().max(1);
-        self.servers.iter().cycle().skip(first)
+    /// Its servers, in the order of the configuration.
+    pub(super) fn all_servers(&self) -> &[Arc<Server>] {
+        &self.servers
     }
 }
 
@@ -175,5 +175,12 @@ impl Routes {
     /// Every server, once for each of its zones.
     pub(super) fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
         self.servers.values()
+    }
+
+    /// Every server with its zone.
+    pub(super) fn zones_and_servers(&self) -> impl Iterator<Item = (&Name, &Arc<Server>)> {
+        self.servers
+            .iter()
+            .map(|((zone, _), server)| (zone, server))
     }
 }

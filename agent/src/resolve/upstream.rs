@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One upstream server and its connections.
+//! One upstream server: what is known of it, and one query to it. Its connections are in `pool`.
 //!
 //! CoreDNS answers a connection strictly in order and closes it after 10 s without a query, so a
 //! connection carries one query at a time, there are as many as are needed at once, and we close
 //! them before it does.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use super::choice::{Health, Standing};
 use super::connection::{Connection, Exchanged, Request};
-use super::{Resolver, lock};
+use super::dial::dial;
+use super::lock;
+use super::pace::Pace;
+use super::pool::{Lent, Pool};
+use super::snapshot::{Snapshot, State};
 use crate::config::Limits;
 use crate::telemetry::cells::{Outcome, UpstreamCells};
 use crate::telemetry::registry::Telemetry;
-use crate::wire::edns::ExtendedError;
 use crate::wire::question::Question;
 
 /// Longest life of a connection; it ends up to a fifth earlier or later, so that load moves to
@@ -37,17 +39,24 @@ pub(super) enum Failure {
     Outcome(Outcome),
     /// The connection had been used before: its server may be well.
     Stale,
+    /// The time was up before the server could well have answered.
+    Short,
 }
 
 impl Failure {
     /// As in the metrics.
     pub(super) fn label(self) -> &'static str {
-        let outcome = match self {
+        let (_, label) = Outcome::ALL[self.outcome() as usize];
+        label
+    }
+
+    /// How the try ended.
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
             Self::Outcome(outcome) => outcome,
             Self::Stale => Outcome::Closed,
-        };
-        let (_, label) = Outcome::ALL[outcome as usize];
-        label
+            Self::Short => Outcome::Timeout,
+        }
     }
 
     /// Whether the network said so, rather than nobody anything.
@@ -61,66 +70,27 @@ impl Failure {
     }
 }
 
-/// Why there is no answer.
-#[derive(Debug)]
-pub(super) struct Failed {
-    /// What an upstream said that could or would not answer.
-    pub(super) refusal: Option<Exchanged>,
-    /// What it comes down to where none has said anything.
-    pub(super) why: ExtendedError,
-}
-
-impl Failed {
-    /// Why there is no answer behind a try, the first being number 0, that had little time.
-    pub(super) fn of_short_try(&self, number: usize) -> ExtendedError {
-        match number {
-            0 => ExtendedError::OVER_LIMIT,
-            _ => self.why,
-        }
-    }
-}
-
 /// An upstream server.
 #[derive(Debug)]
 pub(super) struct Server {
     address: SocketAddr,
     index: u16,
     telemetry: Arc<Telemetry>,
-    /// Connections that wait for a query, the one used last at the end.
-    idle: Mutex<Vec<Connection>>,
-    /// One permit a connection that may be in use.
-    places: Semaphore,
-    permits: Mutex<usize>,
-    /// Whether the last word in the log is that it fails.
-    is_failing: AtomicBool,
-    /// When that was last said.
-    said: Mutex<Option<Instant>>,
+    pool: Mutex<Pool>,
+    pace: Mutex<Pace>,
+    health: Mutex<Health>,
+    words: Mutex<Words>,
     asked: AtomicU64,
-    /// Whether it has failed and not answered since.
-    is_down: AtomicBool,
-    /// When it last answered.
-    answered: Mutex<Option<Instant>>,
-    /// How and when it last failed.
-    failure: Mutex<Option<(Outcome, Instant)>>,
 }
 
-/// What is known of a server, for people who ask.
-#[derive(Clone, Copy, Debug)]
-pub struct ServerView {
-    /// Its address.
-    pub address: SocketAddr,
-    /// The index that its address has in counters.
-    pub index: u16,
-    /// It has failed and not answered since.
-    pub is_down: bool,
-    /// Queries that it is being asked now, those that wait for a connection not counted.
-    pub in_flight: usize,
-    /// Connections that wait for a query.
-    pub idle: usize,
-    /// How long ago it last answered.
-    pub answered: Option<Duration>,
-    /// How it last failed, as in the metrics, and how long ago.
-    pub failure: Option<(&'static str, Duration)>,
+/// What the log was told, and the last failure.
+#[derive(Debug, Default)]
+struct Words {
+    last_error: Option<(Outcome, Instant)>,
+    /// Whether the last word is that the server fails.
+    is_failing: bool,
+    /// When that was last said.
+    said: Option<Instant>,
 }
 
 impl Server {
@@ -129,34 +99,12 @@ impl Server {
             address,
             index: telemetry.upstreams.index(&address.to_string()),
             telemetry: Arc::clone(telemetry),
-            idle: Mutex::default(),
-            places: Semaphore::new(0),
-            permits: Mutex::new(0),
-            is_failing: AtomicBool::new(false),
-            said: Mutex::new(None),
+            pool: Mutex::default(),
+            pace: Mutex::default(),
+            health: Mutex::default(),
+            words: Mutex::default(),
             asked: AtomicU64::new(0),
-            is_down: AtomicBool::new(false),
-            answered: Mutex::new(None),
-            failure: Mutex::new(None),
         })
-    }
-
-    /// What is known of it.
-    pub(super) fn view(&self) -> ServerView {
-        let now = Instant::now();
-        let failure = *lock(&self.failure);
-        ServerView {
-            address: self.address,
-            index: self.index,
-            is_down: self.is_down(),
-            in_flight: lock(&self.permits).saturating_sub(self.places.available_permits()),
-            idle: lock(&self.idle).len(),
-            answered: lock(&self.answered).map(|at| now.saturating_duration_since(at)),
-            failure: failure.map(|(outcome, at)| {
-                let (_, label) = Outcome::ALL[outcome as usize];
-                (label, now.saturating_duration_since(at))
-            }),
-        }
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -168,58 +116,76 @@ impl Server {
         self.index
     }
 
-    /// Whether it is known to be down: a connection to it failed, or a try was over without a word
-    /// from it to anybody; and it has not answered since.
+    pub(super) fn pool(&self) -> &Mutex<Pool> {
+        &self.pool
+    }
+
+    /// Whether it is known to be down: it has failed, nothing came from it at that time, and it
+    /// has not answered since.
     pub(super) fn is_down(&self) -> bool {
-        self.is_down.load(Relaxed)
+        lock(&self.health).is_down()
     }
 
-    /// Waits for a place: the right to use one connection. Who came first gets it first.
-    pub(super) async fn place(&self, limits: &Limits) -> Option<SemaphorePermit<'_>> {
-        self.allow(limits.upstream_connections);
-        // The semaphore is never closed.
-        self.places.acquire().await.ok()
+    /// Whether it is asked now.
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        lock(&self.health).standing(now)
     }
 
-    /// Asks the server one question. Dropping the future ends the connection that it used.
-    pub(super) async fn ask(
+    /// Notes that a query looks whether it is back.
+    pub(super) fn look(&self, now: Instant) {
+        lock(&self.health).look(now);
+    }
+
+    /// Whether it answered a moment ago.
+    pub(super) fn has_answered_lately(&self, now: Instant) -> bool {
+        lock(&self.health).has_answered_lately(now)
+    }
+
+    /// What one more query would have to wait for, about: a query on each connection is one that
+    /// the server works on.
+    pub(super) fn burden(&self) -> u64 {
+        let us = lock(&self.pace).smoothed().as_micros().max(100);
+        let counts = lock(&self.pool).counts();
+        let queries = counts.busy + counts.waiting + 1;
+        u64::try_from(us)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(queries as u64)
+    }
+
+    /// A question as it goes to this server.
+    pub(super) fn request(&self, question: &Question) -> Request {
+        Request::new(question, self.asked.fetch_add(1, Relaxed))
+    }
+
+    /// Asks one question over a connection, now. Dropping the future ends the connection.
+    pub(super) async fn exchange(
         &self,
-        question: &Question,
-        limits: &Limits,
-        _place: Option<SemaphorePermit<'_>>,
+        lent: Lent,
+        request: &Request,
+        began: Instant,
     ) -> Result<Exchanged, Failure> {
-        let request = Request::new(question, self.asked.fetch_add(1, Relaxed));
-        while let Some(idle) = self.take_idle(limits) {
-            match idle.exchange(&request, self.cells()).await {
-                Ok((connection, exchanged)) => return Ok(self.answered(connection, exchanged)),
-                // It ended while it waited, most likely: at once on another.
-                Err(Failure::Stale) => {}
-                Err(failure) => return Err(self.failed(failure)),
+        let Lent { connection, place } = lent;
+        let result = connection.exchange(request, self.cells()).await;
+        let now = Instant::now();
+        match result {
+            Ok((connection, exchanged)) => {
+                self.answered(&exchanged, now - began, now);
+                self.give_back(Lent { connection, place }, now);
+                Ok(exchanged)
             }
-            // One that had been idle has failed: the others may be as old.
-            lock(&self.idle).clear();
-        }
-        let fresh = match self.connect(limits).await {
-            Ok(fresh) => fresh,
-            Err(outcome) => return Err(self.failed(Failure::Outcome(outcome))),
-        };
-        match fresh.exchange(&request, self.cells()).await {
-            Ok((connection, exchanged)) => Ok(self.answered(connection, exchanged)),
-            Err(failure) => Err(self.failed(failure)),
+            Err(failure) => {
+                if let Failure::Outcome(outcome) = failure {
+                    self.failed(outcome, began, now);
+                }
+                Err(failure)
+            }
         }
     }
 
     /// Opens a connection, or says how that ended.
-    pub(super) async fn connect(&self, limits: &Limits) -> Result<Connection, Outcome> {
-        let connecting = TcpStream::connect(self.address);
-        let stream = match tokio::time::timeout(limits.connect_timeout, connecting).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(Outcome::of(&error)),
-            Err(_) => return Err(Outcome::ConnectTimeout),
-        };
-        // A question is one small segment: it must not wait for more (RFC 7766 section 8).
-        let _ = stream.set_nodelay(true);
-        let turn = self.asked.load(Relaxed);
+    pub(super) async fn connect(&self, within: Duration) -> Result<Box<Connection>, Outcome> {
+        let stream = dial(self.address, within).await?;
+        let turn = self.asked.load(Relaxed) + lock(&self.pool).dialled_one();
         let spread = u32::try_from(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).unwrap_or(0);
         let max_age = MAX_AGE * 4 / 5 + MAX_AGE * 2 / 5 * spread / 256;
         Ok(Connection::new(
@@ -230,35 +196,26 @@ impl Server {
         ))
     }
 
-    /// Counts a failed try and says so once.
-    pub(super) fn failed(&self, failure: Failure) -> Failure {
-        let outcome = match failure {
-            Failure::Outcome(outcome) => outcome,
-            Failure::Stale => Outcome::Closed,
-        };
+    /// Counts a try that failed and says so once.
+    pub(super) fn failed(&self, outcome: Outcome, began: Instant, now: Instant) {
         self.cells().end(outcome);
-        *lock(&self.failure) = Some((outcome, Instant::now()));
-        // A timeout may be that of one name: `timed_out` judges it.
-        if failure.is_network() || outcome == Outcome::ConnectTimeout {
-            self.is_down.store(true, Relaxed);
+        lock(&self.words).last_error = Some((outcome, now));
+        let failure = Failure::Outcome(outcome);
+        if failure.is_network() || matches!(outcome, Outcome::ConnectTimeout | Outcome::Timeout) {
+            lock(&self.health).failed(began, now);
         }
-        if self.may_say() {
-            self.is_failing.store(true, Relaxed);
-            let (_, error) = Outcome::ALL[outcome as usize];
+        if !lock(&self.health).has_answered_since(began) && lock(&self.words).may_say(now) {
+            let error = failure.label();
             tracing::warn!(upstream = %self.address, error, "an upstream does not answer");
         }
-        Failure::Outcome(outcome)
     }
 
-    /// Counts a try that began at `since` and got no answer in time. Connections that nothing has
-    /// come over since then may lead to where this one led: into the void, when a server's host
-    /// has died without a word. The next try must not be spent on another of them.
-    pub(super) fn timed_out(&self, since: Instant) {
-        lock(&self.idle).retain(|connection| connection.was_used_since(since));
-        if lock(&self.answered).is_none_or(|answered| answered < since) {
-            self.is_down.store(true, Relaxed);
-        }
-        self.failed(Failure::Outcome(Outcome::Timeout));
+    /// Counts a try that got no answer in time. Connections that nothing has come over since it
+    /// began may lead to where this one led: into the void, when a server's host has died without a
+    /// word. The next try must not be spent on another of them.
+    pub(super) fn timed_out(&self, began: Instant) {
+        self.close_unheard(began);
+        self.failed(Outcome::Timeout, began, Instant::now());
     }
 
     /// Counts a try that ended before the server could well have answered.
@@ -266,63 +223,99 @@ impl Server {
         self.cells().end(Outcome::Timeout);
     }
 
-    fn may_say(&self) -> bool {
-        if self.is_failing.load(Relaxed) {
-            return false;
+    /// Notes that no connection was to be had since `began`, nor an end of the attempts.
+    pub(super) fn is_late(&self, began: Instant) {
+        lock(&self.health).failed(began, Instant::now());
+    }
+
+    /// How long a query waits before it is asked a second time; `None` is that it is not. Counts
+    /// the query.
+    pub(super) fn patience(&self, limits: &Limits) -> Option<Duration> {
+        if limits.hedge_percent == 0 {
+            return None;
         }
-        let now = Instant::now();
-        let mut said = lock(&self.said);
-        let is_due = said.is_none_or(|last| now >= last + SAID_EVERY);
+        let mut pace = lock(&self.pace);
+        pace.earn(limits.hedge_percent);
+        pace.patience()
+    }
+
+    /// Whether a query may be asked a second time: then that is counted.
+    pub(super) fn may_ask_again(&self) -> bool {
+        let may = lock(&self.pace).spend();
+        if may {
+            self.cells().hedge();
+        }
+        may
+    }
+
+    /// Notes that a query was answered elsewhere that this server had got at `began`.
+    pub(super) fn outpaced(&self, began: Instant) {
+        self.close_unheard(began);
+        lock(&self.health).failed(began, Instant::now());
+        self.cells().end(Outcome::Outpaced);
+    }
+
+    fn answered(&self, exchanged: &Exchanged, took: Duration, now: Instant) {
+        self.cells().end(exchanged.outcome());
+        lock(&self.health).answered(now);
+        lock(&self.pace).record(took);
+        if lock(&self.words).is_well_again() {
+            tracing::info!(upstream = %self.address, "an upstream answers again");
+        }
+    }
+
+    /// What is known of it, for those who look on. The zone's name is theirs to fill in.
+    pub(super) fn snapshot(&self, now: Instant) -> Snapshot {
+        let (counts, ages) = {
+            let pool = lock(&self.pool);
+            (pool.counts(), pool.ages(now))
+        };
+        let (smoothed, p95) = {
+            let pace = lock(&self.pace);
+            (pace.smoothed(), pace.p95())
+        };
+        let health = lock(&self.health);
+        let last_error = lock(&self.words).last_error;
+        Snapshot {
+            zone: String::new(),
+            address: self.address,
+            index: self.index,
+            state: match health.standing(now) {
+                _ if health.is_down() => State::Down,
+                Standing::Up => State::Up,
+                Standing::Due | Standing::Away(_) => State::Failing,
+            },
+            smoothed: (!smoothed.is_zero()).then_some(smoothed),
+            p95,
+            in_flight: counts.busy,
+            waiting: counts.waiting,
+            idle: counts.idle,
+            dialling: counts.dialling,
+            ages,
+            last_answer: health.last_answer().map(|answered| now - answered),
+            last_error: last_error.map(|(outcome, when)| (outcome, now - when)),
+            outcomes: self.cells().outcomes(),
+            hedges: self.cells().hedges(),
+        }
+    }
+
+    pub(super) fn cells(&self) -> &UpstreamCells {
+        self.telemetry.resolve.upstream(self.index)
+    }
+}
+
+impl Words {
+    fn may_say(&mut self, now: Instant) -> bool {
+        let is_due = !self.is_failing && self.said.is_none_or(|last| now >= last + SAID_EVERY);
         if is_due {
-            *said = Some(now);
+            self.said = Some(now);
+            self.is_failing = true;
         }
         is_due
     }
 
-    /// Closes connections that have waited for `idle` without a query.
-    pub(super) fn close_idle(&self, idle: Duration) {
-        let now = Instant::now();
-        lock(&self.idle).retain(|connection| connection.is_usable(now, idle));
-    }
-
-    fn answered(&self, connection: Connection, exchanged: Exchanged) -> Exchanged {
-        self.cells().end(exchanged.outcome());
-        self.is_down.store(false, Relaxed);
-        *lock(&self.answered) = Some(Instant::now());
-        if self.is_failing.swap(false, Relaxed) {
-            tracing::info!(upstream = %self.address, "an upstream answers again");
-        }
-        lock(&self.idle).push(connection);
-        exchanged
-    }
-
-    /// The connection that was used last: those used least go unused and end.
-    fn take_idle(&self, limits: &Limits) -> Option<Connection> {
-        let now = Instant::now();
-        let mut idle = lock(&self.idle);
-        while let Some(connection) = idle.pop() {
-            if connection.is_usable(now, limits.upstream_idle) {
-                return Some(connection);
-            }
-        }
-        None
-    }
-
-    /// Follows the limit on connections as it is configured.
-    fn allow(&self, connections: usize) {
-        let wanted = connections;
-        let mut permits = lock(&self.permits);
-        if *permits < wanted {
-            self.places.add_permits(wanted - *permits);
-            *permits = wanted;
-        } else if *permits > wanted {
-            // What is in use now is taken away when it comes back.
-            *permits -= self.places.forget_permits(*permits - wanted);
-        }
-    }
-
-    fn cells(&self) -> &UpstreamCells {
-        self.telemetry.resolve.upstream(self.index)
+    fn is_well_again(&mut self) -> bool {
+        std::mem::take(&mut self.is_failing)
     }
 }
 
@@ -338,28 +331,5 @@ impl Outcome {
             ErrorKind::UnexpectedEof => Self::Closed,
             _ => Self::Failed,
         }
-    }
-}
-
-impl Resolver {
-    /// Closes upstream connections that wait too long; once a second.
-    pub fn close_idle(&self) {
-        let idle = self.limits.load().upstream_idle;
-        for server in self.routes.load().servers() {
-            server.close_idle(idle);
-        }
-    }
-
-    /// Whether any server of any zone takes a connection.
-    pub async fn reaches_an_upstream(&self) -> bool {
-        let limits = self.limits.load_full();
-        let routes = self.routes.load_full();
-        for server in routes.servers() {
-            if let Ok(connection) = server.connect(&limits).await {
-                lock(&server.idle).push(connection);
-                return true;
-            }
-        }
-        false
     }
 }

@@ -3,8 +3,10 @@
 //! answered, what the zones and their servers are doing. Nothing here changes an answer but
 //! [`Resolver::forget`].
 
+use tokio::time::Instant;
+
 use super::cuts::Known;
-use super::upstream::ServerView;
+use super::snapshot::Snapshot;
 use super::{Resolver, lock};
 use crate::cache::Tick;
 use crate::config::Zone;
@@ -63,7 +65,7 @@ pub struct ZoneView {
     /// An NXDOMAIN for type A speaks of all types there.
     pub denies_by_name: bool,
     /// Its servers, in the order of the configuration.
-    pub servers: Vec<ServerView>,
+    pub servers: Vec<Snapshot>,
 }
 
 impl Resolver {
@@ -122,6 +124,7 @@ impl Resolver {
     #[must_use]
     pub fn zone_views(&self) -> Vec<ZoneView> {
         let now = Tick::of(self.now());
+        let instant = Instant::now();
         let routes = self.routes();
         let view = |zone: &Zone| {
             let route = routes.of(zone.name.as_wire());
@@ -136,7 +139,7 @@ impl Resolver {
                 denies_by_name: route.trust.denies_by_name(qtype::A, now),
                 servers: servers
                     .filter_map(|upstream| of_zone(upstream.value))
-                    .map(|(_, server)| server.view())
+                    .map(|(_, server)| server.snapshot(instant))
                     .collect(),
             }
         };

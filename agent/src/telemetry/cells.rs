@@ -128,13 +128,15 @@ pub enum Outcome {
     Malformed,
     /// A response with TC set, over TCP too.
     Truncated,
+    /// The same question, asked a second time, was answered first.
+    Outpaced,
     /// Any other failure of the system.
     Failed,
 }
 
 impl Outcome {
     /// All of them, in the order of their index, with their label values.
-    pub const ALL: [(Self, &str); 12] = [
+    pub const ALL: [(Self, &str); 13] = [
         (Self::Answered, "answered"),
         (Self::Timeout, "timeout"),
         (Self::ConnectTimeout, "connect_timeout"),
@@ -146,6 +148,7 @@ impl Outcome {
         (Self::WrongQuestion, "wrong_question"),
         (Self::Malformed, "malformed"),
         (Self::Truncated, "truncated"),
+        (Self::Outpaced, "outpaced"),
         (Self::Failed, "failed"),
     ];
 }
@@ -275,6 +278,8 @@ pub struct ResolveCells {
     over_limit: [AtomicU64; OverLimit::ALL.len()],
     /// Misses under way now, clients that wait counted each.
     pub in_flight: AtomicU64,
+    outgoing_octets: AtomicU64,
+    largest_share: AtomicU64,
     misses: Box<[AtomicU64]>,
     unfit: [AtomicU64; Unfit::ALL.len()],
     events: [Box<[AtomicU64]>; Event::COUNT],
@@ -289,6 +294,8 @@ impl Default for ResolveCells {
             coalesced: AtomicU64::default(),
             over_limit: Default::default(),
             in_flight: AtomicU64::default(),
+            outgoing_octets: AtomicU64::default(),
+            largest_share: AtomicU64::default(),
             misses: by_zone(),
             unfit: Default::default(),
             events: std::array::from_fn(|_| by_zone()),
@@ -313,6 +320,22 @@ impl ResolveCells {
     #[must_use]
     pub fn over_limit(&self) -> [u64; OverLimit::ALL.len()] {
         self.over_limit.each_ref().map(|cell| cell.load(Relaxed))
+    }
+
+    /// Notes octets of answers that wait for TCP connections, and clients that wait at the source
+    /// address that has most of them.
+    pub fn show_use(&self, outgoing_octets: u64, largest_share: u64) {
+        self.outgoing_octets.store(outgoing_octets, Relaxed);
+        self.largest_share.store(largest_share, Relaxed);
+    }
+
+    /// What [`Self::show_use`] noted last.
+    #[must_use]
+    pub fn used(&self) -> (u64, u64) {
+        (
+            self.outgoing_octets.load(Relaxed),
+            self.largest_share.load(Relaxed),
+        )
     }
 
     /// Counts an answer that is not kept as it is.
@@ -366,9 +389,62 @@ pub struct UpstreamCells {
     outcomes: [AtomicU64; Outcome::ALL.len()],
     opened: AtomicU64,
     closed: AtomicU64,
+    hedges: AtomicU64,
+    is_up: AtomicU64,
+    in_flight: AtomicU64,
+    waiting: AtomicU64,
+    smoothed_us: AtomicU64,
+    p95_us: AtomicU64,
+}
+
+/// How an upstream server stood when it was last looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamGauges {
+    /// Whether it is asked, for some zone.
+    pub is_up: bool,
+    /// Queries under way.
+    pub in_flight: u64,
+    /// Queries that wait for a connection.
+    pub waiting: u64,
+    /// The smoothed time of an answer in µs; 0 before the first.
+    pub smoothed_us: u64,
+    /// The time below which 95 of 100 answers came, in µs; 0 before there were enough.
+    pub p95_us: u64,
 }
 
 impl UpstreamCells {
+    /// Notes how the server stands.
+    pub fn show(&self, gauges: &UpstreamGauges) {
+        self.is_up.store(gauges.is_up.into(), Relaxed);
+        self.in_flight.store(gauges.in_flight, Relaxed);
+        self.waiting.store(gauges.waiting, Relaxed);
+        self.smoothed_us.store(gauges.smoothed_us, Relaxed);
+        self.p95_us.store(gauges.p95_us, Relaxed);
+    }
+
+    /// What [`Self::show`] noted last.
+    #[must_use]
+    pub fn gauges(&self) -> UpstreamGauges {
+        UpstreamGauges {
+            is_up: self.is_up.load(Relaxed) == 1,
+            in_flight: self.in_flight.load(Relaxed),
+            waiting: self.waiting.load(Relaxed),
+            smoothed_us: self.smoothed_us.load(Relaxed),
+            p95_us: self.p95_us.load(Relaxed),
+        }
+    }
+
+    /// Counts a query that is asked a second time while the first is under way.
+    pub fn hedge(&self) {
+        add(&self.hedges, 1);
+    }
+
+    /// Queries that were asked a second time.
+    #[must_use]
+    pub fn hedges(&self) -> u64 {
+        self.hedges.load(Relaxed)
+    }
+
     /// Counts the end of one try.
     pub fn end(&self, outcome: Outcome) {
         add(&self.outcomes[outcome as usize], 1);

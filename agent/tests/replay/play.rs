@@ -273,7 +273,7 @@ impl Player {
         for _ in 0..64 {
             self.cache.sweep(Tick::of(self.resolver.now()));
         }
-        self.resolver.close_idle();
+        self.resolver.look_after_upstreams();
         self.settle().await;
     }
 
