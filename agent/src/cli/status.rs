@@ -232,22 +232,30 @@ mod tests {
             zone: ".".to_owned(),
             ..Upstream::default()
         };
-        assert_eq!(upstream(&page)[2..7], ["not asked", "0", "0", "-", "-"]);
-        page.is_down = true;
+        page.state = "not asked".to_owned();
+        assert_eq!(
+            upstream(&page)[2..],
+            ["not asked", "- / -", "0", "0", "-", "-", "-"]
+        );
+        page.state = "down".to_owned();
+        (page.smoothed, page.p95) = (Some(0.001_24), Some(0.02));
+        (page.in_flight, page.waiting) = (3, 2);
+        (page.idle, page.youngest, page.oldest) = (4, Some(1.2), Some(29.0));
         page.answered = Some(75.0);
         page.failed = Some(0.5);
-        page.error = Some("timeout".to_owned());
+        page.words = Some("no answer came in time".to_owned());
         page.exchanges = BTreeMap::from([("answered".to_owned(), 7), ("timeout".to_owned(), 1)]);
-        let row = upstream(&page);
+        page.hedges = 2;
         assert_eq!(
-            row[2..],
+            upstream(&page)[2..],
             [
                 "down",
-                "0",
-                "0",
+                "1.2 ms / 20.0 ms",
+                "3, 2 wait",
+                "4 (1 to 29 s old)",
                 "1 min 15 s ago",
-                "timeout 0.5 s ago",
-                "answered 7, timeout 1"
+                "0.5 s ago: no answer came in time",
+                "answered 7, timeout 1, asked twice 2"
             ]
         );
     }

@@ -41,8 +41,8 @@ use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout_at};
 
-use self::cuts::Cuts;
 pub use self::cuts::Known;
+use self::cuts::{Cuts, Renewing};
 use self::exchange::{Asking, Failed};
 use self::flights::{Flight, Flights, Joined};
 use self::outbox::Outbox;
@@ -313,8 +313,17 @@ impl Resolver {
         let deadline = now + limits.query_timeout.saturating_sub(waited);
         let patience = now + stale::PATIENCE.saturating_sub(waited);
         let until = patience.min(now + limits.attempt_timeout);
-        let Some((flight, _renewal)) = self.renew_cut(flight, &route, until).await else {
-            return;
+        let _renewal = match self.renewing(&flight.question, &route) {
+            None => None,
+            Some(Renewing::Lead(renewal)) => Some(renewal),
+            Some(Renewing::Wait(is_over)) => {
+                // Rare, and on the heap: it must not make every question larger.
+                let renewed = self.renewed(&flight.question, &route, is_over, until);
+                if let Some(cut) = Box::pin(renewed).await {
+                    return flight.settle_with(&cut.answer(Tick::of(self.now())));
+                }
+                None
+            }
         };
         let result = {
             let asking = Asking {

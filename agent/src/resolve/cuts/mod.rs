@@ -30,7 +30,6 @@ use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::state::Cuts;
 use super::connection::Exchanged;
-use super::flights::Flight;
 use super::routes::Route;
 use super::{Resolver, Waiter, keep, lock};
 use crate::cache::{DENIAL, Draft, Tick};
@@ -58,7 +57,7 @@ impl Drop for Renewal {
 
 /// What a cut that has run out has a question do.
 #[derive(Debug)]
-enum Renewing {
+pub(super) enum Renewing {
     /// Go upstream, and tell others.
     Lead(Renewal),
     /// Wait for the one that is under way.
@@ -101,7 +100,7 @@ impl Cut {
         self.soa.get(..end).unwrap_or_default()
     }
 
-    fn answer(&self, now: Tick) -> Answer<'_> {
+    pub(super) fn answer(&self, now: Tick) -> Answer<'_> {
         Answer {
             flags: Flags(rcode::NXDOMAIN),
             counts: [0, 1, 0],
@@ -169,34 +168,31 @@ impl Resolver {
         keep::insert(&self.cache, &draft);
     }
 
-    /// Has one question at a time go upstream below a cut that has run out, and the others wait for
-    /// what it brings, until then: `None` where that was the answer of `flight`. The twin question
-    /// for the other family is the rule, not the exception.
-    pub(super) async fn renew_cut(
-        self: &Arc<Self>,
-        flight: Flight,
+    /// Waits for what a full name brings that is under way, until then. The cut that it has renewed,
+    /// which denies this question too: the twin question for the other family is the rule, not the
+    /// exception.
+    pub(super) async fn renewed(
+        &self,
+        question: &Question,
         route: &Route,
+        is_over: Arc<Notify>,
         until: Instant,
-    ) -> Option<(Flight, Option<Renewal>)> {
-        match self.renewing(&flight.question, route) {
-            None => Some((flight, None)),
-            Some(Renewing::Lead(renewal)) => Some((flight, Some(renewal))),
-            Some(Renewing::Wait(is_over)) => {
-                // One that takes too long is not waited for: all go upstream then.
-                let _ = timeout_at(until, is_over.notified()).await;
-                let now = Tick::of(self.now());
-                let question = *flight.question;
-                let Some(cut) = self.cut_above_of(&question, route, now) else {
-                    return Some((flight, None));
-                };
-                flight.settle_with(&cut.answer(now));
-                self.keep_denied(&question, route, &cut, now);
-                None
-            }
-        }
+    ) -> Option<Arc<Cut>> {
+        // One that takes too long is not waited for: all go upstream then.
+        let _ = timeout_at(until, is_over.notified()).await;
+        let now = Tick::of(self.now());
+        let cut = self.cut_above_of(question, route, now)?;
+        self.keep_denied(question, route, &cut, now);
+        Some(cut)
     }
 
-    fn renewing(self: &Arc<Self>, question: &Question, route: &Route) -> Option<Renewing> {
+    /// Has one question at a time go upstream below a cut that has run out; `None` where there is
+    /// none.
+    pub(super) fn renewing(
+        self: &Arc<Self>,
+        question: &Question,
+        route: &Route,
+    ) -> Option<Renewing> {
         let now = Tick::of(self.now());
         if !route.cuts || question.dnssec_ok() {
             return None;
