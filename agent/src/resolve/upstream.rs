@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::choice::{Health, Standing};
 use super::connection::{Connection, Exchanged, Request};
-use super::dial::dial;
+use super::dial;
 use super::lock;
 use super::pace::Pace;
 use super::pool::{Lent, Pool};
@@ -27,6 +27,9 @@ use crate::wire::question::Question;
 /// Longest life of a connection; it ends up to a fifth earlier or later, so that load moves to
 /// servers that came since, and not all of it at once.
 const MAX_AGE: Duration = Duration::from_secs(30);
+
+/// Connections that were in use so lately are not taken for dead because another is.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// The log is told of a server's failure at most this often: a server that answers every other
 /// query would fill it.
@@ -184,8 +187,10 @@ impl Server {
 
     /// Opens a connection, or says how that ended.
     pub(super) async fn connect(&self, within: Duration) -> Result<Box<Connection>, Outcome> {
-        let stream = dial(self.address, within).await?;
-        let turn = self.asked.load(Relaxed) + lock(&self.pool).dialled_one();
+        let began = Instant::now();
+        let race = dial::race(lock(&self.pool).usual_dial());
+        let stream = dial::dial(self.address, within, race).await?;
+        let turn = self.asked.load(Relaxed) + lock(&self.pool).dialled_one(began.elapsed());
         let spread = u32::try_from(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).unwrap_or(0);
         let max_age = MAX_AGE * 4 / 5 + MAX_AGE * 2 / 5 * spread / 256;
         Ok(Connection::new(
@@ -248,10 +253,14 @@ impl Server {
         may
     }
 
-    /// Notes that a query was answered elsewhere that this server had got at `began`.
+    /// Notes that a query was answered elsewhere that this server had got at `began`. Of several
+    /// pods behind one address one may be silent: only what was idle for long goes with it.
     pub(super) fn outpaced(&self, began: Instant) {
-        self.close_unheard(began);
-        lock(&self.health).failed(began, Instant::now());
+        let now = Instant::now();
+        if let Some(moment) = now.checked_sub(FRESH) {
+            self.close_unheard(began.min(moment));
+        }
+        lock(&self.health).failed(began, now);
         self.cells().end(Outcome::Outpaced);
     }
 

@@ -94,6 +94,7 @@ pub(super) struct Pool {
     last_asked: Option<Instant>,
     looked: Option<Instant>,
     opened: u64,
+    usual_dial: Duration,
 }
 
 /// Counts of connections and of who waits for one.
@@ -127,8 +128,18 @@ impl Pool {
         self.busy >= self.most
     }
 
-    /// Counts a connection; its number.
-    pub(super) fn dialled_one(&mut self) -> u64 {
+    /// How long a handshake takes, exponentially smoothed; zero before the first.
+    pub(super) fn usual_dial(&self) -> Duration {
+        self.usual_dial
+    }
+
+    /// Counts a connection whose handshake took so long; its number.
+    pub(super) fn dialled_one(&mut self, took: Duration) -> u64 {
+        self.usual_dial = if self.opened == 0 {
+            took
+        } else {
+            self.usual_dial * 7 / 8 + took / 8
+        };
         self.opened += 1;
         self.opened
     }
