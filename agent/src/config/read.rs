@@ -252,6 +252,7 @@ impl Reader<'_> {
             connect_timeout: connect.value,
             upstream_connections: self.count("limits.upstreamConnections").value,
             upstream_idle: self.time("limits.upstreamIdle").value,
+            loop_probes: self.time("limits.loopProbes").value,
             drain_timeout: self.time("limits.drainTimeout").value,
         }
     }

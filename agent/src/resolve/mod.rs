@@ -15,12 +15,16 @@ mod cuts;
 mod denial;
 mod flights;
 mod keep;
+mod loops;
 mod outbox;
 mod routes;
 mod settle;
 mod stale;
 mod timeline;
+mod tls;
+mod udp;
 mod upstream;
+mod way;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -38,6 +42,7 @@ use tokio::time::{Instant, timeout_at};
 use self::connection::Exchanged;
 use self::cuts::Cuts;
 use self::flights::{Flight, Flights, Joined};
+use self::loops::Loops;
 use self::outbox::Outbox;
 use self::routes::Route;
 pub use self::routes::Routes;
@@ -115,6 +120,7 @@ pub struct Resolver {
     settings: ArcSwap<CacheConfig>,
     flights: Mutex<Flights>,
     cuts: Mutex<Cuts>,
+    loops: Mutex<Loops>,
     listeners: Mutex<HashMap<u32, Arc<UdpSocket>>>,
     /// Room for one reply.
     buffer: Mutex<Vec<u8>>,
@@ -148,6 +154,7 @@ impl Resolver {
             settings: ArcSwap::from_pointee(settings),
             flights: Mutex::default(),
             cuts: Mutex::default(),
+            loops: Mutex::default(),
             listeners: Mutex::default(),
             buffer: Mutex::new(vec![0; settle::BUFFER]),
             outbox: Mutex::default(),
@@ -190,6 +197,7 @@ impl Resolver {
         lock(&self.cuts).clear();
         self.routes.store(Arc::new(routes));
         self.limits.store(Arc::new(limits));
+        self.look_soon();
     }
 
     /// Clients that wait for an answer.
@@ -262,6 +270,9 @@ impl Resolver {
     /// asking upstream.
     pub fn ask(self: &Arc<Self>, waiter: Waiter) {
         let Some(question) = waiter.asked.canonical() else {
+            return;
+        };
+        let Some(waiter) = self.answer_own(&question, waiter) else {
             return;
         };
         let Some(waiter) = self.answer_late_hit(&question, waiter) else {
@@ -351,7 +362,7 @@ impl Resolver {
     ) -> Result<(Exchanged, u16), Failed> {
         let mut failed = Failed {
             refusal: None,
-            why: ExtendedError::NO_UPSTREAM,
+            why: route.why_nobody(),
         };
         for server in route.servers().take(TRIES.max(route.server_count())) {
             // Waiting for a place among our own connections says nothing about the server.
@@ -381,6 +392,8 @@ impl Resolver {
                 Ok(Err(failure)) => {
                     if failure.is_network() {
                         failed.why = ExtendedError::NETWORK;
+                    } else if matches!(failure, Failure::Outcome(outcome) if outcome.is_of_tls()) {
+                        failed.why = ExtendedError::NO_PROOF;
                     }
                 }
                 Err(_) => {

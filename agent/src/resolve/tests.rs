@@ -50,6 +50,7 @@ fn seconds(response: &Response) -> Option<u32> {
     let zone = Zone {
         name: Name::ROOT,
         upstreams: Vec::new(),
+        resolv_conf: None,
         transport: Transport::Tcp,
         max_ttl: 60,
         max_negative_ttl: 10,

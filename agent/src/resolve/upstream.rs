@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::connection::{Connection, Exchanged, Request};
+use super::udp::{self, Said};
+use super::way::Way;
 use super::{Resolver, lock};
-use crate::config::Limits;
+use crate::config::{Limits, Transport};
 use crate::telemetry::cells::{Outcome, UpstreamCells};
 use crate::telemetry::registry::Telemetry;
 use crate::wire::question::Question;
@@ -64,6 +65,7 @@ impl Failure {
 #[derive(Debug)]
 pub(super) struct Server {
     address: SocketAddr,
+    way: Way,
     index: u16,
     telemetry: Arc<Telemetry>,
     /// Connections that wait for a query, the one used last at the end.
@@ -83,9 +85,14 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(address: SocketAddr, telemetry: &Arc<Telemetry>) -> Arc<Self> {
+    pub(super) fn new(
+        address: SocketAddr,
+        transport: &Transport,
+        telemetry: &Arc<Telemetry>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             address,
+            way: Way::new(address, transport),
             index: telemetry.upstreams.index(&address.to_string()),
             telemetry: Arc::clone(telemetry),
             idle: Mutex::default(),
@@ -101,6 +108,11 @@ impl Server {
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How it is reached.
+    pub(super) fn way(&self) -> &Way {
+        &self.way
     }
 
     /// The index that its address has in counters.
@@ -128,6 +140,13 @@ impl Server {
         limits: &Limits,
         _place: Option<SemaphorePermit<'_>>,
     ) -> Result<Exchanged, Failure> {
+        if self.way.is_udp() {
+            match udp::ask(self.address, question, limits.attempt_timeout, self.cells()).await {
+                Ok(Said::Whole(exchanged)) => return Ok(self.lives(exchanged)),
+                Ok(Said::Truncated) => {}
+                Err(outcome) => return Err(self.failed(Failure::Outcome(outcome))),
+            }
+        }
         let request = Request::new(question, self.asked.fetch_add(1, Relaxed));
         while let Some(idle) = self.take_idle(limits) {
             match idle.exchange(&request, self.cells()).await {
@@ -151,14 +170,7 @@ impl Server {
 
     /// Opens a connection, or says how that ended.
     pub(super) async fn connect(&self, limits: &Limits) -> Result<Connection, Outcome> {
-        let connecting = TcpStream::connect(self.address);
-        let stream = match tokio::time::timeout(limits.connect_timeout, connecting).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(Outcome::of(&error)),
-            Err(_) => return Err(Outcome::ConnectTimeout),
-        };
-        // A question is one small segment: it must not wait for more (RFC 7766 section 8).
-        let _ = stream.set_nodelay(true);
+        let stream = self.way.connect(limits, self.cells()).await?;
         let turn = self.asked.load(Relaxed);
         let spread = u32::try_from(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).unwrap_or(0);
         let max_age = MAX_AGE * 4 / 5 + MAX_AGE * 2 / 5 * spread / 256;
@@ -178,7 +190,7 @@ impl Server {
         };
         self.cells().end(outcome);
         // A timeout may be that of one name: `timed_out` judges it.
-        if failure.is_network() || outcome == Outcome::ConnectTimeout {
+        if failure.is_network() || outcome.is_of_tls() || outcome == Outcome::ConnectTimeout {
             self.is_down.store(true, Relaxed);
         }
         if self.may_say() {
@@ -216,17 +228,21 @@ impl Server {
     /// Closes connections that have waited for `idle` without a query.
     pub(super) fn close_idle(&self, idle: Duration) {
         let now = Instant::now();
-        lock(&self.idle).retain(|connection| connection.is_usable(now, idle));
+        lock(&self.idle).retain_mut(|connection| connection.is_usable(now, idle));
     }
 
     fn answered(&self, connection: Connection, exchanged: Exchanged) -> Exchanged {
+        lock(&self.idle).push(connection);
+        self.lives(exchanged)
+    }
+
+    fn lives(&self, exchanged: Exchanged) -> Exchanged {
         self.cells().end(exchanged.outcome());
         self.is_down.store(false, Relaxed);
         *lock(&self.answered) = Some(Instant::now());
         if self.is_failing.swap(false, Relaxed) {
             tracing::info!(upstream = %self.address, "an upstream answers again");
         }
-        lock(&self.idle).push(connection);
         exchanged
     }
 
@@ -234,7 +250,7 @@ impl Server {
     fn take_idle(&self, limits: &Limits) -> Option<Connection> {
         let now = Instant::now();
         let mut idle = lock(&self.idle);
-        while let Some(connection) = idle.pop() {
+        while let Some(mut connection) = idle.pop() {
             if connection.is_usable(now, limits.upstream_idle) {
                 return Some(connection);
             }
@@ -261,6 +277,11 @@ impl Server {
 }
 
 impl Outcome {
+    /// Whether the server could not prove who it is.
+    pub(super) fn is_of_tls(self) -> bool {
+        matches!(self, Self::Certificate | Self::Tls)
+    }
+
     /// How a try ended that the system ended.
     pub(super) fn of(error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
@@ -284,11 +305,17 @@ impl Resolver {
         }
     }
 
-    /// Whether any server of any zone takes a connection.
+    /// Whether any server of any zone takes a connection, or answers where it is asked over UDP.
     pub async fn reaches_an_upstream(&self) -> bool {
         let limits = self.limits.load_full();
         let routes = self.routes.load_full();
         for server in routes.servers() {
+            if server.way().is_udp() {
+                if self.answers_over_udp(server, &limits).await {
+                    return true;
+                }
+                continue;
+            }
             if let Ok(connection) = server.connect(&limits).await {
                 lock(&server.idle).push(connection);
                 return true;

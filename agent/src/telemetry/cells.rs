@@ -125,15 +125,19 @@ pub enum Outcome {
     WrongQuestion,
     /// A response that is malformed, or no response at all (QR clear).
     Malformed,
-    /// A response with TC set, over TCP too.
+    /// A response with TC set, over TCP too; or over UDP: TCP follows.
     Truncated,
+    /// The server's certificate is not one that it may have.
+    Certificate,
+    /// The two ends do not agree on how to speak TLS.
+    Tls,
     /// Any other failure of the system.
     Failed,
 }
 
 impl Outcome {
     /// All of them, in the order of their index, with their label values.
-    pub const ALL: [(Self, &str); 12] = [
+    pub const ALL: [(Self, &str); 14] = [
         (Self::Answered, "answered"),
         (Self::Timeout, "timeout"),
         (Self::ConnectTimeout, "connect_timeout"),
@@ -145,6 +149,8 @@ impl Outcome {
         (Self::WrongQuestion, "wrong_question"),
         (Self::Malformed, "malformed"),
         (Self::Truncated, "truncated"),
+        (Self::Certificate, "certificate"),
+        (Self::Tls, "tls"),
         (Self::Failed, "failed"),
     ];
 }
@@ -365,6 +371,8 @@ pub struct UpstreamCells {
     outcomes: [AtomicU64; Outcome::ALL.len()],
     opened: AtomicU64,
     closed: AtomicU64,
+    circles: AtomicU64,
+    without_tcp: AtomicU64,
 }
 
 impl UpstreamCells {
@@ -381,6 +389,28 @@ impl UpstreamCells {
     /// Counts the end of a connection that was opened.
     pub fn close(&self) {
         add(&self.closed, 1);
+    }
+
+    /// Queries come back in so many zones.
+    pub fn set_circles(&self, zones: u64) {
+        self.circles.store(zones, Relaxed);
+    }
+
+    /// Zones in which queries come back.
+    #[must_use]
+    pub fn circles(&self) -> u64 {
+        self.circles.load(Relaxed)
+    }
+
+    /// Whether the server answers over UDP and takes no TCP connection.
+    pub fn set_without_tcp(&self, is_so: bool) {
+        self.without_tcp.store(is_so.into(), Relaxed);
+    }
+
+    /// 1 where it was found so.
+    #[must_use]
+    pub fn without_tcp(&self) -> u64 {
+        self.without_tcp.load(Relaxed)
     }
 
     /// Tries so far, in the order of [`Outcome::ALL`].
@@ -403,6 +433,8 @@ impl UpstreamCells {
 pub struct AgentCells {
     reloads_ok: AtomicU64,
     reloads_refused: AtomicU64,
+    files_taken: AtomicU64,
+    files_refused: AtomicU64,
     last_reload_success_seconds: AtomicU64,
 }
 
@@ -416,6 +448,25 @@ impl AgentCells {
     /// Counts a configuration that was refused.
     pub fn reload_refused(&self) {
         self.reloads_refused.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a change of a file that is followed; whether it took effect.
+    pub fn file_changed(&self, is_taken: bool) {
+        let cell = if is_taken {
+            &self.files_taken
+        } else {
+            &self.files_refused
+        };
+        cell.fetch_add(1, Relaxed);
+    }
+
+    /// Changes of files that took effect, and those that were refused.
+    #[must_use]
+    pub fn file_changes(&self) -> (u64, u64) {
+        (
+            self.files_taken.load(Relaxed),
+            self.files_refused.load(Relaxed),
+        )
     }
 
     /// Notes when the configuration in force was loaded: at the start, which is no reload.
