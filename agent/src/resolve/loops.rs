@@ -20,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::connection::Request;
 use super::upstream::Server;
-use super::{Resolver, Routes, Waiter, lock, udp};
+use super::{Resolver, Routes, Waiter, lock};
 use crate::config::{Limits, ca};
 use crate::telemetry::cells::MAX_UPSTREAMS;
 use crate::telemetry::counters::NO_ZONE;
@@ -179,7 +179,7 @@ impl Resolver {
         let question = Question::of(&Name::ROOT, NS);
         let cells = self.telemetry.resolve.upstream(server.index());
         let patience = limits.attempt_timeout;
-        let asked = udp::ask(server.address(), &question, patience, cells);
+        let asked = server.way().ask(&question, patience, cells);
         matches!(timeout(patience, asked).await, Ok(Ok(_)))
     }
 
@@ -215,9 +215,7 @@ impl Resolver {
         let cells = self.telemetry.resolve.upstream(server.index());
         if server.way().is_udp() {
             let patience = limits.attempt_timeout;
-            return udp::ask(server.address(), question, patience, cells)
-                .await
-                .is_ok();
+            return server.way().ask(question, patience, cells).await.is_ok();
         }
         let Ok(connection) = server.connect(limits).await else {
             return false;

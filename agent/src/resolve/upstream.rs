@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::connection::{Connection, Exchanged, Request};
-use super::udp::{self, Said};
+use super::udp::Said;
 use super::way::Way;
 use super::{Resolver, lock};
 use crate::config::{Limits, Transport};
@@ -141,7 +141,8 @@ impl Server {
         _place: Option<SemaphorePermit<'_>>,
     ) -> Result<Exchanged, Failure> {
         if self.way.is_udp() {
-            match udp::ask(self.address, question, limits.attempt_timeout, self.cells()).await {
+            let patience = limits.attempt_timeout;
+            match self.way.ask(question, patience, self.cells()).await {
                 Ok(Said::Whole(exchanged)) => return Ok(self.lives(exchanged)),
                 Ok(Said::Truncated) => {}
                 Err(outcome) => return Err(self.failed(Failure::Outcome(outcome))),
@@ -170,7 +171,8 @@ impl Server {
 
     /// Opens a connection, or says how that ended.
     pub(super) async fn connect(&self, limits: &Limits) -> Result<Connection, Outcome> {
-        let stream = self.way.connect(limits, self.cells()).await?;
+        let within = limits.connect_timeout;
+        let stream = self.way.connect(within, self.cells()).await?;
         let turn = self.asked.load(Relaxed);
         let spread = u32::try_from(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).unwrap_or(0);
         let max_age = MAX_AGE * 4 / 5 + MAX_AGE * 2 / 5 * spread / 256;

@@ -10,17 +10,26 @@ use std::time::Duration;
 
 use rustls::RootCertStore;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::connection::Stream;
 use super::lock;
 use super::loops::Circle;
 use super::tls::Tls;
-use crate::config::{Limits, Transport};
+use super::udp::{self, Said};
+use crate::config::Transport;
 use crate::telemetry::cells::{Outcome, UpstreamCells};
+use crate::wire::question::Question;
 
 /// Connections in a row that failed, before the server is asked over UDP whether it lives.
 const SUSPICIOUS: u32 = 3;
+
+/// Questions to one server over UDP at one time: each has a socket of its own.
+const DATAGRAMS: usize = 1024;
+
+/// A handshake of TLS takes two round trips and the work of a signature.
+const HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// How long after one such question comes the next.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -31,6 +40,8 @@ pub(super) struct Way {
     server: SocketAddr,
     transport: Transport,
     tls: Option<Tls>,
+    /// A permit a question that may be under way over UDP.
+    datagrams: Semaphore,
     /// Connections in a row that were refused or not taken.
     failures: AtomicU32,
     /// Whether it was found not to speak TCP.
@@ -49,6 +60,7 @@ impl Way {
                 Transport::Tls(tls) => Some(Tls::new(server, tls)),
                 Transport::Tcp | Transport::Udp => None,
             },
+            datagrams: Semaphore::new(DATAGRAMS),
             failures: AtomicU32::new(0),
             is_without_tcp: AtomicBool::new(false),
             asked: Mutex::new(None),
@@ -75,25 +87,19 @@ impl Way {
         }
     }
 
-    /// Opens a connection, or says how that ended. The handshake of TLS may take as long as one try.
+    /// Opens a TCP connection within `within`, or says how that ended. A handshake of TLS comes on top.
     pub(super) async fn connect(
         &self,
-        limits: &Limits,
+        within: Duration,
         cells: &UpstreamCells,
     ) -> Result<Stream, Outcome> {
-        let connecting = TcpStream::connect(self.server);
-        let stream = match timeout(limits.connect_timeout, connecting).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                let outcome = Outcome::of(&error);
-                if matches!(outcome, Outcome::Refused | Outcome::Reset) {
+        let stream = match dial(self.server, within).await {
+            Ok(stream) => stream,
+            Err(outcome) => {
+                if outcome != Outcome::Unreachable {
                     self.failures.fetch_add(1, Relaxed);
                 }
                 return Err(outcome);
-            }
-            Err(_) => {
-                self.failures.fetch_add(1, Relaxed);
-                return Err(Outcome::ConnectTimeout);
             }
         };
         self.failures.store(0, Relaxed);
@@ -101,15 +107,27 @@ impl Way {
             cells.set_without_tcp(false);
             tracing::info!(upstream = %self.server, "an upstream takes TCP connections now");
         }
-        // A question is one small segment: it must not wait for more (RFC 7766 section 8).
-        let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else {
             return Ok(Stream::Plain(stream));
         };
-        match timeout(limits.attempt_timeout, tls.secure(stream)).await {
+        match timeout(HANDSHAKE, tls.secure(stream)).await {
             Ok(secure) => secure.map(|stream| Stream::Secure(Box::new(stream))),
             Err(_) => Err(Outcome::ConnectTimeout),
         }
+    }
+
+    /// Asks over UDP, when others that are asked leave room for it.
+    pub(super) async fn ask(
+        &self,
+        question: &Question,
+        patience: Duration,
+        cells: &UpstreamCells,
+    ) -> Result<Said, Outcome> {
+        // It is never closed.
+        let place = self.datagrams.acquire().await;
+        let said = udp::ask(self.server, question, patience, cells).await;
+        drop(place);
+        said
     }
 
     /// Whether it is time to ask the server over UDP if it lives: it takes no TCP connection.
@@ -146,4 +164,16 @@ impl Way {
             );
         }
     }
+}
+
+/// Opens a TCP connection within `within`, or says how that ended.
+async fn dial(server: SocketAddr, within: Duration) -> Result<TcpStream, Outcome> {
+    let stream = match timeout(within, TcpStream::connect(server)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(Outcome::of(&error)),
+        Err(_) => return Err(Outcome::ConnectTimeout),
+    };
+    // A question is one small segment: it must not wait for more (RFC 7766 section 8).
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
 }
