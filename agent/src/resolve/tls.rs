@@ -28,6 +28,10 @@ const SESSIONS: usize = 8;
 /// The same refusal is told at most this often.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
+/// A server that has not proved who it is is not tried again for so long: the handshakes of a flood of
+/// names would cost more than their answers.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
+
 /// How one server is spoken to over TLS.
 #[derive(Debug)]
 pub(super) struct Tls {
@@ -36,6 +40,8 @@ pub(super) struct Tls {
     config: ArcSwap<ClientConfig>,
     /// What was said last of why it is not asked, and when.
     said: Mutex<Option<(String, Instant)>>,
+    /// How the last handshake ended, where it proved nothing, and when.
+    refused: Mutex<Option<(Outcome, Instant)>>,
 }
 
 impl Tls {
@@ -52,12 +58,20 @@ impl Tls {
                 RootCertStore::empty()
             }))),
             said: Mutex::default(),
+            refused: Mutex::default(),
         }
     }
 
     /// Trusts these authorities from the next handshake on. No session of an earlier one is taken up.
     pub(super) fn trust(&self, roots: RootCertStore) {
         self.config.store(Arc::new(client(roots)));
+        *lock(&self.refused) = None;
+    }
+
+    /// Why there is no use in a connection now.
+    pub(super) fn refusal(&self) -> Option<Outcome> {
+        let (outcome, at) = (*lock(&self.refused))?;
+        (Instant::now() < at + REFUSED_FOR).then_some(outcome)
     }
 
     /// The handshake.
@@ -66,6 +80,7 @@ impl Tls {
         match connector.connect(self.name.clone(), stream).await {
             Ok(stream) => {
                 *lock(&self.said) = None;
+                *lock(&self.refused) = None;
                 Ok(stream)
             }
             Err(error) => Err(self.explain(&error)),
@@ -85,6 +100,7 @@ impl Tls {
         };
         let text = error.to_string();
         let now = Instant::now();
+        *lock(&self.refused) = Some((outcome, now));
         let mut said = lock(&self.said);
         let is_told = said
             .as_ref()
@@ -178,6 +194,7 @@ mod tests {
             name: name.to_owned().try_into().unwrap(),
             config: ArcSwap::from_pointee(client(roots)),
             said: Mutex::default(),
+            refused: Mutex::default(),
         }
     }
 
@@ -209,9 +226,13 @@ mod tests {
     async fn who_has_another_name_or_another_authority_is_not_talked_to() {
         let (server, roots) = echo(&["dns.test"]).await;
         for (roots, name) in [(roots, "other.test"), (RootCertStore::empty(), "dns.test")] {
-            let tls = tls(server, roots, name);
+            let tls = tls(server, roots.clone(), name);
+            assert_eq!(tls.refusal(), None);
             let stream = TcpStream::connect(server).await.unwrap();
             assert_eq!(tls.secure(stream).await.unwrap_err(), Outcome::Certificate);
+            assert_eq!(tls.refusal(), Some(Outcome::Certificate), "for a while");
+            tls.trust(roots);
+            assert_eq!(tls.refusal(), None, "others may prove it");
         }
     }
 

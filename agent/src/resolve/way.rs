@@ -93,6 +93,9 @@ impl Way {
         within: Duration,
         cells: &UpstreamCells,
     ) -> Result<Stream, Outcome> {
+        if let Some(outcome) = self.tls.as_ref().and_then(Tls::refusal) {
+            return Err(outcome);
+        }
         let stream = match dial(self.server, within).await {
             Ok(stream) => stream,
             Err(outcome) => {

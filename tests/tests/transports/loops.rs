@@ -48,11 +48,21 @@ fn assert_answers(agent: &Agent) {
 
 #[test]
 fn a_coredns_that_forwards_back_is_not_asked_until_it_does_no_more_and_its_place_is_told() {
+    // As it was asked: over TCP.
+    forwards_back("");
+}
+
+#[test]
+fn one_that_forwards_back_over_udp_is_found_too() {
+    forwards_back(" {\nprefer_udp\n}");
+}
+
+fn forwards_back(options: &str) {
     let sample = Sample::start().unwrap();
     let mut agent = looking(sample.addr());
     assert_answers(&agent);
     assert!(sample.total() > 0);
-    let forwards = format!("forward . {}", agent.addr());
+    let forwards = format!("forward . {}{options}", agent.addr());
     let coredns = CoreDns::builder().without_zones().plugins(&forwards);
     let coredns = coredns.plugins("log").start().unwrap();
     move_to(&mut agent, sample.addr(), coredns.addr());
@@ -81,6 +91,16 @@ fn a_coredns_that_forwards_back_is_not_asked_until_it_does_no_more_and_its_place
     assert_eq!(answer.extended_error(), Some(NO_AUTHORITY));
     assert!(!coredns.log().contains("new.example.org"));
     assert_eq!(agent.health("/readyz").unwrap().status, 200);
+
+    // Who does not want to be asked is not held to what was found.
+    let config = agent.config().unwrap();
+    let blind = config.replace("loopProbes: 1s", "loopProbes: 0s");
+    agent.write_config(&blind).unwrap();
+    agent.reload().unwrap();
+    loops(&agent, coredns.addr(), 0);
+    agent.write_config(&config).unwrap();
+    agent.reload().unwrap();
+    loops(&agent, coredns.addr(), 2);
 
     move_to(&mut agent, coredns.addr(), sample.addr());
     assert_answers(&agent);
