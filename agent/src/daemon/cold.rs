@@ -20,6 +20,7 @@ use crate::cache::{Cache, Tick};
 use crate::config::Listen;
 use crate::inspect::Inspector;
 use crate::lifecycle::drain::{self, DrainEnd};
+use crate::lifecycle::files::Files;
 use crate::lifecycle::orders::Orders;
 use crate::lifecycle::privileges;
 use crate::lifecycle::ready::{BEAT_PERIOD, Health};
@@ -120,6 +121,7 @@ impl Cold {
             }
         });
         parts.spawn(Arc::clone(&self.resolver).send_out());
+        parts.spawn(Arc::clone(&self.resolver).look_after());
         let mut follow = Follow {
             is_needed: listeners::has_wildcard(&self.listen),
             listen: self.listen,
@@ -160,7 +162,15 @@ impl Cold {
             Arc::clone(&self.resolver),
         );
         parts.spawn(house);
-        let stop = obey(&mut signals, &mut self.reload, &mut follow, &mut parts).await;
+        let mut files = Files::new(&self.reload);
+        let stop = obey(
+            &mut signals,
+            &mut self.reload,
+            &mut files,
+            &mut follow,
+            &mut parts,
+        );
+        let stop = stop.await;
         if let Some(why) = stop {
             let _ = self.end.send(End::Failed(why));
             return;
@@ -225,6 +235,7 @@ async fn until(is_so: impl Fn() -> bool) {
 async fn obey(
     signals: &mut Signals,
     reload: &mut Reload,
+    files: &mut Files,
     follow: &mut Follow,
     parts: &mut JoinSet<()>,
 ) -> Option<String> {
@@ -233,9 +244,13 @@ async fn obey(
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Signal::Reload => reload.run(),
+                Signal::Reload => {
+                    reload.run();
+                    files.follow(reload);
+                }
                 Signal::Drain | Signal::ExitNow => return None,
             },
+            changed = files.changed() => files.read_again(&changed, reload),
             _ = look.tick(), if follow.is_needed => follow.look(parts),
             Some(ended) = parts.join_next() => match ended {
                 Err(error) if error.is_panic() => {

@@ -82,7 +82,7 @@ impl Resolver {
     pub(super) async fn exchange(&self, asking: &Asking<'_>) -> Result<(Exchanged, u16), Failed> {
         let mut failed = Failed {
             refusal: None,
-            why: ExtendedError::NO_UPSTREAM,
+            why: asking.route.why_nobody(),
         };
         let mut visited = Visited::default();
         let tries = TRIES.max(asking.route.server_count());
@@ -127,6 +127,15 @@ async fn try_once(
     began: Instant,
     is_last: bool,
 ) -> Result<(Exchanged, u16), Vain> {
+    if server.way().is_udp() {
+        // Rare, and on the heap: it must not make every query larger.
+        let said = Box::pin(in_datagrams(asking, server, began)).await;
+        match said {
+            Ok(Some(exchanged)) => return Ok((exchanged, server.index())),
+            Ok(None) => {}
+            Err(failure) => return Err(why(failure)),
+        }
+    }
     let (mut take, mut now) = (Take::Any, began);
     for _ in 0..MOST_STALE {
         let (lent, sent) = match server.lend(take, asking.limits, now) {
@@ -163,6 +172,27 @@ async fn try_once(
         }
     }
     Err(Vain::Because(ExtendedError::NETWORK))
+}
+
+/// Asks one server over UDP; `None` where TCP has to follow.
+async fn in_datagrams(
+    asking: &Asking<'_>,
+    server: &Server,
+    began: Instant,
+) -> Result<Option<Exchanged>, Failure> {
+    let patience = asking.limits.attempt_timeout;
+    let until = asking.deadline.min(began + patience);
+    let said = server.ask_in_datagrams(asking.question, patience, began);
+    let result = match timeout_at(until, said).await {
+        Ok(result) => result,
+        Err(_) => Err(time_is_up(asking, server, began)),
+    };
+    match &result {
+        Ok(Some(exchanged)) => note(asking.question, server, Ok(exchanged), began),
+        Ok(None) => note(asking.question, server, Err("truncated"), began),
+        Err(failure) => note(asking.question, server, Err(failure.label()), began),
+    }
+    result
 }
 
 /// Goes on waiting for a query that takes longer than `patience`, and asks it again where it may.
@@ -308,6 +338,7 @@ fn why(failure: Failure) -> Vain {
     match failure {
         Failure::Short => Vain::Short,
         Failure::Outcome(Outcome::Timeout) => Vain::Because(ExtendedError::NO_UPSTREAM),
+        Failure::Outcome(outcome) if outcome.is_of_tls() => Vain::Because(ExtendedError::NO_PROOF),
         failure if failure.is_network() => Vain::Because(ExtendedError::NETWORK),
         _ => Vain::Nothing,
     }

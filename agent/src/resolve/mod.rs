@@ -18,6 +18,7 @@ mod dial;
 mod exchange;
 mod flights;
 mod keep;
+mod loops;
 mod outbox;
 mod pace;
 mod pool;
@@ -26,8 +27,11 @@ mod settle;
 mod snapshot;
 mod stale;
 mod timeline;
+mod tls;
+mod udp;
 mod upstream;
 mod view;
+mod way;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -45,6 +49,7 @@ pub use self::cuts::Known;
 use self::cuts::{Cuts, Renewing};
 use self::exchange::{Asking, Failed};
 use self::flights::{Flight, Flights, Joined};
+use self::loops::Loops;
 use self::outbox::Outbox;
 use self::routes::Route;
 pub use self::routes::Routes;
@@ -110,6 +115,7 @@ pub struct Resolver {
     settings: ArcSwap<CacheConfig>,
     flights: Mutex<Flights>,
     cuts: Mutex<Cuts>,
+    loops: Mutex<Loops>,
     listeners: Mutex<HashMap<u32, Arc<UdpSocket>>>,
     /// Room for one reply.
     buffer: Mutex<Vec<u8>>,
@@ -143,6 +149,7 @@ impl Resolver {
             settings: ArcSwap::from_pointee(settings),
             flights: Mutex::default(),
             cuts: Mutex::default(),
+            loops: Mutex::default(),
             listeners: Mutex::default(),
             buffer: Mutex::new(vec![0; settle::BUFFER]),
             outbox: Mutex::default(),
@@ -185,6 +192,7 @@ impl Resolver {
         lock(&self.cuts).clear();
         self.routes.store(Arc::new(routes));
         self.limits.store(Arc::new(limits));
+        self.look_soon();
     }
 
     /// Clients that wait for an answer.
@@ -257,6 +265,9 @@ impl Resolver {
     /// asking upstream.
     pub fn ask(self: &Arc<Self>, waiter: Waiter) {
         let Some(question) = waiter.asked.canonical() else {
+            return;
+        };
+        let Some(waiter) = self.answer_own(&question, waiter) else {
             return;
         };
         let Some(waiter) = self.answer_late_hit(&question, waiter) else {

@@ -86,6 +86,8 @@ impl Outcome {
             Self::Malformed => "what came was no DNS response",
             Self::Truncated => "the answer was cut short over TCP",
             Self::Outpaced => "another connection answered sooner",
+            Self::Certificate => "its certificate is not one that it may have",
+            Self::Tls => "the two ends do not agree on how to speak TLS",
             Self::Failed => "the system would not open or use the connection",
         }
     }
@@ -126,7 +128,7 @@ impl Resolver {
         let now = Instant::now();
         let routes = self.routes.load();
         let mut all: Vec<Snapshot> = routes
-            .zones_and_servers()
+            .by_zone()
             .map(|(zone, server)| Snapshot {
                 zone: zone.to_string(),
                 ..server.snapshot(now)
@@ -136,12 +138,18 @@ impl Resolver {
         all
     }
 
-    /// Whether any server of any zone takes a connection.
+    /// Whether any server of any zone takes a connection, or answers where it is asked over UDP.
     pub async fn reaches_an_upstream(&self) -> bool {
-        let within = self.limits.load().connect_timeout;
+        let limits = self.limits.load_full();
         let routes = self.routes.load_full();
         for server in routes.servers() {
-            if let Ok(connection) = server.connect(within).await {
+            if server.way().is_udp() {
+                if self.answers_over_udp(server, &limits).await {
+                    return true;
+                }
+                continue;
+            }
+            if let Ok(connection) = server.connect(limits.connect_timeout).await {
                 server.adopt(connection);
                 return true;
             }

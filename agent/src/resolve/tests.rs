@@ -50,6 +50,7 @@ fn seconds(response: &Response) -> Option<u32> {
     let zone = Zone {
         name: Name::ROOT,
         upstreams: Vec::new(),
+        resolv_conf: None,
         transport: Transport::Tcp,
         max_ttl: 60,
         max_negative_ttl: 10,
@@ -117,6 +118,7 @@ fn a_miss_under_way_takes_little_memory() {
             upstream_connections: 1,
             upstream_idle: Duration::from_secs(8),
             hedge_percent: 5,
+            loop_probes: Duration::ZERO,
             drain_timeout: Duration::ZERO,
         },
         CacheConfig {

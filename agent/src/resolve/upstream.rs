@@ -14,12 +14,13 @@ use tokio::time::Instant;
 
 use super::choice::{Health, Standing};
 use super::connection::{Connection, Exchanged, Request};
-use super::dial;
-use super::lock;
 use super::pace::Pace;
 use super::pool::{Lent, Pool};
 use super::snapshot::{Snapshot, State};
-use crate::config::Limits;
+use super::udp::Said;
+use super::way::Way;
+use super::{dial, lock};
+use crate::config::{Limits, Transport};
 use crate::telemetry::cells::{Outcome, UpstreamCells};
 use crate::telemetry::registry::Telemetry;
 use crate::wire::question::Question;
@@ -77,6 +78,7 @@ impl Failure {
 #[derive(Debug)]
 pub(super) struct Server {
     address: SocketAddr,
+    way: Way,
     index: u16,
     telemetry: Arc<Telemetry>,
     pool: Mutex<Pool>,
@@ -97,9 +99,14 @@ struct Words {
 }
 
 impl Server {
-    pub(super) fn new(address: SocketAddr, telemetry: &Arc<Telemetry>) -> Arc<Self> {
+    pub(super) fn new(
+        address: SocketAddr,
+        transport: &Transport,
+        telemetry: &Arc<Telemetry>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             address,
+            way: Way::new(address, transport),
             index: telemetry.upstreams.index(&address.to_string()),
             telemetry: Arc::clone(telemetry),
             pool: Mutex::default(),
@@ -112,6 +119,11 @@ impl Server {
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How it is reached.
+    pub(super) fn way(&self) -> &Way {
+        &self.way
     }
 
     /// The index that its address has in counters.
@@ -185,11 +197,33 @@ impl Server {
         }
     }
 
+    /// Asks one question over UDP; `None` where the answer was cut short: TCP has all of it.
+    pub(super) async fn ask_in_datagrams(
+        &self,
+        question: &Question,
+        patience: Duration,
+        began: Instant,
+    ) -> Result<Option<Exchanged>, Failure> {
+        let said = self.way.ask(question, patience, self.cells()).await;
+        let now = Instant::now();
+        match said {
+            Ok(Said::Whole(exchanged)) => {
+                self.answered(&exchanged, now - began, now);
+                Ok(Some(exchanged))
+            }
+            Ok(Said::Truncated) => Ok(None),
+            Err(outcome) => {
+                self.failed(outcome, began, now);
+                Err(Failure::Outcome(outcome))
+            }
+        }
+    }
+
     /// Opens a connection, or says how that ended.
     pub(super) async fn connect(&self, within: Duration) -> Result<Box<Connection>, Outcome> {
         let began = Instant::now();
         let race = dial::race(lock(&self.pool).usual_dial());
-        let stream = dial::dial(self.address, within, race).await?;
+        let stream = self.way.connect(within, race, self.cells()).await?;
         let turn = self.asked.load(Relaxed) + lock(&self.pool).dialled_one(began.elapsed());
         let spread = u32::try_from(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).unwrap_or(0);
         let max_age = MAX_AGE * 4 / 5 + MAX_AGE * 2 / 5 * spread / 256;
@@ -206,7 +240,8 @@ impl Server {
         self.cells().end(outcome);
         lock(&self.words).last_error = Some((outcome, now));
         let failure = Failure::Outcome(outcome);
-        if failure.is_network() || matches!(outcome, Outcome::ConnectTimeout | Outcome::Timeout) {
+        let is_late = matches!(outcome, Outcome::ConnectTimeout | Outcome::Timeout);
+        if failure.is_network() || outcome.is_of_tls() || is_late {
             lock(&self.health).failed(began, now);
         }
         if !lock(&self.health).has_answered_since(began) && lock(&self.words).may_say(now) {
@@ -329,6 +364,11 @@ impl Words {
 }
 
 impl Outcome {
+    /// Whether the server could not prove who it is.
+    pub(super) fn is_of_tls(self) -> bool {
+        matches!(self, Self::Certificate | Self::Tls)
+    }
+
     /// How a try ended that the system ended.
     pub(super) fn of(error: &std::io::Error) -> Self {
         use std::io::ErrorKind;

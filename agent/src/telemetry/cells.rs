@@ -13,6 +13,8 @@ use super::counters::{Answers, MAX_ZONES, add, subtract};
 use super::latency::Latency;
 use crate::wire::fault::Fault;
 
+pub use super::upstream_cells::{Outcome, UpstreamCells, UpstreamGauges};
+
 /// Most upstream servers that are told apart over the life of a process; the last stands for all
 /// that came later.
 pub const MAX_UPSTREAMS: usize = 64;
@@ -101,56 +103,6 @@ pub enum Event {
 impl Event {
     /// How many there are.
     pub const COUNT: usize = 6;
-}
-
-/// How one try at an upstream ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// A response that belongs to the query, whatever its code.
-    Answered,
-    /// No response within the attempt's time.
-    Timeout,
-    /// No connection within the connect timeout.
-    ConnectTimeout,
-    /// The connection was refused.
-    Refused,
-    /// No route to the address.
-    Unreachable,
-    /// The connection was reset.
-    Reset,
-    /// The connection was closed before the response was complete.
-    Closed,
-    /// A response with another ID.
-    WrongId,
-    /// A response to another question.
-    WrongQuestion,
-    /// A response that is malformed, or no response at all (QR clear).
-    Malformed,
-    /// A response with TC set, over TCP too.
-    Truncated,
-    /// The same question, asked a second time, was answered first.
-    Outpaced,
-    /// Any other failure of the system.
-    Failed,
-}
-
-impl Outcome {
-    /// All of them, in the order of their index, with their label values.
-    pub const ALL: [(Self, &str); 13] = [
-        (Self::Answered, "answered"),
-        (Self::Timeout, "timeout"),
-        (Self::ConnectTimeout, "connect_timeout"),
-        (Self::Refused, "refused"),
-        (Self::Unreachable, "unreachable"),
-        (Self::Reset, "reset"),
-        (Self::Closed, "closed"),
-        (Self::WrongId, "wrong_id"),
-        (Self::WrongQuestion, "wrong_question"),
-        (Self::Malformed, "malformed"),
-        (Self::Truncated, "truncated"),
-        (Self::Outpaced, "outpaced"),
-        (Self::Failed, "failed"),
-    ];
 }
 
 /// What one worker counts. Aligned so that two workers never write to one pair of cache lines
@@ -383,103 +335,13 @@ impl ResolveCells {
     }
 }
 
-/// What is counted of one upstream server.
-#[derive(Debug, Default)]
-pub struct UpstreamCells {
-    outcomes: [AtomicU64; Outcome::ALL.len()],
-    opened: AtomicU64,
-    closed: AtomicU64,
-    hedges: AtomicU64,
-    is_up: AtomicU64,
-    in_flight: AtomicU64,
-    waiting: AtomicU64,
-    smoothed_us: AtomicU64,
-    p95_us: AtomicU64,
-}
-
-/// How an upstream server stood when it was last looked at.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UpstreamGauges {
-    /// Whether it is asked, for some zone.
-    pub is_up: bool,
-    /// Queries under way.
-    pub in_flight: u64,
-    /// Queries that wait for a connection.
-    pub waiting: u64,
-    /// The smoothed time of an answer in µs; 0 before the first.
-    pub smoothed_us: u64,
-    /// The time below which 95 of 100 answers came, in µs; 0 before there were enough.
-    pub p95_us: u64,
-}
-
-impl UpstreamCells {
-    /// Notes how the server stands.
-    pub fn show(&self, gauges: &UpstreamGauges) {
-        self.is_up.store(gauges.is_up.into(), Relaxed);
-        self.in_flight.store(gauges.in_flight, Relaxed);
-        self.waiting.store(gauges.waiting, Relaxed);
-        self.smoothed_us.store(gauges.smoothed_us, Relaxed);
-        self.p95_us.store(gauges.p95_us, Relaxed);
-    }
-
-    /// What [`Self::show`] noted last.
-    #[must_use]
-    pub fn gauges(&self) -> UpstreamGauges {
-        UpstreamGauges {
-            is_up: self.is_up.load(Relaxed) == 1,
-            in_flight: self.in_flight.load(Relaxed),
-            waiting: self.waiting.load(Relaxed),
-            smoothed_us: self.smoothed_us.load(Relaxed),
-            p95_us: self.p95_us.load(Relaxed),
-        }
-    }
-
-    /// Counts a query that is asked a second time while the first is under way.
-    pub fn hedge(&self) {
-        add(&self.hedges, 1);
-    }
-
-    /// Queries that were asked a second time.
-    #[must_use]
-    pub fn hedges(&self) -> u64 {
-        self.hedges.load(Relaxed)
-    }
-
-    /// Counts the end of one try.
-    pub fn end(&self, outcome: Outcome) {
-        add(&self.outcomes[outcome as usize], 1);
-    }
-
-    /// Counts a connection that was opened.
-    pub fn open(&self) {
-        add(&self.opened, 1);
-    }
-
-    /// Counts the end of a connection that was opened.
-    pub fn close(&self) {
-        add(&self.closed, 1);
-    }
-
-    /// Tries so far, in the order of [`Outcome::ALL`].
-    #[must_use]
-    pub fn outcomes(&self) -> [u64; Outcome::ALL.len()] {
-        self.outcomes.each_ref().map(|cell| cell.load(Relaxed))
-    }
-
-    /// Connections opened and connections closed so far.
-    #[must_use]
-    pub fn connections(&self) -> (u64, u64) {
-        // Closed first: one that is opened and closed in between must not make more closed.
-        let closed = self.closed.load(Relaxed);
-        (self.opened.load(Relaxed), closed)
-    }
-}
-
 /// What is counted of the process as a whole. Any thread writes here, rarely.
 #[derive(Debug, Default)]
 pub struct AgentCells {
     reloads_ok: AtomicU64,
     reloads_refused: AtomicU64,
+    files_taken: AtomicU64,
+    files_refused: AtomicU64,
     last_reload_success_seconds: AtomicU64,
     config_file: ArcSwapOption<PathBuf>,
 }
@@ -505,6 +367,25 @@ impl AgentCells {
     #[must_use]
     pub fn config_file(&self) -> Option<Arc<PathBuf>> {
         self.config_file.load_full()
+    }
+
+    /// Counts a change of a file that is followed; whether it took effect.
+    pub fn file_changed(&self, is_taken: bool) {
+        let cell = if is_taken {
+            &self.files_taken
+        } else {
+            &self.files_refused
+        };
+        cell.fetch_add(1, Relaxed);
+    }
+
+    /// Changes of files that took effect, and those that were refused.
+    #[must_use]
+    pub fn file_changes(&self) -> (u64, u64) {
+        (
+            self.files_taken.load(Relaxed),
+            self.files_refused.load(Relaxed),
+        )
     }
 
     /// Notes when the configuration in force was loaded: at the start, which is no reload.

@@ -241,6 +241,31 @@ const UPSTREAM: &[Family] = &[
         help: "Connections to an upstream that ended, whoever ended them.",
         read: |scrape, series| by_upstream(scrape, series, |_, closed| closed),
     },
+    Family {
+        name: "nodens_upstream_loops",
+        kind: Kind::Gauge,
+        labels: &["upstream"],
+        help: "Zones in which an upstream is not asked, since it sends queries back to this agent.",
+        read: |scrape, series| {
+            for (index, upstream) in (0..).zip(scrape.upstreams.iter()) {
+                series.count(&[upstream], scrape.cells.resolve.upstream(index).circles());
+            }
+        },
+    },
+    Family {
+        name: "nodens_upstream_without_tcp",
+        kind: Kind::Gauge,
+        labels: &["upstream"],
+        help: "1 where an upstream answers over UDP and takes no TCP connection.",
+        read: |scrape, series| {
+            for (index, upstream) in (0..).zip(scrape.upstreams.iter()) {
+                series.count(
+                    &[upstream],
+                    scrape.cells.resolve.upstream(index).without_tcp(),
+                );
+            }
+        },
+    },
 ];
 
 const WORKERS: &[Family] = &[
@@ -334,6 +359,17 @@ const AGENT: &[Family] = &[
         help: "Reloads of the configuration. A refused one leaves the old configuration in force.",
         read: |scrape, series| {
             let (ok, refused) = scrape.cells.agent.reloads();
+            series.count(&["ok"], ok);
+            series.count(&["refused"], refused);
+        },
+    },
+    Family {
+        name: "nodens_file_changes_total",
+        kind: Kind::Counter,
+        labels: &["result"],
+        help: "Changes of files that are followed: resolv.conf, authorities. A refused one leaves in force what was.",
+        read: |scrape, series| {
+            let (ok, refused) = scrape.cells.agent.file_changes();
             series.count(&["ok"], ok);
             series.count(&["refused"], refused);
         },

@@ -24,3 +24,4 @@ mod steering;
 #[cfg(test)]
 pub(crate) mod strict;
 pub mod summary;
+mod upstream_cells;

@@ -151,7 +151,7 @@ impl Pool {
     /// An idle connection, where there is one to the purpose.
     fn take(&mut self, take: Take, now: Instant, idle: Duration) -> Option<Box<Connection>> {
         loop {
-            let connection = match take {
+            let mut connection = match take {
                 Take::Any => self.idle.pop_front()?,
                 Take::HeardSince(moment) => {
                     let last = self.idle.pop_back()?;
@@ -166,7 +166,8 @@ impl Pool {
                     last
                 }
             };
-            if connection.is_usable(now, idle.min(unused(&connection))) {
+            let most = idle.min(unused(&connection));
+            if connection.is_usable(now, most) {
                 return Some(connection);
             }
         }
@@ -187,8 +188,10 @@ impl Pool {
 
     /// Closes what has waited too long, and says how many connections to open ahead.
     fn look_after(&mut self, now: Instant, idle: Duration) -> usize {
-        self.idle
-            .retain(|connection| connection.is_usable(now, idle.min(unused(connection))));
+        self.idle.retain_mut(|connection| {
+            let most = idle.min(unused(connection));
+            connection.is_usable(now, most)
+        });
         let since = self.looked.map_or(LOOKED_AFTER, |looked| now - looked);
         self.looked = Some(now);
         let millis = usize::try_from(since.max(LOOKED_AFTER).as_millis()).unwrap_or(usize::MAX);
