@@ -121,6 +121,12 @@ impl Visited {
 }
 
 impl Route {
+    /// Whether many queries wait for its servers, and nothing comes from any of them.
+    pub(super) fn is_overrun(&self, now: Instant) -> bool {
+        let all = self.all_servers();
+        !all.is_empty() && all.iter().all(|server| server.is_overrun(now))
+    }
+
     /// The server to ask next: one that the query has not been to, while there is one.
     pub(super) fn choose(&self, visited: &mut Visited, now: Instant) -> Option<&Arc<Server>> {
         let all = self.all_servers();

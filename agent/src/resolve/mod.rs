@@ -281,6 +281,15 @@ impl Resolver {
             return;
         };
         let cells = &self.telemetry.resolve;
+        if route.is_overrun(Instant::now()) {
+            cells.miss(route.zone);
+            cells.refuse(OverLimit::Upstream);
+            if let Err(waiters) = self.answer_stale(&question, &route, vec![waiter]) {
+                let why = Some(ExtendedError::NO_UPSTREAM);
+                self.fail(waiters, &question, route.zone, why);
+            }
+            return;
+        }
         let joined = lock(&self.flights).join(&question, waiter, self.limits.load().in_flight);
         if !matches!(joined, Joined::Repeated) {
             // A query that is sent again while it waits gets one answer: it counts once.

@@ -156,6 +156,11 @@ impl Server {
         lock(&self.health).has_answered_lately(now)
     }
 
+    /// Whether many queries wait for it, and nothing comes from it.
+    pub(super) fn is_overrun(&self, now: Instant) -> bool {
+        lock(&self.pool).is_crowded() && !self.has_answered_lately(now)
+    }
+
     /// What one more query would have to wait for, about: a query on each connection is one that
     /// the server works on.
     pub(super) fn burden(&self) -> u64 {

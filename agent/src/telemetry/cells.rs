@@ -45,14 +45,17 @@ pub enum OverLimit {
     Client,
     /// Large answers waited for TCP connections to take them.
     Octets,
+    /// Many waited for upstreams that said nothing.
+    Upstream,
 }
 
 impl OverLimit {
     /// All of them, in the order of their index, with their label values.
-    pub const ALL: [(Self, &str); 3] = [
+    pub const ALL: [(Self, &str); 4] = [
         (Self::InFlight, "in_flight"),
         (Self::Client, "client"),
         (Self::Octets, "octets"),
+        (Self::Upstream, "upstream"),
     ];
 }
 

@@ -28,6 +28,8 @@ use crate::telemetry::cells::Outcome;
 const MOST_DIALS: usize = 32;
 /// The same while none succeeds: the dead must not be flooded, nor fill the pool.
 const MOST_DIALS_IN_VAIN: usize = 4;
+/// Queries that wait for a connection to a server that says nothing.
+const MOST_IN_VAIN: usize = 1024;
 /// Connections that are kept for traffic that needs fewer at a time. A Service chooses a pod for
 /// each connection: among so many each of four pods has its share, within a few hundredths.
 const MOST_KEPT: usize = 32;
@@ -121,6 +123,11 @@ impl Pool {
     pub(super) fn ages(&self, now: Instant) -> Option<(Duration, Duration)> {
         let ages = self.idle.iter().map(|connection| connection.age(now));
         ages.clone().min().zip(ages.max())
+    }
+
+    /// Whether so many wait for a connection that more would only cost memory, where none comes.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.waiting.len() >= MOST_IN_VAIN
     }
 
     /// Whether there are as many connections as there may be, all of them in use.
