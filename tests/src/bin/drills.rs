@@ -8,9 +8,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Arg, ArgAction, Command, value_parser};
+use nodens_tests::coredns;
 use nodens_tests::drill::rows::{self, Drill};
 use nodens_tests::drill::stage::Stage;
 use nodens_tests::drill::table::{Row, to_markdown, to_text};
+use nodens_tests::drill::upstreams::forwarder::Kind;
+use nodens_tests::drill::upstreams::rows as upstreams;
+use nodens_tests::drill::upstreams::trial::Scene;
 use nodens_tests::load::{cpus, report};
 use nodens_tests::node::{Family, From, Node, Shape};
 
@@ -20,8 +24,15 @@ const EXIT_UNAVAILABLE: u8 = 69;
 /// How much wider bounds are in the short form, which runs on machines that others use.
 const LENIENCE: f64 = 3.0;
 
+/// What stands on the command line for all drills of a kind.
+const NODE: &str = "node";
+/// The same for those of the way upstream.
+const UPSTREAMS: &str = "upstreams";
+
 struct Options {
     drills: Vec<&'static Drill>,
+    upstreams: Vec<&'static upstreams::Drill>,
+    kind: Kind,
     shapes: Vec<Shape>,
     families: &'static [Family],
     clients: Vec<From>,
@@ -43,7 +54,9 @@ fn main() -> ExitCode {
 }
 
 fn read() -> Options {
-    let names: Vec<&str> = rows::ALL.iter().map(|drill| drill.name).collect();
+    let mut names: Vec<&str> = rows::ALL.iter().map(|drill| drill.name).collect();
+    names.extend(upstreams::ALL.iter().map(|drill| drill.name));
+    names.extend([NODE, UPSTREAMS]);
     let choice = |name: &'static str, values: &'static [&'static str], help: &'static str| {
         Arg::new(name)
             .long(name)
@@ -52,12 +65,12 @@ fn read() -> Options {
             .help(help)
     };
     let matches = Command::new("drills")
-        .about("Kills, stops, drains, starves and floods the agent of a node in namespaces, and measures what pods notice")
+        .about("Kills, stops, drains, starves and floods the agent of a node in namespaces, and measures what pods notice; makes its CoreDNS unwell, and measures what becomes of misses")
         .arg(
             Arg::new("drill")
                 .num_args(0..)
                 .value_parser(names)
-                .help("Which drills; all without any"),
+                .help("Which drills: names, `node` or `upstreams` for all of a kind; all without any"),
         )
         .arg(choice("shape", &["a", "b", "c", "all"], "Kube-proxy in iptables mode, in nftables mode, none, or one after the other"))
         .arg(choice("family", &["4", "6", "both"], "IPv4, IPv6, or both at once"))
@@ -69,21 +82,34 @@ fn read() -> Options {
                 .value_parser(value_parser!(u64).range(1..=50_000))
                 .help("Queries a second, over all addresses together"),
         )
+        .arg(Arg::new("incumbent").long("incumbent").action(ArgAction::SetTrue).help("The drills of the way upstream with CoreDNS, `forward` and `force_tcp`, in the agent's place: no verdict on us, but on the drills"))
         .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("Shorter, with bounds three times as wide: a look, not a verdict"))
         .arg(Arg::new("markdown").long("markdown").action(ArgAction::SetTrue).help("The tables in Markdown"))
         .get_matches();
     let word = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
-    let drills: Vec<_> = matches
+    let chosen: Vec<&str> = matches
         .get_many::<String>("drill")
         .into_iter()
         .flatten()
-        .filter_map(|name| rows::find(name))
+        .map(String::as_str)
         .collect();
+    let is_chosen =
+        |name, group| chosen.is_empty() || chosen.contains(&name) || chosen.contains(&group);
+    let incumbent = matches.get_flag("incumbent");
+    let quick = matches.get_flag("quick");
     Options {
-        drills: if drills.is_empty() {
-            rows::ALL.iter().collect()
+        drills: (rows::ALL.iter())
+            .filter(|drill| !incumbent && is_chosen(drill.name, NODE))
+            .collect(),
+        // One that has no short form runs where it is named.
+        upstreams: (upstreams::ALL.iter())
+            .filter(|drill| is_chosen(drill.name, UPSTREAMS))
+            .filter(|drill| !quick || drill.is_short || chosen.contains(&drill.name))
+            .collect(),
+        kind: if incumbent {
+            Kind::Incumbent
         } else {
-            drills
+            Kind::Agent
         },
         shapes: match word("shape").as_str() {
             "a" => vec![Shape::Iptables],
@@ -103,16 +129,24 @@ fn read() -> Options {
             _ => From::ALL.to_vec(),
         },
         per_second: matches.get_one("rate").copied().unwrap_or(5_000),
-        quick: matches.get_flag("quick"),
+        quick,
         markdown: matches.get_flag("markdown"),
     }
 }
 
 fn run(options: &Options) -> anyhow::Result<bool> {
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "network namespaces need root: run it again with sudo"
+    );
+    coredns::find()?;
     let mut is_passed = true;
     let machine = report::machine(cpus()?.len());
     for &shape in &options.shapes {
         for &from in &options.clients {
+            if options.drills.is_empty() {
+                continue;
+            }
             let families: Vec<_> = options.families.iter().map(|f| format!("{f:?}")).collect();
             let title = format!(
                 "{machine}\n({}) {}, {}, {}, {} queries a second{}",
@@ -130,15 +164,61 @@ fn run(options: &Options) -> anyhow::Result<bool> {
             say(&format!("{title}\n"));
             let rows = run_all(options, shape, from)?;
             is_passed &= rows.iter().all(Row::is_passed);
-            let table = if options.markdown {
-                to_markdown(&rows)
-            } else {
-                to_text(&rows)
-            };
-            writeln!(io::stdout(), "{title}\n\n{table}").context("write the table")?;
+            show(options, &title, &rows)?;
         }
     }
+    if !options.upstreams.is_empty() {
+        let title = format!(
+            "{machine}\nthe way upstream, {}{}",
+            options.kind.describe(),
+            if options.quick {
+                ", the short form"
+            } else {
+                ""
+            }
+        );
+        say(&format!("{title}\n"));
+        let rows = run_upstreams(options);
+        // What another program misses is no failure of ours.
+        is_passed &= options.kind == Kind::Incumbent || rows.iter().all(Row::is_passed);
+        show(options, &title, &rows)?;
+    }
     Ok(is_passed)
+}
+
+fn show(options: &Options, title: &str, rows: &[Row]) -> anyhow::Result<()> {
+    let table = if options.markdown {
+        to_markdown(rows)
+    } else {
+        to_text(rows)
+    };
+    writeln!(io::stdout(), "{title}\n\n{table}").context("write the table")
+}
+
+fn run_upstreams(options: &Options) -> Vec<Row> {
+    let scene = Scene {
+        kind: options.kind,
+        quick: options.quick,
+    };
+    let drills = options.upstreams.iter().map(|drill| {
+        say(&format!("  {} …", drill.title));
+        finish(drill.run(&scene), options)
+    });
+    drills.collect()
+}
+
+/// The row with the bounds of the form that was run, and a word on how it ended.
+fn finish(mut row: Row, options: &Options) -> Row {
+    if options.quick {
+        let figures = row.figures.into_iter();
+        row.figures = figures.map(|one| one.relaxed(LENIENCE)).collect();
+    }
+    say(if row.is_passed() {
+        " done\n"
+    } else {
+        " MISSED\n"
+    });
+    row
 }
 
 fn run_all(options: &Options, shape: Shape, from: From) -> anyhow::Result<Vec<Row>> {
@@ -150,23 +230,14 @@ fn run_all(options: &Options, shape: Shape, from: From) -> anyhow::Result<Vec<Ro
         say(&format!("  {} …", drill.title));
         // A node of its own: no drill finds what another has left.
         let node = Node::new(shape)?;
-        let mut row = drill.run(&Stage {
+        let row = drill.run(&Stage {
             node: &node,
             families: options.families,
             from,
             per_second: options.per_second,
             quick: options.quick,
         });
-        if options.quick {
-            let figures = row.figures.into_iter();
-            row.figures = figures.map(|one| one.relaxed(LENIENCE)).collect();
-        }
-        say(if row.is_passed() {
-            " done\n"
-        } else {
-            " MISSED\n"
-        });
-        rows.push(row);
+        rows.push(finish(row, options));
     }
     Ok(rows)
 }
