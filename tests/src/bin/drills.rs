@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Arg, ArgAction, Command, value_parser};
@@ -15,7 +16,7 @@ use nodens_tests::drill::table::{Row, to_markdown, to_text};
 use nodens_tests::drill::upstreams::forwarder::Kind;
 use nodens_tests::drill::upstreams::rows as upstreams;
 use nodens_tests::drill::upstreams::trial::Scene;
-use nodens_tests::load::{cpus, report};
+use nodens_tests::load::{cpus, now_ns, report};
 use nodens_tests::node::{Family, From, Node, Shape};
 
 /// The machine cannot do it: no root, a program that is missing.
@@ -202,7 +203,11 @@ fn run_upstreams(options: &Options) -> Vec<Row> {
     };
     let drills = options.upstreams.iter().map(|drill| {
         say(&format!("  {} …", drill.title));
-        finish(drill.run(&scene), options)
+        let begin = now_ns();
+        let row = finish(drill.run(&scene), options);
+        let took = Duration::from_nanos(now_ns() - begin);
+        say(&format!(", {:.0} s\n", took.as_secs_f64()));
+        row
     });
     drills.collect()
 }
@@ -213,11 +218,7 @@ fn finish(mut row: Row, options: &Options) -> Row {
         let figures = row.figures.into_iter();
         row.figures = figures.map(|one| one.relaxed(LENIENCE)).collect();
     }
-    say(if row.is_passed() {
-        " done\n"
-    } else {
-        " MISSED\n"
-    });
+    say(if row.is_passed() { " done" } else { " MISSED" });
     row
 }
 
@@ -238,6 +239,7 @@ fn run_all(options: &Options, shape: Shape, from: From) -> anyhow::Result<Vec<Ro
             quick: options.quick,
         });
         rows.push(finish(row, options));
+        say("\n");
     }
     Ok(rows)
 }

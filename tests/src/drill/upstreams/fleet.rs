@@ -249,7 +249,8 @@ impl Fleet {
             .remove(place.with_context(|| format!("no pod {number}"))?);
         let mut asked = 0;
         wait_for("the end of CoreDNS", patience, || {
-            asked = pod.asked().unwrap_or(asked);
+            // What is said in the midst of the end can be nothing.
+            asked = pod.asked().unwrap_or(0).max(asked);
             Ok(pod.program.status()?)
         })?;
         Ok(asked)

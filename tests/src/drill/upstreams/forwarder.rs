@@ -27,9 +27,14 @@ const FIRST_SALT: u32 = 0;
 pub enum Kind {
     /// The agent.
     Agent,
-    /// CoreDNS with the plugins `cache` and `forward`, over TCP, as node-cache is configured.
+    /// CoreDNS that forwards over TCP, with the plugins of node-cache's own file.
     Incumbent,
+    /// CoreDNS that forwards over TCP, and nothing else.
+    Bare,
 }
+
+/// What node-cache's file has beside `bind`, `forward` and what follows changes of the file.
+const PLUGINS: &str = " errors\n cache 30\n loop\n prometheus 127.0.0.1:9253\n";
 
 impl Kind {
     /// In words.
@@ -38,6 +43,7 @@ impl Kind {
         match self {
             Self::Agent => "the agent",
             Self::Incumbent => "CoreDNS with `forward` and `force_tcp` in the agent's place",
+            Self::Bare => "CoreDNS with `forward` and `force_tcp` alone",
         }
     }
 }
@@ -51,8 +57,6 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Further keys of the agent, with values as YAML writes them.
     pub keys: Vec<(&'static str, String)>,
-    /// Whether the incumbent has its cache.
-    pub has_cache: bool,
 }
 
 /// A forwarder that runs. Killed when dropped.
@@ -79,7 +83,6 @@ impl Forwarder {
             upstreams: upstreams.iter().copied().map(Family::dns).collect(),
             listen: Family::dns(Family::V4.local()),
             keys: keys.to_vec(),
-            has_cache: true,
         };
         let mut forwarder = Self::launch(fleet.node(), kind, &settings)?;
         forwarder.await_answer(fleet.clients(), Some(CLIENTS[0].into()))?;
@@ -94,7 +97,8 @@ impl Forwarder {
         let dir = TempDir::new()?;
         let command = match kind {
             Kind::Agent => agent(&dir, settings)?,
-            Kind::Incumbent => incumbent(&dir, settings)?,
+            Kind::Incumbent => incumbent(&dir, settings, PLUGINS)?,
+            Kind::Bare => incumbent(&dir, settings, "")?,
         };
         let program = space.start(command, dir.path().join("log"))?;
         Ok(Self {
@@ -183,16 +187,11 @@ fn agent(dir: &TempDir, settings: &Settings) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-fn incumbent(dir: &TempDir, settings: &Settings) -> anyhow::Result<Command> {
+fn incumbent(dir: &TempDir, settings: &Settings, plugins: &str) -> anyhow::Result<Command> {
     let servers: Vec<_> = settings.upstreams.iter().map(ToString::to_string).collect();
     let (ip, port) = (settings.listen.ip(), settings.listen.port());
-    let cache = if settings.has_cache {
-        " errors\n cache 30\n"
-    } else {
-        ""
-    };
     let corefile = format!(
-        ".:{port} {{\n bind {ip}\n{cache} forward . {} {{\n  force_tcp\n }}\n}}\n",
+        ".:{port} {{\n bind {ip}\n{plugins} forward . {} {{\n  force_tcp\n }}\n}}\n",
         servers.join(" ")
     );
     let path = dir.path().join("Corefile");

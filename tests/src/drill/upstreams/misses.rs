@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context;
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::thread::set_current_timer_slack;
 use socket2::SockRef;
 
@@ -263,7 +263,16 @@ impl<'a> Asking<'a> {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(0),
             tv_nsec: wait.subsec_nanos().into(),
         };
-        let ready = match epoll::wait(&self.readable, events.as_mut_slice(), Some(&timeout)) {
+        // To the nanosecond: epoll's own wait is told in milliseconds.
+        match poll(
+            &mut [PollFd::new(&self.readable, PollFlags::IN)],
+            Some(&timeout),
+        ) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let at_once = Timespec::default();
+        let ready = match epoll::wait(&self.readable, events.as_mut_slice(), Some(&at_once)) {
             Ok(ready) => ready,
             Err(rustix::io::Errno::INTR) => 0,
             Err(error) => return Err(error.into()),

@@ -25,48 +25,52 @@ const WINDOW: usize = 64;
 /// The share of lost queries above which a turn is worth nothing.
 const MOST_LOSS: f64 = 0.001;
 
-/// Both on loopback in a namespace of their own, in front of the same cheap upstream that answers
-/// each connection in order; turn by turn, the first of a round changing. The figure is the median
-/// of the rounds' ratios.
+/// All on loopback in a namespace of their own, in front of the same cheap upstream that answers
+/// each connection in order; turn by turn, the first of a round changing. A figure is the median of
+/// the rounds' ratios.
 pub(super) fn cost(scene: &Scene) -> Outcome {
     let space = Space::new("cost")?;
     let upstream = space
         .within(Upstream::start)
         .context("start the upstream")?;
-    let sides = [Kind::Agent, Kind::Incumbent];
+    let sides = [Kind::Agent, Kind::Incumbent, Kind::Bare];
     let mut forwarders = Vec::new();
     for (kind, host) in sides.into_iter().zip(2..) {
         let settings = Settings {
             upstreams: vec![upstream.address],
             listen: SocketAddr::from(([127, 0, 0, host], 53)),
             keys: Vec::new(),
-            has_cache: false,
         };
         let mut forwarder = Forwarder::launch(&space, kind, &settings)?;
         forwarder.await_answer(&space, None)?;
         forwarders.push(forwarder);
     }
-    let (mut ratios, mut others, mut details) = (Vec::new(), 0.0_f64, Vec::new());
+    let (mut ratios, mut bare) = (Vec::new(), Vec::new());
+    let (mut others, mut details) = (0.0_f64, Vec::new());
     let seconds = scene.pick(1.5, 0.5);
     for round in 0..scene.pick(5, 3) {
-        let mut costs = [0.0, 0.0];
+        let mut costs = [0.0; 3];
         let mut line = format!("round {}:", round + 1);
-        for side in [round % 2, 1 - round % 2] {
+        for turn_of in 0..sides.len() {
+            let side = (round + turn_of) % sides.len();
             let turn = turn(&space, &forwarders[side], &upstream, seconds)?;
             costs[side] = turn.us_per_query;
             others = others.max(turn.others);
             _ = write!(line, " {:?} {}", sides[side], turn.describe());
         }
         ratios.push(costs[0] / costs[1]);
+        bare.push(costs[0] / costs[2]);
         details.push(line);
     }
+    let list = |ratios: &[f64]| {
+        let shown = ratios.iter().map(|ratio| format!("1/{:.2}", 1.0 / ratio));
+        shown.collect::<Vec<_>>().join(", ")
+    };
     details.push(format!(
-        "ratios {}; others had up to {:.0} % of the CPUs; {} of {} queries upstream were pipelined",
-        ratios
-            .iter()
-            .map(|ratio| format!("1/{:.2}", 1.0 / ratio))
-            .collect::<Vec<_>>()
-            .join(", "),
+        "ratios {}; to `forward` alone {}; others had up to {:.0} % of the CPUs; {} of {} queries \
+         upstream were pipelined",
+        list(&ratios),
+        list(&bare),
         100.0 * others,
         upstream.pipelined(),
         upstream.queries()
