@@ -54,7 +54,7 @@ pub const START: Duration = Duration::from_secs(30);
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9153);
 /// The first port of the resolver that answers late, one a pod.
 const LATE_PORT: u16 = 5300;
-/// Octets of an IP packet above which it carries a query: more than any without data has.
+/// Octets of a packet of TCP above which it carries a query: more than any without data has.
 const DATA: u16 = 90;
 
 /// How the CoreDNS of a fleet is made.
@@ -319,7 +319,8 @@ impl Fleet {
             &format!(
                 "table inet lab {{\n counter queries {{ }}\n chain leave {{\n\
                  \x20 type filter hook postrouting priority 300\n\
-                 \x20 meta l4proto {{ tcp, udp }} th dport 53 meta length > {DATA} counter name queries\n\
+                 \x20 udp dport 53 counter name queries\n\
+                 \x20 tcp dport 53 meta length > {DATA} counter name queries\n\
                  \x20}}\n}}\n"
             ),
         )?;

@@ -53,14 +53,14 @@ pub(super) fn blackhole(scene: &Scene) -> Outcome {
     let begin = now_ns();
     let flood = Misses::start(fleet.clients(), plan(&forwarder, FLOOD))?;
     let mut peak = 0;
-    watch_memory(&forwarder, scene.pick(60.0, 4.0), &mut peak)?;
+    watch_memory(&forwarder, scene.pick(60.0, 3.0), &mut peak)?;
     flood.finish();
     // The first of them are asked in the dark, so that none is missing when it ends.
     let fresh = Misses::start(fleet.clients(), plan(&forwarder, PER_SECOND))?;
     thread::sleep(Duration::from_millis(100));
     fleet.set(&all, Way::Open)?;
     let end = now_ns();
-    watch_memory(&forwarder, scene.pick(15.0, 8.0), &mut peak)?;
+    watch_memory(&forwarder, scene.pick(15.0, 4.0), &mut peak)?;
     let last = now_ns();
     let machine = watch.describe()?;
     let (flood, fresh) = (flood.stop()?, fresh.stop()?);
