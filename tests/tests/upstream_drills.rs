@@ -2,10 +2,6 @@
 //! What the drills of the way upstream are worth: pods do what they are told, and a forwarder that
 //! is known to stall is seen to stall.
 #![expect(clippy::unwrap_used, reason = "a test fails where it is surprised")]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "tests own their clock and their waits"
-)]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

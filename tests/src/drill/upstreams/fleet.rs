@@ -271,10 +271,10 @@ impl Fleet {
     /// When the rule that counts is gone.
     pub fn sent(&self) -> anyhow::Result<u64> {
         let said = self.node.run("nft list counter inet lab queries")?;
-        let packets = said
+        let mut words = said
             .split_whitespace()
             .skip_while(|&word| word != "packets");
-        Ok(packets.skip(1).next().context("a counter")?.parse()?)
+        Ok(words.nth(1).context("a counter")?.parse()?)
     }
 
     /// Connections that are open from the node to a server of DNS.

@@ -254,7 +254,7 @@ impl<'a> Asking<'a> {
             .to_bytes()
     }
 
-    fn receive(&mut self, wait: Duration) -> io::Result<()> {
+    fn receive(&self, wait: Duration) -> io::Result<()> {
         let mut events = [epoll::Event {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(0),
