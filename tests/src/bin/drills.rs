@@ -141,6 +141,10 @@ fn run(options: &Options) -> anyhow::Result<bool> {
         "network namespaces need root: run it again with sudo"
     );
     coredns::find()?;
+    anyhow::ensure!(
+        !(options.drills.is_empty() && options.upstreams.is_empty()),
+        "nothing to run: --incumbent is for the drills of the way upstream alone"
+    );
     let mut is_passed = true;
     let machine = report::machine(cpus()?.len());
     for &shape in &options.shapes {

@@ -60,7 +60,7 @@ pub(super) fn blackhole(scene: &Scene) -> Outcome {
     thread::sleep(Duration::from_millis(100));
     fleet.set(&all, Way::Open)?;
     let end = now_ns();
-    watch_memory(&forwarder, scene.pick(15.0, 4.0), &mut peak)?;
+    watch_memory(&forwarder, scene.pick(8.0, 4.0), &mut peak)?;
     let last = now_ns();
     let machine = watch.describe()?;
     let (flood, fresh) = (flood.stop()?, fresh.stop()?);

@@ -47,7 +47,7 @@ pub(super) fn cost(scene: &Scene) -> Outcome {
     }
     let (mut ratios, mut bare) = (Vec::new(), Vec::new());
     let (mut others, mut details) = (0.0_f64, Vec::new());
-    let seconds = scene.pick(1.5, 0.5);
+    let seconds = scene.pick(1.0, 0.5);
     for round in 0..scene.pick(5, 3) {
         let mut costs = [0.0; 3];
         let mut line = format!("round {}:", round + 1);

@@ -21,7 +21,7 @@ pub(super) fn loss(scene: &Scene) -> Outcome {
     fleet.set(&all, Way::Lossy(LOSS))?;
     let trial = Trial::start(scene, fleet, To::Service, PER_SECOND)?;
     let begin = now_ns();
-    scene.wait(20.0, 3.0);
+    scene.wait(15.0, 3.0);
     let end = now_ns();
     let ended = trial.stop()?;
     let (span, details) = ended.judge(begin, end)?;
@@ -47,7 +47,7 @@ fn late_at(scene: &Scene, per_second: u32, is_must: bool) -> Outcome {
     })?;
     let trial = Trial::start(scene, fleet, To::Service, per_second)?;
     let begin = now_ns();
-    scene.wait(15.0, 2.5);
+    scene.wait(10.0, 2.5);
     let connections = trial.fleet.connections()?;
     let end = now_ns();
     let ended = trial.stop()?;
