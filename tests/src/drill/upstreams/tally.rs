@@ -250,6 +250,13 @@ pub fn ratio(part: u64, whole: u64) -> f64 {
     part as f64 / whole.max(1) as f64
 }
 
+/// By how many percent `reached` is more than `asked`; below 0 where it is less.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+pub fn excess(reached: u64, asked: u64) -> f64 {
+    100.0 * (reached as f64 - asked as f64) / asked.max(1) as f64
+}
+
 /// The place of the value that `fraction` of `count` sorted values do not exceed.
 #[expect(
     clippy::cast_precision_loss,
@@ -336,6 +343,14 @@ mod tests {
         tally.all[98].answer = None;
         assert_eq!(p99(&tally), None);
         assert_eq!(Tally::default().span(0, 1).quantile(0.99), None);
+    }
+
+    #[test]
+    fn the_excess_is_in_percent() {
+        assert!((excess(1_050, 1_000) - 5.0).abs() < 1e-9);
+        assert!((excess(900, 1_000) + 10.0).abs() < 1e-9);
+        assert!(excess(0, 0).abs() < 1e-9);
+        assert!((ratio(1, 4) - 0.25).abs() < 1e-9);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::ensure;
 use super::fleet::{self, CLIENTS, Fleet};
 use super::forwarder::{Forwarder, Kind};
 use super::misses::{Misses, Plan};
-use super::tally::{Span, Tally, ratio};
+use super::tally::{Span, Tally, excess, ratio};
 use crate::load::meter::{CpuMeter, Others};
 use crate::load::{cpus, now_ns};
 use crate::node::Family;
@@ -133,7 +133,7 @@ impl Ended {
                 "upstream: {} queries reached a pod for {asked} misses ({:+.2} %), {} packets with \
                  one left the node; answers by pod {}",
                 self.reached,
-                100.0 * self.extra(),
+                self.extra(),
                 self.sent,
                 pods.join(", ")
             ),
@@ -149,11 +149,9 @@ impl Ended {
         Ok((span, details))
     }
 
-    /// Queries that reached a pod beyond one for each miss, as a share of the misses.
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+    /// Queries that reached a pod beyond one for each miss, in percent of the misses.
     pub(super) fn extra(&self) -> f64 {
-        let asked = self.tally.all.len() as f64;
-        (self.reached as f64 - asked) / asked.max(1.0)
+        excess(self.reached, self.tally.all.len() as u64)
     }
 }
 
