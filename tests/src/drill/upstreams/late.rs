@@ -11,8 +11,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::setpriority_process;
 use socket2::SockRef;
 
+use super::fleet::ELSEWHERE;
 use super::names;
 use crate::load::now_ns;
 use crate::node::Space;
@@ -74,6 +76,7 @@ impl Drop for Late {
 }
 
 fn serve(socket: &UdpSocket, pod: u8, delay: Duration, is_over: &AtomicBool) -> io::Result<()> {
+    setpriority_process(None, ELSEWHERE)?;
     let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
     let mut waiting: VecDeque<(u64, Vec<u8>, SocketAddr)> = VecDeque::new();
     let mut buffer = [0; 1500];

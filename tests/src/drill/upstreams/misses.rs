@@ -17,9 +17,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::process::setpriority_process;
 use rustix::thread::set_current_timer_slack;
 use socket2::SockRef;
 
+use super::fleet::ELSEWHERE;
 use super::names;
 use super::tally::{Answer, Asked, Tally};
 use crate::host::lock;
@@ -198,6 +200,8 @@ impl<'a> Asking<'a> {
     fn run(&mut self) -> io::Result<()> {
         // Otherwise each pause may be 50 us longer.
         set_current_timer_slack(NonZeroU64::new(1))?;
+        // Of this thread alone (setpriority(2), "C library/kernel differences").
+        setpriority_process(None, ELSEWHERE)?;
         while !self.shared.is_over.load(Relaxed) {
             let mut sent = 0;
             while sent < BURST && self.moments.due() <= now_ns() {
