@@ -21,7 +21,7 @@ HEALTH_PORT ?= 9254
 METRICS_PORT ?= 9253
 
 # Of `make fuzz`, for each target; options of `make bench` and `make drills`, e.g. BENCH=--quick,
-# DRILLS="--shape b --family both kill stop".
+# DRILLS="--shape b --family both kill stop", DRILLS=upstreams, DRILLS="--incumbent silent".
 SECONDS_EACH ?= 60
 BENCH ?=
 DRILLS ?=
@@ -118,7 +118,7 @@ demo: agent coredns ## the agent is killed, stopped and replaced while two pods 
 
 # Where a row misses what it must it ends with an error: then the table says which.
 .PHONY: drills
-drills: agent coredns ## what names cost CoreDNS, what pods notice of crashes, hangs and floods, as tables (12 min; root)
+drills: agent coredns ## what names cost CoreDNS, what pods notice of crashes, hangs, floods and an unwell CoreDNS, as tables (25 min; root)
 	@cargo build --locked --release -p nodens-tests --bin drills
 	@NODENS_BIN=$(TARGET)/release/nodens $(TARGET)/release/drills $(DRILLS)
 

@@ -10,7 +10,8 @@
 //!
 //! [`flow`] and [`streams`] measure, [`rows`] are the drills, each of which runs on a [`stage`],
 //! [`names`] those that need no node: what queries cost CoreDNS, and what its absence costs clients.
-//! [`table`] is what `make drills` prints, [`demo`] tells a newcomer the story.
+//! [`table`] is what `make drills` prints, [`demo`] tells a newcomer the story. [`upstreams`] are
+//! drills of another kind, on a stage of their own: what becomes of misses when CoreDNS is unwell.
 
 pub mod demo;
 pub mod flow;
@@ -19,3 +20,4 @@ pub mod rows;
 pub mod stage;
 pub mod streams;
 pub mod table;
+pub mod upstreams;
