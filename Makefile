@@ -34,7 +34,7 @@ HEALTH_PORT ?= 9254
 METRICS_PORT ?= 9253
 
 # Of `make fuzz`, for each target; options of `make bench` and `make drills`, e.g. BENCH=--quick,
-# DRILLS="--shape b --family both kill stop".
+# DRILLS="--shape b --family both kill stop", DRILLS=upstreams, DRILLS="--incumbent silent".
 SECONDS_EACH ?= 60
 BENCH ?=
 DRILLS ?=
@@ -154,7 +154,7 @@ demo: agent coredns ## the agent is killed, stopped and replaced while two pods 
 
 # Where a row misses what it must it ends with an error: then the table says which.
 .PHONY: drills
-drills: agent coredns ## what pods notice of crashes, hangs, updates and floods, as a table (5 min; root)
+drills: agent coredns ## what names cost CoreDNS, what pods notice of crashes, hangs, floods and an unwell CoreDNS, as tables (25 min; root)
 	@$(RELEASE) -p nodens-tests --bin drills
 	@NODENS_BIN=$(BIN)/nodens $(BIN)/drills $(DRILLS)
 

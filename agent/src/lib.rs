@@ -22,6 +22,7 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod inspect;
 pub mod lifecycle;
 pub mod listeners;
 mod lock;

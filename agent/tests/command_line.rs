@@ -89,6 +89,18 @@ fn help_ends_well_and_wrong_usage_with_64() {
         &["run", "--listen-prot", "53"],
         &["check", "--config"],
         &["check", "x"],
+        &["cache"],
+        &["cache", "stats", "x"],
+        &["cache", "get"],
+        &["cache", "get", "a..b"],
+        &["cache", "get", "a", "NOPE"],
+        &["cache", "get", "a", "TYPE0"],
+        &["cache", "dump", "--zone"],
+        &["cache", "flush"],
+        &["cache", "flush", "a", "--all"],
+        &["cache", "flush", "--zone", ".", "--all"],
+        &["cache", "flush", "b\u{fc}cher.example"],
+        &["status", "x"],
     ] {
         let (code, out, err) = ends(&mut nodens(arguments));
         assert_eq!(code, 64, "{arguments:?}");
@@ -97,6 +109,37 @@ fn help_ends_well_and_wrong_usage_with_64() {
     }
     let (_, _, err) = ends(&mut nodens(&["run", "--listen-prot", "53"]));
     assert!(err.contains("--listen-port"), "{err}");
+}
+
+#[test]
+fn what_is_wrong_with_a_question_about_the_cache_is_told() {
+    for (arguments, told) in [
+        (&["cache", "get", "a..b"][..], "a label is empty"),
+        (&["cache", "get", "a", "NOPE"], "TYPE and a number"),
+        (&["cache", "flush"], "<NAME|--zone <ZONE>|--all>"),
+        (&["cache", "flush", "a", "--all"], "cannot be used with"),
+        (&["cache", "flush", "b\u{fc}cher.example"], "xn--"),
+    ] {
+        let (code, _, err) = ends(&mut nodens(arguments));
+        assert_eq!(code, 64, "{arguments:?}");
+        assert!(err.contains(told), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn a_command_for_the_agent_without_one_names_its_socket_and_the_remedy() {
+    let socket = Scratch::absent();
+    for verb in [&["status"][..], &["cache", "stats"], &["retire"]] {
+        let mut command = nodens(verb);
+        command
+            .args(["--admin-socket", socket.path()])
+            .env("NODENS_ZONES", "[{name: ., upstreams: [192.0.2.1]}]")
+            .env("NODENS_LISTEN_ADDRESSES", "127.0.0.1");
+        let (code, out, err) = ends(&mut command);
+        assert_eq!((code, out.as_str()), (69, ""), "{verb:?}");
+        assert!(err.contains(socket.path()), "{err}");
+        assert!(err.contains("no agent runs here"), "{err}");
+    }
 }
 
 #[test]
@@ -136,7 +179,7 @@ fn a_bad_file_ends_with_64_and_every_problem() {
          {path}:3:5: zones[0]: found a zone without servers, expected upstreams or resolv.conf; \
          add the servers to ask, e.g. `upstreams: [10.96.0.10]`\n\
          {path}:3:18: zones[0].upstream: found the unknown key \"upstream\", expected one of name, \
-         upstreams, resolv.conf, transport, maxTtl, maxNegativeTtl, rotate, cuts; did you mean \
+         upstreams, resolv.conf, transport, serverName, caFile, maxTtl, maxNegativeTtl, rotate, cuts; did you mean \
          upstreams?\n\
          3 problems\n"
     );

@@ -116,6 +116,27 @@ fn what_others_broke_is_mended() {
 }
 
 #[test]
+fn mending_keeps_what_the_kernel_takes_and_says_what_it_does_not() {
+    within(|| {
+        let plan = plan(&["169.254.20.10", "fd00:20::10"], &[]);
+        link::apply(&plan).unwrap();
+        run("ip link del nodens0");
+        run("sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
+        let mended = link::mend(&plan).unwrap();
+        let words = mended.refused.unwrap().to_string();
+        assert!(words.contains("fd00:20::10"), "{words}");
+        assert!(run("ip address show nodens0").contains("169.254.20.10"));
+
+        // Once the kernel takes it, the rest comes back too.
+        run("sysctl -qw net.ipv6.conf.nodens0.disable_ipv6=0");
+        let mended = link::mend(&plan).unwrap();
+        assert!(mended.refused.is_none(), "{:?}", mended.refused);
+        assert_eq!(link::check(&plan).unwrap(), []);
+        assert!(link::mend(&plan).unwrap().links.made.is_empty());
+    });
+}
+
+#[test]
 fn an_address_that_waits_for_duplicates_to_answer_is_made_anew() {
     within(|| {
         let plan = plan(&["fd00:20::10"], &[]);

@@ -321,6 +321,8 @@ impl Builder {
             ("listen.addresses", "[127.0.0.1]"),
             ("listen.port", "$PORT"),
             ("intercept.enabled", "false"),
+            // Tests count what comes to the upstreams: nothing must that no client asked for.
+            ("limits.loopProbes", "0s"),
             ("admin.health", "127.0.0.1:$HEALTH"),
             ("admin.metrics", "127.0.0.1:$METRICS"),
             ("admin.socket", "$SOCKET"),
@@ -519,7 +521,7 @@ mod tests {
         assert_eq!(
             config,
             "admin:\n  health: 127.0.0.1:$HEALTH\n  metrics: 127.0.0.1:$METRICS\n  socket: \
-             $SOCKET\ncache:\n  size: 1MiB\nintercept:\n  enabled: false\nlisten:\n  addresses: \
+             $SOCKET\ncache:\n  size: 1MiB\nintercept:\n  enabled: false\nlimits:\n  loopProbes: 0s\nlisten:\n  addresses: \
              [127.0.0.1, '::1']\n  port: $PORT\nversion: 1\nzones:\n  - name: \".\"\n    \
              upstreams: [\"127.0.0.1:1053\"]\n  - name: \"example.org\"\n    upstreams: \
              [\"127.0.0.1:1053\", \"[::1]:1053\"]\n"

@@ -30,6 +30,7 @@ const START: Duration = Duration::from_secs(30);
 pub struct CoreDns {
     program: Program,
     addr: SocketAddr,
+    tls: SocketAddr,
     /// Holds the Corefile and the zones while it runs.
     _dir: TempDir,
 }
@@ -39,6 +40,9 @@ pub struct CoreDns {
 pub struct Builder {
     zones: Option<Zones>,
     plugins: String,
+    blocks: Vec<(String, String)>,
+    /// Certificate and key.
+    tls: Option<(String, String)>,
 }
 
 impl CoreDns {
@@ -56,7 +60,15 @@ impl CoreDns {
         Builder {
             zones: Some(Zones::default()),
             plugins: String::new(),
+            blocks: Vec::new(),
+            tls: None,
         }
+    }
+
+    /// Where it answers over TLS, after [`Builder::tls`].
+    #[must_use]
+    pub fn tls_addr(&self) -> SocketAddr {
+        self.tls
     }
 
     /// Where it answers over UDP and TCP.
@@ -94,6 +106,15 @@ impl CoreDns {
     pub fn thaw(&mut self) -> anyhow::Result<()> {
         self.program.signal(Signal::CONT)
     }
+
+    /// Kills it (SIGKILL): its connections are reset, new ones refused.
+    ///
+    /// # Errors
+    /// When it has ended before, or does not end.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.program.signal(Signal::KILL)?;
+        self.program.wait(START).map(|_| ())
+    }
 }
 
 impl Builder {
@@ -120,6 +141,20 @@ impl Builder {
         self
     }
 
+    /// Adds a server block for a zone of its own: a stub domain, e.g. with `forward . 192.0.2.1`.
+    #[must_use]
+    pub fn block(mut self, zone: &str, plugins: &str) -> Self {
+        self.blocks.push((zone.to_owned(), plugins.to_owned()));
+        self
+    }
+
+    /// Answers over TLS, too, with this certificate and this key, both PEM.
+    #[must_use]
+    pub fn tls(mut self, certificate: &str, key: &str) -> Self {
+        self.tls = Some((certificate.to_owned(), key.to_owned()));
+        self
+    }
+
     /// Starts it and waits until it answers.
     ///
     /// # Errors
@@ -139,18 +174,45 @@ impl Builder {
 
     fn try_start(&self, binary: &PathBuf) -> anyhow::Result<CoreDns> {
         let dir = TempDir::new()?;
-        let port = free_port()?;
-        let mut corefile = format!(".:{port} {{\nbind 127.0.0.1\nerrors\n{}", self.plugins);
+        let (port, tls_port) = (free_port()?, free_port()?);
+        let mut block = format!("bind 127.0.0.1\nerrors\n{}", self.plugins);
         if let Some(zones) = &self.zones {
             for (number, (origin, text)) in zone_files(zones)?.into_iter().enumerate() {
                 let path = dir.path().join(format!("zone-{number}"));
                 fs::write(&path, text)?;
                 // Never re-read: what is served is what was written.
                 let path = path.display();
-                corefile.push_str(&format!("file {path} {origin} {{\nreload 0\n}}\n"));
+                block.push_str(&format!("file {path} {origin} {{\nreload 0\n}}\n"));
             }
         }
-        corefile.push_str("}\n");
+        let mut corefile = format!(
+            ".:{port} {{
+{block}}}
+"
+        );
+        for (zone, plugins) in &self.blocks {
+            corefile.push_str(&format!(
+                "{zone}:{port} {{
+bind 127.0.0.1
+errors
+{plugins}
+}}
+"
+            ));
+        }
+        if let Some((certificate, key)) = &self.tls {
+            let paths = ["cert.pem", "key.pem"].map(|name| dir.path().join(name));
+            let [certificate_path, key_path] = &paths;
+            fs::write(certificate_path, certificate)?;
+            fs::write(key_path, key)?;
+            let (certificate, key) = (certificate_path.display(), key_path.display());
+            corefile.push_str(&format!(
+                "tls://.:{tls_port} {{
+tls {certificate} {key}
+{block}}}
+"
+            ));
+        }
         let path = dir.path().join("Corefile");
         fs::write(&path, corefile)?;
         let mut command = Command::new(binary);
@@ -171,6 +233,7 @@ impl Builder {
         Ok(CoreDns {
             program,
             addr,
+            tls: SocketAddr::from((Ipv4Addr::LOCALHOST, tls_port)),
             _dir: dir,
         })
     }

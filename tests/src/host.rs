@@ -104,8 +104,23 @@ impl Host {
     /// # Errors
     /// When no port is free for both UDP and TCP, or a thread cannot start.
     pub fn start(service: impl Service) -> anyhow::Result<Self> {
+        Self::start_on(service, bind_pair(IpAddr::V4(Ipv4Addr::LOCALHOST))?)
+    }
+
+    /// Serves at this address.
+    ///
+    /// # Errors
+    /// When it is not ours or is taken, or a thread cannot start.
+    pub fn start_at(service: impl Service, addr: SocketAddr) -> anyhow::Result<Self> {
+        let sockets = UdpSocket::bind(addr).and_then(|udp| Ok((udp, TcpListener::bind(addr)?)));
+        Self::start_on(service, sockets.with_context(|| format!("bind {addr}"))?)
+    }
+
+    fn start_on(
+        service: impl Service,
+        (udp, tcp): (UdpSocket, TcpListener),
+    ) -> anyhow::Result<Self> {
         let service = Arc::new(service);
-        let (udp, tcp) = bind_pair(IpAddr::V4(Ipv4Addr::LOCALHOST))?;
         let addr = udp.local_addr()?;
         let door = Arc::new(Door {
             udp,
@@ -156,14 +171,24 @@ impl Host {
     /// # Errors
     /// What the sockets report.
     pub fn refuse(&mut self) -> io::Result<()> {
+        if self.accepting.is_some() {
+            // A socket connected elsewhere takes no datagrams from anyone here.
+            self.door.udp.connect((self.addr.ip(), 9))?;
+        }
+        self.refuse_tcp()
+    }
+
+    /// Refuses TCP alone: open connections are reset, new ones refused.
+    ///
+    /// # Errors
+    /// What the sockets report.
+    pub fn refuse_tcp(&mut self) -> io::Result<()> {
         if let Some(accepting) = self.accepting.take() {
             accepting.end();
             let socket = Socket::new(Domain::for_address(self.addr), Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             socket.bind(&self.addr.into())?;
             self.placeholder = Some(socket);
-            // A socket connected elsewhere takes no datagrams from anyone here.
-            self.door.udp.connect((self.addr.ip(), 9))?;
             self.reset_connections();
         }
         Ok(())

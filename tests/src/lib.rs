@@ -26,6 +26,7 @@ pub mod fault;
 pub mod frames;
 pub mod helm;
 pub mod host;
+pub mod kube;
 pub mod load;
 pub mod netns;
 pub mod node;

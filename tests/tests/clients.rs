@@ -53,7 +53,7 @@ fn an_address_is_unused_until_a_client_asks_and_the_agents_own_questions_are_non
     );
     let (code, text) = clients(&socket, &[]);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("(node-local): last asked"), "{text}");
+    assert!(text.contains("node-local  last asked"), "{text}");
 
     std::thread::sleep(Duration::from_millis(2100));
     let (code, text) = clients(&socket, &["--unused-for", "1s"]);

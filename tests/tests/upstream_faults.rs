@@ -543,7 +543,20 @@ fn a_connection_that_ended_while_it_was_idle_is_never_noticed() {
 /// A CoreDNS whose node lost its power: what was open goes silent without an end, new connections
 /// reach another pod behind the same address.
 #[test]
-fn connections_into_the_void_are_given_up_together() {
+fn connections_into_the_void_are_given_up_together_when_one_has_run_out_of_time() {
+    let first = into_the_void("0");
+    assert!(first >= ATTEMPT, "{first:?}");
+}
+
+/// The same, where a query is asked a second time: the answer does not wait for the attempt's end.
+#[test]
+fn a_query_into_the_void_is_answered_over_another_connection_while_it_waits() {
+    let first = into_the_void("5");
+    assert!(first < ATTEMPT, "{first:?}");
+}
+
+/// How long the first query took that went into the void.
+fn into_the_void(hedge_percent: &str) -> Duration {
     const IDLE: usize = 30;
     let dead_below = Arc::new(AtomicU64::new(0));
     let below = Arc::clone(&dead_below);
@@ -562,6 +575,7 @@ fn connections_into_the_void_are_given_up_together() {
     .unwrap();
     let agent = agent()
         .set("limits.upstreamIdle", "60s")
+        .set("limits.hedgePercent", hedge_percent)
         .upstream(fault.addr())
         .start()
         .unwrap();
@@ -577,12 +591,145 @@ fn connections_into_the_void_are_given_up_together() {
     dead_below.store(fault.connections(), Relaxed);
     let first = ask(&agent, false, "first.example.org");
     assert_eq!(addresses(&first), [IpAddr::V4(TRUTH)], "after one attempt");
-    assert!(first.elapsed >= ATTEMPT, "{:?}", first.elapsed);
     for number in 0..5 {
         let next = ask(&agent, false, &format!("next-{number}.example.org"));
         assert_eq!(addresses(&next), [IpAddr::V4(TRUTH)]);
         assert!(next.elapsed < ATTEMPT, "{:?}", next.elapsed);
     }
+    first.elapsed
+}
+
+/// One of three pods behind one address falls silent, with the connections that lead to it: who
+/// asks meanwhile is answered over the others, and hardly any query is asked twice.
+#[test]
+fn a_pod_that_falls_silent_among_three_keeps_nobody_waiting() {
+    const QUERIES: usize = 1200;
+    let silent_below = Arc::new(AtomicU64::new(0));
+    let below = Arc::clone(&silent_below);
+    let fault = Fault::start(move |asked: &Asked| {
+        let below = below.load(Relaxed);
+        let is_silent = |number: u64| number.is_multiple_of(3) && number < below;
+        if asked.connection.is_some_and(is_silent) {
+            vec![]
+        } else {
+            vec![Step::Send(truth(asked))]
+        }
+    })
+    .unwrap();
+    let agent = agent().upstream(fault.addr()).start().unwrap();
+    let mut slowest = Duration::ZERO;
+    for number in 0..QUERIES {
+        if number == QUERIES / 3 {
+            silent_below.store(fault.connections(), Relaxed);
+        }
+        // Eight at a time now and then, so that there are connections to all of the pods.
+        let at_a_time = if number % 100 == 0 { 8 } else { 1 };
+        let took = thread::scope(|scope| {
+            let asking: Vec<_> = (0..at_a_time)
+                .map(|part| {
+                    let (agent, name) = (&agent, format!("{number}-{part}.example.org"));
+                    scope.spawn(move || ask(agent, false, &name))
+                })
+                .collect();
+            asking
+                .into_iter()
+                .map(|asking| {
+                    let response = asking.join().unwrap();
+                    assert_eq!(addresses(&response), [IpAddr::V4(TRUTH)]);
+                    response.elapsed
+                })
+                .max()
+                .unwrap()
+        });
+        slowest = slowest.max(took);
+    }
+    // It is 20 ms on a machine with nothing else to do.
+    assert!(slowest < ATTEMPT, "{slowest:?}");
+    let outpaced = [("outcome", "outpaced")];
+    let exchanges = "nodens_upstream_exchanges_total";
+    assert!(agent.metric(exchanges, &outpaced).unwrap() >= 1.0);
+    let hedges = agent.metric("nodens_upstream_hedges_total", &[]).unwrap();
+    assert!(hedges <= 8.0 + 0.05 * 2000.0, "{hedges}");
+}
+
+/// A server that needs long for everything is not asked everything twice.
+#[test]
+fn a_server_that_has_become_slow_is_asked_hardly_more_than_it_was() {
+    const QUERIES: usize = 300;
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let slow = Arc::clone(&is_slow);
+    let fault = Fault::start(move |asked: &Asked| {
+        let wait = Duration::from_millis(if slow.load(Relaxed) { 200 } else { 0 });
+        vec![Step::Wait(wait), Step::Send(truth(asked))]
+    })
+    .unwrap();
+    let agent = agent().upstream(fault.addr()).start().unwrap();
+    let ask_many = |kind: &str| {
+        thread::scope(|scope| {
+            for part in 0..10 {
+                let agent = &agent;
+                scope.spawn(move || {
+                    for number in 0..QUERIES / 10 {
+                        let response = ask(agent, false, &format!("{kind}-{number}-{part}.test"));
+                        assert_eq!(addresses(&response), [IpAddr::V4(TRUTH)]);
+                    }
+                });
+            }
+        });
+    };
+    ask_many("fast");
+    is_slow.store(true, Relaxed);
+    ask_many("slow");
+    // Those that were saved up to begin with, and five of a hundred.
+    let most = 2 * QUERIES + 8 + 2 * QUERIES / 20;
+    assert!(fault.total() <= most, "{} of {most}", fault.total());
+}
+
+/// One client asks for what nobody answers, more of it than there may be connections: another one
+/// has its turn as soon as a connection is free, not behind all of that.
+#[test]
+fn a_client_with_many_slow_queries_does_not_stand_in_front_of_another() {
+    const SLOW: usize = 60;
+    let fault = Fault::start(|asked: &Asked| {
+        let outline = asked.outline.as_ref();
+        let is_slow = outline.is_some_and(|outline| outline.name.ends_with(".slow.test."));
+        let wait = Duration::from_millis(if is_slow { 250 } else { 0 });
+        vec![Step::Wait(wait), Step::Send(truth(asked))]
+    })
+    .unwrap();
+    let agent = Agent::builder()
+        .upstream(fault.addr())
+        .set("limits.upstreamConnections", "4")
+        .set("limits.queryTimeout", "10s")
+        .set("listen.addresses", "[0.0.0.0]")
+        .start()
+        .unwrap();
+    let port = agent.addr().port();
+    let ask_from = |source: [u8; 4], name: &str| {
+        let socket = std::net::UdpSocket::bind((Ipv4Addr::from(source), 0)).unwrap();
+        socket.set_read_timeout(Some(QUERY + QUERY)).unwrap();
+        socket.connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let began = Instant::now();
+        socket.send(&Query::new(name, A).to_bytes()).unwrap();
+        socket.recv(&mut [0; 512]).unwrap();
+        began.elapsed()
+    };
+    thread::scope(|scope| {
+        for number in 0..SLOW {
+            let ask_from = &ask_from;
+            scope.spawn(move || ask_from([127, 0, 0, 1], &format!("{number}.slow.test")));
+        }
+        wait_for("the slow ones to wait", SLACK, || {
+            let waiting = agent.metric("nodens_queries_in_flight", &[])?;
+            Ok((waiting >= 40.0).then_some(()))
+        })
+        .unwrap();
+        for number in 0..3 {
+            let took = ask_from([127, 0, 0, 2], &format!("{number}.quick.test"));
+            // Behind all the others it would be seconds.
+            assert!(took < Duration::from_millis(900), "{took:?}");
+        }
+    });
 }
 
 #[test]

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Health, readiness and metrics over HTTP, on the cold thread.
+//! Health, readiness and metrics over HTTP, on the cold thread; over the admin socket also what is
+//! held and how the agent is doing.
 //!
 //! Whoever reaches these ports must not be able to harm the agent through them: kubelet kills a
 //! process whose `/healthz` does not answer. So the number of connections is bounded, every one
 //! of them has an end, and at the bound the oldest goes rather than the newest: a page takes a
 //! millisecond, so the oldest is one that says nothing, and a probe gets through a crowd of them.
 
+mod ask;
+mod body;
 pub mod control;
 mod pages;
 mod server;
@@ -13,36 +16,24 @@ mod server;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+pub use self::ask::{CLIENTS, DUMP, FLUSH, GET, STATS, STATUS};
 use crate::config;
+use crate::inspect::{Inspector, page};
 use crate::lifecycle::ready::Health;
 use crate::telemetry::registry::Telemetry;
 
 /// The page of the admin socket that ends the steering.
 pub const RETIRE: &str = "/retire";
 
-/// The page of the admin socket that tells who asks.
-pub const CLIENTS: &str = "/clients";
-
-/// A listen address, and when it was of use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Client {
-    /// The address, with its port.
-    pub address: SocketAddr,
-    /// The Service whose queries are steered there; none for a node-local address of its own.
-    pub service: Option<IpAddr>,
-    /// Seconds since a client asked there last; none where nobody has since the start.
-    pub seconds_ago: Option<u32>,
-}
-
 /// Looks who asks.
-pub type Clients = Box<dyn Fn() -> Vec<Client> + Send + Sync>;
+pub type Clients = Box<dyn Fn() -> page::Clients + Send + Sync>;
 
 /// What came of an order to retire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +59,8 @@ pub struct AdminState {
     pub retire: Retire,
     /// For `/clients`.
     pub clients: Clients,
+    /// For `/status` and all below `/cache`.
+    pub inspector: Arc<Inspector>,
 }
 
 impl fmt::Debug for AdminState {
@@ -148,7 +141,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     serve_within(
-        server::Limits::default(),
+        [server::Limits::default(), server::Limits::control()],
         listeners,
         control,
         state,
@@ -158,7 +151,7 @@ pub async fn serve(
 }
 
 async fn serve_within(
-    limits: server::Limits,
+    [limits, of_control]: [server::Limits; 2],
     listeners: Vec<(TcpListener, Pages)>,
     control: Option<UnixListener>,
     state: Arc<AdminState>,
@@ -174,7 +167,12 @@ async fn serve_within(
         control.set_nonblocking(true)?;
         let control = tokio::net::UnixListener::from_std(control)?;
         let pages = Pages::Control;
-        loops.spawn(server::accept(control, pages, Arc::clone(&state), limits));
+        loops.spawn(server::accept(
+            control,
+            pages,
+            Arc::clone(&state),
+            of_control,
+        ));
     }
     shutdown.await;
     loops.shutdown().await;

@@ -3,13 +3,12 @@
 
 use std::fmt;
 
-use http_body_util::Full;
-use hyper::body::Bytes;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use serde_json::json;
 
-use super::{AdminState, CLIENTS, Client, Pages, RETIRE, Retired};
+use super::ask::{self, CLIENTS, DUMP, FLUSH, GET, STATS, STATUS};
+use super::body::Body;
+use super::{AdminState, Pages, RETIRE, Retired};
 use crate::lifecycle::ready::Reasons;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::exposition;
@@ -19,12 +18,17 @@ const TEXT: &str = "text/plain; charset=utf-8";
 impl Pages {
     /// The paths with what they are good for.
     fn paths(self) -> &'static [(&'static str, &'static str)] {
-        const ALL: [(&str, &str); 5] = [
+        const ALL: [(&str, &str); 10] = [
             ("/healthz", "whether the process is worth keeping"),
             ("/readyz", "whether queries may be sent here"),
             ("/metrics", "figures for Prometheus"),
-            (CLIENTS, "when each listen address was last asked, as JSON"),
             (RETIRE, "POST: steer and mend no more, and keep answering"),
+            (CLIENTS, "when each listen address was last asked"),
+            (STATUS, "the agent on one page, as JSON"),
+            (STATS, "the cache in figures"),
+            (GET, "?name=NAME[&type=TYPE]: what is known of a name"),
+            (DUMP, "[?zone=ZONE]: every entry, a line each"),
+            (FLUSH, "POST, ?name=NAME, ?zone=ZONE or ?all: forget"),
         ];
         match self {
             Self::Health => &ALL[..2],
@@ -55,7 +59,7 @@ pub(super) async fn answer<B>(
     request: &Request<B>,
     pages: Pages,
     state: &AdminState,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let path = request.uri().path();
     if path != "/" && !pages.paths().iter().any(|&(known, _)| known == path) {
         let text = format!("no such page here; there are\n{}", pages.list());
@@ -63,7 +67,9 @@ pub(super) async fn answer<B>(
     }
     // hyper leaves the body away for HEAD.
     let (is_allowed, allowed) = match path {
-        RETIRE => (*request.method() == Method::POST, "POST"),
+        RETIRE | FLUSH => (*request.method() == Method::POST, "POST"),
+        // HEAD would make all of a dump for nobody.
+        DUMP => (*request.method() == Method::GET, "GET"),
         _ => (
             matches!(*request.method(), Method::GET | Method::HEAD),
             "GET, HEAD",
@@ -78,7 +84,10 @@ pub(super) async fn answer<B>(
     }
     match path {
         RETIRE => retired((state.retire)().await),
-        CLIENTS => clients(&(state.clients)()),
+        CLIENTS | STATUS | STATS | GET | DUMP | FLUSH => {
+            let query = request.uri().query().unwrap_or_default();
+            ask::answer(path, query, state).await
+        }
         "/healthz" => verdict(state.health.live(Clock.now_ns())),
         "/readyz" => verdict(state.health.ready(Clock.now_ns())),
         "/metrics" => {
@@ -94,7 +103,7 @@ pub(super) async fn answer<B>(
     }
 }
 
-fn retired(retired: Retired) -> Response<Full<Bytes>> {
+fn retired(retired: Retired) -> Response<Body> {
     let (status, text) = match retired {
         Retired::Done => (
             StatusCode::OK,
@@ -112,32 +121,15 @@ fn retired(retired: Retired) -> Response<Full<Bytes>> {
     page(status, text.to_owned())
 }
 
-fn clients(clients: &[Client]) -> Response<Full<Bytes>> {
-    let list: Vec<_> = clients
-        .iter()
-        .map(|one| {
-            json!({
-                "address": one.address.to_string(),
-                "service": one.service.map(|service| service.to_string()),
-                "secondsAgo": one.seconds_ago,
-            })
-        })
-        .collect();
-    let mut response = page(StatusCode::OK, format!("{}\n", json!(list)));
-    let content_type = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    response
-}
-
-fn verdict(verdict: Result<(), Reasons>) -> Response<Full<Bytes>> {
+fn verdict(verdict: Result<(), Reasons>) -> Response<Body> {
     match verdict {
         Ok(()) => page(StatusCode::OK, "ok\n".to_owned()),
         Err(reasons) => page(StatusCode::SERVICE_UNAVAILABLE, format!("{reasons}\n")),
     }
 }
 
-fn page(status: StatusCode, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+pub(super) fn page(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));

@@ -41,6 +41,17 @@ pub(super) struct Limits {
     pub(super) lifetime: Duration,
 }
 
+impl Limits {
+    /// For the admin socket, which root and the agent's user alone may open: `POST /retire` takes as
+    /// long as `limits.drainTimeout` lets it, and a dump as long as somebody reads it.
+    pub(super) fn control() -> Self {
+        Self {
+            lifetime: Duration::from_secs(600),
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -13,7 +13,9 @@ use tokio::sync::oneshot;
 
 use super::server::Limits;
 use super::*;
+use crate::config::limits;
 use crate::config::{Located, Origin};
+use crate::inspect::tests::{address, inspector, keep};
 use crate::lifecycle::pulse;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::strict;
@@ -51,21 +53,21 @@ fn state_of(addresses: &[SocketAddr]) -> Arc<AdminState> {
         health: Arc::new(Health::new(addresses, &pulse::cpus(), Clock.now_ns())),
         telemetry: Arc::new(Telemetry::new(1)),
         retire: Box::new(|| Box::pin(async { Retired::Done })),
-        clients: Box::new(|| {
-            let address = |text: &str| text.parse().unwrap();
-            vec![
-                Client {
-                    address: address("169.254.20.10:53"),
+        clients: Box::new(|| page::Clients {
+            addresses: vec![
+                page::Asked {
+                    address: "169.254.20.10:53".to_owned(),
                     service: None,
-                    seconds_ago: Some(7),
+                    asked: Some(7),
                 },
-                Client {
-                    address: address("169.254.20.11:53"),
-                    service: Some("10.96.0.10".parse().unwrap()),
-                    seconds_ago: None,
+                page::Asked {
+                    address: "169.254.20.11:53".to_owned(),
+                    service: Some("10.96.0.10".to_owned()),
+                    asked: None,
                 },
-            ]
+            ],
         }),
+        inspector: inspector(),
     })
 }
 
@@ -85,7 +87,7 @@ fn run_with(limits: Limits, pages: Pages, state: Arc<AdminState>) -> Running {
             .enable_all()
             .build()?
             .block_on(serve_within(
-                limits,
+                [limits, limits],
                 vec![(listener, pages)],
                 None,
                 serving,
@@ -216,9 +218,11 @@ fn the_admin_socket_alone_tells_who_asks() {
     assert!(head.contains("application/json"), "{head}");
     assert_eq!(
         body,
-        "[{\"address\":\"169.254.20.10:53\",\"secondsAgo\":7,\"service\":null},\
-         {\"address\":\"169.254.20.11:53\",\"secondsAgo\":null,\"service\":\"10.96.0.10\"}]\n"
+        "{\"addresses\":[\
+         {\"address\":\"169.254.20.10:53\",\"service\":null,\"asked\":7},\
+         {\"address\":\"169.254.20.11:53\",\"service\":\"10.96.0.10\",\"asked\":null}]}\n"
     );
+    assert_eq!(fetch(control.address, "GET", "/clients?all").0, 400);
     let all = run(Pages::All);
     assert_eq!(fetch(all.address, "GET", CLIENTS).0, 404);
 }
@@ -524,4 +528,166 @@ fn equal_addresses_share_a_listener_and_a_taken_one_names_its_origin() {
     let kinds: Vec<_> = errors.iter().map(|error| error.source.kind()).collect();
     let both = [io::ErrorKind::AddrInUse, io::ErrorKind::AddrNotAvailable];
     assert_eq!(kinds, both);
+}
+
+/// Serves on a socket of its own with what a connection there may take.
+struct Control {
+    path: std::path::PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Control {
+    fn run(name: &str, of_control: Limits, state: Arc<AdminState>) -> Self {
+        let name = format!("nodens-admin-{}-{name}.sock", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let control = control::bind(&path).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(serve_within(
+                    [LIMITS, of_control],
+                    Vec::new(),
+                    Some(control),
+                    state,
+                    async {
+                        let _ = stopped.await;
+                    },
+                ))
+        });
+        Self {
+            path,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    fn connect(&self) -> std::os::unix::net::UnixStream {
+        let stream = std::os::unix::net::UnixStream::connect(&self.path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn fetch(&self, method: &str, path: &str) -> (u16, String, String) {
+        let mut stream = self.connect();
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        split(&text)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        let _ = std::fs::remove_file(&self.path);
+        assert!(matches!(ended, Some(Ok(Ok(())))), "{ended:?}");
+    }
+}
+
+#[test]
+fn what_is_held_is_told_over_the_admin_socket_and_nowhere_else() {
+    let pages = [
+        ("GET", "/status"),
+        ("GET", "/cache/stats"),
+        ("GET", "/cache/get?name=web.example&type=a"),
+        ("GET", "/cache/dump"),
+        ("POST", "/cache/flush?name=web.example"),
+        ("POST", "/retire"),
+    ];
+    for listener in [Pages::Health, Pages::Metrics, Pages::All] {
+        let running = run(listener);
+        for (method, page) in pages {
+            let (status, _, body) = fetch(running.address, method, page);
+            assert_eq!(status, 404, "{listener:?} {page}: {body}");
+        }
+    }
+    let control = Control::run("pages", LIMITS, listening_nowhere());
+    for (method, page) in pages {
+        let (status, head, body) = control.fetch(method, page);
+        assert_eq!(status, 200, "{page}: {body}");
+        assert!(head.contains("cache-control: no-store"), "{head}");
+        let (status, head, _) = control.fetch(if method == "GET" { "POST" } else { "GET" }, page);
+        assert_eq!(status, 405, "{page}");
+        assert!(head.contains(&format!("allow: {method}")), "{head}");
+    }
+}
+
+#[test]
+fn a_page_of_the_cache_that_is_asked_wrongly_says_how_to() {
+    let control = Control::run("wrong", LIMITS, listening_nowhere());
+    for (method, page, told) in [
+        ("GET", "/cache/get", "nothing is given"),
+        ("GET", "/cache/get?name=a..b", "a label is empty"),
+        ("GET", "/cache/get?name=a&type=TYPE0", "is no type"),
+        ("GET", "/cache/get?name=a&zone=b", "it takes name, type"),
+        ("GET", "/cache/dump?all", "it takes zone"),
+        ("GET", "/status?verbose", "does not know"),
+        ("POST", "/cache/flush", "nothing is given"),
+        ("POST", "/cache/flush?all&name=a", "only one"),
+    ] {
+        let (status, _, body) = control.fetch(method, page);
+        assert_eq!(status, 400, "{page}: {body}");
+        let refused: page::Refused = serde_json::from_str(&body).unwrap();
+        assert!(refused.errors[0].contains(told), "{page}: {body}");
+    }
+}
+
+#[test]
+fn an_order_to_retire_may_take_longer_than_connections_elsewhere() {
+    let longest = Limits::control().lifetime;
+    assert!(longest > limits::DRAIN_TIMEOUT.max + PATIENCE);
+    let state = AdminState {
+        retire: Box::new(|| {
+            Box::pin(async {
+                tokio::time::sleep(LIMITS.lifetime + LIMITS.head_timeout * 2).await;
+                Retired::Done
+            })
+        }),
+        ..Arc::into_inner(listening_nowhere()).unwrap()
+    };
+    let of_control = Limits {
+        lifetime: PATIENCE,
+        ..LIMITS
+    };
+    let control = Control::run("retire", of_control, Arc::new(state));
+    let (status, _, body) = control.fetch("POST", "/retire");
+    assert_eq!(status, 200, "{body}");
+}
+
+#[test]
+fn a_dump_waits_for_its_reader_and_keeps_nobody_else_waiting() {
+    let state = listening_nowhere();
+    for number in 0..40_000 {
+        let name = crate::wire::name::Name::parse(&format!("n-{number}.example")).unwrap();
+        let asked = crate::wire::question::Question::of(&name, 1);
+        keep(&state.inspector, &asked, address(), [0, 30]);
+    }
+    let of_control = Limits {
+        lifetime: PATIENCE * 3,
+        ..LIMITS
+    };
+    let control = Control::run("dump", of_control, state);
+    let mut slow = control.connect();
+    slow.write_all(b"GET /cache/dump HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    slow.read_exact(&mut [0; 100]).unwrap();
+    // The slow one has its piece and waits: others are answered, and the store is not locked.
+    for _ in 0..20 {
+        let (status, _, body) = control.fetch("GET", "/cache/get?name=n-7.example");
+        assert_eq!(status, 200);
+        assert!(body.contains("10.0.0.7"), "{body}");
+    }
+    let (_, _, body) = control.fetch("POST", "/cache/flush?zone=example");
+    assert!(body.contains("\"entries\":40000"), "{body}");
+    // What it had not been given is gone: nothing was made ahead but what the socket holds.
+    let mut rest = Vec::new();
+    slow.read_to_end(&mut rest).unwrap();
+    let lines = rest.iter().filter(|&&octet| octet == b'\n').count();
+    assert!(lines < 20_000, "{lines} of 40,000 had been made");
+    assert!(rest.ends_with(b"0\r\n\r\n"));
 }

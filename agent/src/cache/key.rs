@@ -21,7 +21,7 @@ impl Hasher {
             DENIAL => 0,
             qtype::A => 1,
             qtype::AAAA => 2,
-            _ => KIND,
+            _ => OTHER,
         };
         self.name_tag(question.name()) | kind << KIND_SHIFT
     }
@@ -39,6 +39,13 @@ pub const DENIAL: u16 = 0;
 /// Where the bits of a tag are that tell types apart: below the shard's, above any slot's index.
 const KIND_SHIFT: u32 = 24;
 const KIND: u32 = 3;
+/// Neither an address nor a denial.
+const OTHER: u32 = 3;
+
+/// Whether a tag is that of a type that few ask for.
+pub(super) fn is_rare(tag: u32) -> bool {
+    tag >> KIND_SHIFT & KIND == OTHER
+}
 
 /// A tag without what tells the types of a name apart.
 pub(super) fn name_of(tag: u32) -> u32 {

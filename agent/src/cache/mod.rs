@@ -20,6 +20,7 @@ mod slab;
 mod store;
 mod sync;
 mod table;
+mod walk;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub use self::entry::{Draft, Entry};
 pub use self::key::DENIAL;
 pub use self::store::Figures;
 use self::store::Store;
+pub use self::walk::Walk;
 use crate::wire::question::Question;
 
 /// A moment on the cache's clock: tenths of a second since some moment before the start.
@@ -156,7 +158,12 @@ impl Cache {
     }
 
     /// Calls `visit` for every entry about a lower-case name in wire form, whatever its type.
-    pub fn family(&self, name: &[u8], visit: impl FnMut(&Entry<'_>)) {
+    pub fn family(&self, name: &[u8], mut visit: impl FnMut(&Entry<'_>)) {
+        self.store().family(name, |entry, _| visit(entry));
+    }
+
+    /// As [`Self::family`], with the hits of each entry since it was last judged, 3 at most.
+    pub fn family_and_hits(&self, name: &[u8], visit: impl FnMut(&Entry<'_>, u8)) {
         self.store().family(name, visit);
     }
 
@@ -165,10 +172,20 @@ impl Cache {
         self.store().retain_of(name, keep)
     }
 
-    /// Calls `visit` with every entry and its hits since it was last judged, 3 at most. Nothing is
-    /// inserted meanwhile: for people who ask, not for a path that others wait on.
-    pub fn visit(&self, visit: impl FnMut(&Entry<'_>, u8)) {
-        self.store().visit(visit);
+    /// Calls `visit` for every entry of the next part of `walk`, with its hits since it was last
+    /// judged, 3 at most; `false` when the walk is over. Nothing is inserted meanwhile, so a part
+    /// is small: whoever walks lets others have their turn in between.
+    pub fn visit(&self, walk: &mut Walk, visit: impl FnMut(&Entry<'_>, u8)) -> bool {
+        self.store().visit(walk, visit)
+    }
+
+    /// As [`Self::retain`], for the next part of `walk` alone; `None` when the walk is over.
+    pub fn retain_next(
+        &self,
+        walk: &mut Walk,
+        keep: impl FnMut(&Entry<'_>) -> bool,
+    ) -> Option<usize> {
+        self.store().retain_next(walk, keep)
     }
 
     /// What the store holds and did.

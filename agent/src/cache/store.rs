@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::cell::{Cell, Handle};
 use super::entry::{self, Draft, Entry};
-use super::key::Hasher;
+use super::key::{self, Hasher};
 use super::memory::PAGE;
 use super::policy::{self, Cells, Policy};
 use super::slab::Slab;
 use super::table::{SHARDS, TableWriter};
+use super::walk::Walk;
 use super::{Refusal, Tick};
 
 /// Evictions that one insert may wait for before it empties a whole page instead.
@@ -111,7 +112,7 @@ impl Store {
         let wanted = draft.question.as_octets();
         let tag = self.hasher.tag(draft.question);
         let known = self.table.find(tag, |octets| entry::is_for(octets, wanted));
-        if known.is_none() && self.table.family(tag).take(FAMILY).count() == FAMILY {
+        if known.is_none() && !self.has_room_in_family(tag) {
             self.figures.refused_no_room += 1;
             return Err(Refusal::NoRoom);
         }
@@ -134,6 +135,25 @@ impl Store {
         self.keep_to_budget();
         self.make_ready(class);
         Ok(())
+    }
+
+    /// Whether a name may have one more entry. Where it has as many as may be, the oldest of a type
+    /// that few ask for goes: nobody is to keep a name's addresses out by asking for all its types.
+    fn has_room_in_family(&mut self, tag: u32) -> bool {
+        if self.table.family(tag).take(FAMILY).count() < FAMILY {
+            return true;
+        }
+        if self.table.in_limbo() > LIMBO {
+            return false;
+        }
+        let rare = self.table.family(tag).filter(|&handle| {
+            let cell = self.table.cell(handle);
+            key::is_rare(cell.tag.load(Relaxed)) && policy::is_queued(cell)
+        });
+        let stored =
+            |&handle: &Handle| Entry::read(self.table.octets(handle)).map(|entry| entry.stored());
+        let oldest = rare.min_by_key(stored);
+        oldest.map(|oldest| self.let_go(oldest)).is_some()
     }
 
     pub(super) fn pin(&mut self, draft: &Draft<'_>) -> Result<(), Refusal> {
@@ -160,13 +180,9 @@ impl Store {
             .sum()
     }
 
-    /// Calls `visit` for every entry about a name.
-    pub(super) fn family(&self, name: &[u8], mut visit: impl FnMut(&Entry<'_>)) {
-        for handle in self.relatives(name) {
-            if let Some(entry) = Entry::read(self.table.octets(handle)) {
-                visit(&entry);
-            }
-        }
+    /// Calls `visit` for every entry about a name, with its hits since it was last judged.
+    pub(super) fn family(&self, name: &[u8], visit: impl FnMut(&Entry<'_>, u8)) {
+        self.show(&self.relatives(name), visit);
     }
 
     /// Drops the entries about a name that `keep` says no to.
@@ -182,9 +198,27 @@ impl Store {
             .collect()
     }
 
-    /// Calls `visit` with every entry and its hits since it was last judged, 3 at most.
-    pub(super) fn visit(&self, mut visit: impl FnMut(&Entry<'_>, u8)) {
-        for handle in (0..SHARDS).flat_map(|shard| self.table.handles(shard)) {
+    /// Calls `visit` for the next part of a walk; `false` at its end.
+    pub(super) fn visit(&self, walk: &mut Walk, visit: impl FnMut(&Entry<'_>, u8)) -> bool {
+        let Some(handles) = walk.next(&self.table) else {
+            return false;
+        };
+        self.show(&handles, visit);
+        true
+    }
+
+    /// Drops what `keep` says no to of the next part of a walk; `None` at its end.
+    pub(super) fn retain_next(
+        &mut self,
+        walk: &mut Walk,
+        keep: impl FnMut(&Entry<'_>) -> bool,
+    ) -> Option<usize> {
+        let handles = walk.next(&self.table)?;
+        Some(self.drop_of(handles, keep))
+    }
+
+    fn show(&self, handles: &[Handle], mut visit: impl FnMut(&Entry<'_>, u8)) {
+        for &handle in handles {
             let hits = self.table.cell(handle).hits.load(Relaxed);
             if let Some(entry) = Entry::read(self.table.octets(handle)) {
                 visit(&entry, hits);
@@ -324,6 +358,9 @@ impl Store {
         self.scratch.extend_from_slice(self.table.octets(old));
         let view = &View(&self.table, &self.slab);
         self.policy.inherit(old, fresh, view);
+        // It is the same answer, so it is due as before.
+        let asks = cell.asks.load(Relaxed);
+        view.cell(fresh).asks.store(asks, Relaxed);
         view.cell(old).state.store(policy::RETIRED, Relaxed);
         self.table.replace(tag, old, fresh, &self.scratch);
         true

@@ -418,11 +418,23 @@ impl TableWriter {
 
     /// Every cell of a shard.
     pub(super) fn handles(&self, shard: usize) -> Vec<Handle> {
+        self.handles_where(shard, |_| true)
+    }
+
+    /// The cells of a shard whose tags are `wanted`.
+    pub(super) fn handles_where(&self, shard: usize, wanted: impl Fn(u32) -> bool) -> Vec<Handle> {
         self.slots(shard)
             .slots
             .iter()
-            .filter_map(|slot| handle_of(slot.load(Relaxed)))
+            .map(|slot| slot.load(Relaxed))
+            .filter(|&slot| wanted(tag_of(slot)))
+            .filter_map(handle_of)
             .collect()
+    }
+
+    /// Cells of a shard.
+    pub(super) fn live_in(&self, shard: usize) -> usize {
+        self.shards[shard].live
     }
 
     fn fill(&self, tag: u32, fresh: Handle, octets: &[u8]) {

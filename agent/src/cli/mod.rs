@@ -2,15 +2,19 @@
 //! The command line: arguments in, exit code out. One file a subcommand. The environment is read
 //! here, once, and nowhere else.
 
+mod asking;
+pub mod cache;
 pub mod chart;
 pub mod check;
+mod client;
 pub mod clients;
 pub mod exit;
 pub mod netsetup;
 pub mod output;
 pub mod retire;
 pub mod run;
-mod socket;
+pub mod status;
+mod words;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -24,6 +28,11 @@ use crate::config::keys::{KEYS, Key};
 use crate::config::source::DEFAULT_FILE;
 use crate::config::{Loaded, Sources};
 use exit::Exit;
+
+/// The flag that asks for JSON.
+const JSON: &str = "json";
+/// What it is good for.
+const JSON_HELP: &str = "Write JSON instead of words";
 
 /// Runs the command that the arguments name, the program's own name first.
 #[must_use]
@@ -52,9 +61,10 @@ pub fn execute(
         Some(("run", matches)) => run::execute(sources(matches, environment), start),
         Some(("check", matches)) => check::execute(&sources(matches, environment)),
         Some(("clients", matches)) => clients::execute(matches, &sources(matches, environment)),
-        Some(("retire", matches)) => {
-            let only_if_running = matches.get_flag(retire::IF_RUNNING);
-            retire::execute(&sources(matches, environment), only_if_running)
+        Some(("retire", matches)) => retire::execute(matches, &sources(matches, environment)),
+        Some(("status", matches)) => status::execute(matches, &sources(matches, environment)),
+        Some(("cache", matches)) => {
+            cache::execute(matches, |matches| sources(matches, environment))
         }
         Some(("chart", matches)) => chart::execute(matches, environment),
         Some(("netsetup", matches)) => {
@@ -75,6 +85,8 @@ fn command() -> Command {
         .subcommand(with_configuration(check::command()))
         .subcommand(with_configuration(clients::command()))
         .subcommand(with_configuration(retire::command()))
+        .subcommand(with_configuration(status::command()))
+        .subcommand(cache::command(with_configuration))
         .subcommand(chart::command())
         .subcommand(netsetup::command(with_configuration))
 }

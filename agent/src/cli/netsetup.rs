@@ -10,15 +10,14 @@ use nodens_netsetup::{Difference, Error, active, fallback, link};
 use serde_json::{Value, json};
 
 use super::exit::Exit;
-use super::output;
+use super::{JSON, output};
 use crate::config::{Config, Sources};
 
-const JSON: &str = "json";
 const FORCE: &str = "force";
 
 /// The subcommand with its own, each without the flags of the configuration.
 pub(super) fn command(with_configuration: fn(Command) -> Command) -> Command {
-    let json = || super::switch(JSON, "Write JSON instead of words");
+    let json = || super::switch(JSON, super::JSON_HELP);
     let force = super::switch(
         FORCE,
         "Remove all but the table of an agent that is alive, which will put back what it misses",

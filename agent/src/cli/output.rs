@@ -12,6 +12,12 @@ pub fn print(text: &str) {
     write(io::stdout().lock(), text);
 }
 
+/// Writes to standard output; `false` where nobody reads any more.
+#[must_use]
+pub fn try_print(text: &str) -> bool {
+    io::stdout().lock().write_all(text.as_bytes()).is_ok()
+}
+
 /// Writes to standard error.
 pub fn complain(text: &str) {
     write(io::stderr().lock(), text);

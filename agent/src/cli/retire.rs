@@ -2,16 +2,24 @@
 //! `nodens retire`: has the agent that runs here steer and mend no more, over its admin socket.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Command;
+use clap::{ArgMatches, Command};
 
 use super::exit::Exit;
-use super::{output, socket};
+use super::{client, output};
 use crate::admin::RETIRE;
 use crate::config::{Config, Sources};
 
 /// The flag that makes it no error that no agent runs here.
-pub(super) const IF_RUNNING: &str = "if-running";
+const IF_RUNNING: &str = "if-running";
+
+/// Longest wait for the agent's answer: it lets go of its connections first, within
+/// `limits.drainTimeout`, which is 120 s at most.
+const PATIENCE: Duration = Duration::from_secs(130);
+
+/// What to do about an agent that does not answer.
+const IF_SILENT: &str = "stop it instead, which ends the steering too";
 
 /// The subcommand, without the flags of the configuration.
 pub(super) fn command() -> Command {
@@ -27,7 +35,7 @@ pub(super) fn command() -> Command {
 }
 
 /// Asks, and says what came of it.
-pub(super) fn execute(sources: &Sources, only_if_running: bool) -> ExitCode {
+pub(super) fn execute(matches: &ArgMatches, sources: &Sources) -> ExitCode {
     let loaded = match Config::load(sources) {
         Ok(loaded) => loaded,
         Err(problems) => {
@@ -36,7 +44,11 @@ pub(super) fn execute(sources: &Sources, only_if_running: bool) -> ExitCode {
         }
     };
     let path = &loaded.config.admin.socket.value;
-    match socket::ask(path, "POST", RETIRE) {
+    let said = client::ask(path, "POST", RETIRE, PATIENCE).and_then(|reply| {
+        let status = reply.status;
+        Ok((status, reply.text()?))
+    });
+    match said {
         Ok((200, text)) => {
             output::print(&text);
             Exit::Done.into()
@@ -45,12 +57,13 @@ pub(super) fn execute(sources: &Sources, only_if_running: bool) -> ExitCode {
             output::complain(&format!("the agent at {}: {text}", path.display()));
             Exit::Network.into()
         }
-        Err(error) if only_if_running && socket::is_nobody(&error) => {
+        Err(error) if matches.get_flag(IF_RUNNING) && client::is_nobody(&error) => {
             output::print("nothing to do: no agent runs here\n");
             Exit::Done.into()
         }
         Err(error) => {
-            output::complain(&format!("{}\n", socket::explain(path, &error)));
+            let why = client::explain(path, &error, IF_SILENT);
+            output::complain(&format!("{why}\n"));
             Exit::Network.into()
         }
     }

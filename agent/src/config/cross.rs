@@ -6,12 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::reader::{Reader, Reading};
+use super::resolv_conf;
 use super::source::Spot;
 use super::text::{Wrong, show_time};
 use super::zones::ZoneReading;
 
 /// Whether a listener on `listen` takes what is sent to `address`.
-fn covers(listen: IpAddr, address: IpAddr) -> bool {
+pub(super) fn covers(listen: IpAddr, address: IpAddr) -> bool {
     listen == address || (listen.is_unspecified() && listen.is_ipv4() == address.is_ipv4())
 }
 
@@ -126,14 +127,34 @@ pub(super) fn own_sockets(
             *listen == upstream || (covers(*listen, upstream) && host.contains(&upstream))
         })
     };
-    for (upstream, spot) in zones.iter().flat_map(|zone| &zone.upstreams) {
-        if upstream.port() == port.value && is_own(upstream.ip()) {
-            let wrong = Wrong {
-                expected: "a server other than the agent, which listens there and would ask itself"
-                    .to_owned(),
-                remedy: "write the address of the cluster's DNS, e.g. of its Service".to_owned(),
-            };
-            reader.problem(spot, &format!("the upstream {upstream}"), &wrong);
+    for zone in zones {
+        for (upstream, spot) in &zone.upstreams {
+            if upstream.port() == port.value && is_own(upstream.ip()) {
+                let wrong = Wrong {
+                    expected:
+                        "a server other than the agent, which listens there and would ask itself"
+                            .to_owned(),
+                    remedy: zone
+                        .remedy("write the address of the cluster's DNS, e.g. of its Service"),
+                };
+                reader.problem(spot, &zone.shown(upstream), &wrong);
+            }
         }
+    }
+}
+
+impl ZoneReading {
+    /// An upstream, and the file that has it.
+    pub(super) fn shown(&self, upstream: &SocketAddr) -> String {
+        match &self.resolv_conf {
+            Some((path, _)) => format!("the upstream {upstream} in {}", path.display()),
+            None => format!("the upstream {upstream}"),
+        }
+    }
+
+    /// What to do about an upstream that is written in the configuration; or about the file.
+    pub(super) fn remedy(&self, written: &str) -> String {
+        let remedy = self.resolv_conf.as_ref().map(|_| resolv_conf::REMEDY);
+        remedy.unwrap_or(written).to_owned()
     }
 }

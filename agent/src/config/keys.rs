@@ -56,6 +56,10 @@ pub enum Kind {
     Path,
     /// A file in the form of resolv.conf(5).
     ResolvConf,
+    /// The name in a certificate: a host name or an address.
+    ServerName,
+    /// A file with certificates, PEM.
+    CaFile,
     /// An address and a port; the port where none is given.
     Socket(u16),
     /// The list of zones.
@@ -269,15 +273,34 @@ pub const KEYS: &[Key] = &[
         Kind::ResolvConf,
         "(this or `upstreams`)",
         true,
-        "A file whose `nameserver` lines are the servers to ask. It is read at start and at each \
-         reload.",
+        "A file whose `nameserver` lines are the servers to ask, all of them, up to 15. It is \
+         followed: a change takes effect at once, and one that cannot be used leaves the last good \
+         servers in force. Its other lines are for the resolvers of programs and mean nothing here.",
     ),
     key(
         "zones[].transport",
-        Kind::Word(&["tcp"]),
+        Kind::Word(&["tcp", "udp", "tls"]),
         "tcp",
         true,
-        "How the servers are spoken to (RFC 7766). This version speaks `tcp`.",
+        "How the servers are spoken to: over one or more TCP connections (RFC 7766), over UDP and, \
+         for truncated answers, TCP, or over TLS (RFC 7858). What a server cannot prove over `tls` \
+         is not asked in clear text.",
+    ),
+    key(
+        "zones[].serverName",
+        Kind::ServerName,
+        "the server's address",
+        true,
+        "With `transport: tls`, the name that the servers' certificates must have. It is sent \
+         to them, too (SNI).",
+    ),
+    key(
+        "zones[].caFile",
+        Kind::CaFile,
+        "the system's authorities",
+        true,
+        "With `transport: tls`, a PEM file with the certificates of the authorities that are \
+         trusted, and no others. It is followed: a change takes effect for new connections.",
     ),
     key(
         "zones[].maxTtl",
@@ -355,6 +378,24 @@ pub const KEYS: &[Key] = &[
         "",
         true,
         "An upstream connection without a query this long is closed. CoreDNS closes after 10 s.",
+    ),
+    key(
+        "limits.hedgePercent",
+        Kind::Count(limits::HEDGE_PERCENT),
+        "",
+        true,
+        "Queries of a hundred that may be asked a second time, of another server or over another \
+         connection, while no answer has come in the time that 95 of 100 answers take, at least 20 \
+         ms. It hides a pod that died, or a packet that was lost. `0` turns it off.",
+    ),
+    key(
+        "limits.loopProbes",
+        Kind::Time(limits::LOOP_PROBES),
+        "",
+        true,
+        "How often each upstream server is asked for a random name that comes back here only where \
+         queries go round in a circle; also at start and at each reload. A server that sends it back \
+         is asked nothing else until it does not. `0s`: never.",
     ),
     key(
         "limits.drainTimeout",

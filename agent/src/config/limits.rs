@@ -94,6 +94,11 @@ pub const CONNECT_TIMEOUT: Limit<Duration> = millis(500, 10, 10_000);
 pub const UPSTREAM_CONNECTIONS: Limit<u64> = count(256, 1, 1024);
 /// `limits.upstreamIdle`: below the 10 s after which CoreDNS closes.
 pub const UPSTREAM_IDLE: Limit<Duration> = secs(8, 1, 300);
+/// `limits.hedgePercent`, queries of a hundred; 0 is off. Above 20 a server that has too much to do
+/// would get a good deal more.
+pub const HEDGE_PERCENT: Limit<u64> = count(5, 0, 20);
+/// `limits.loopProbes`; 0 s is never. A loop costs no more than one query a name until it is found.
+pub const LOOP_PROBES: Limit<Duration> = secs(60, 0, 3600);
 /// `limits.drainTimeout`: below the 30 s of grace that Kubernetes gives a pod by default.
 pub const DRAIN_TIMEOUT: Limit<Duration> = secs(5, 0, 120);
 
@@ -108,6 +113,8 @@ pub const MAX_LISTEN_ADDRESSES: usize = 64;
 pub const MAX_FILE_BYTES: u64 = MIB;
 /// Bytes of a resolv.conf.
 pub const MAX_RESOLV_CONF_BYTES: u64 = 64 << 10;
+/// Bytes of a file of authorities' certificates; those of systems have some 200 kB.
+pub const MAX_CA_FILE_BYTES: u64 = 4 * MIB;
 
 /// Problems that are told of one configuration: a file of another program must not flood the log.
 pub const MAX_PROBLEMS: usize = 500;
@@ -118,6 +125,8 @@ pub const HEALTH_PORT: u16 = 9254;
 pub const METRICS_PORT: u16 = 9253;
 /// Port of an upstream where none is given (RFC 1035 section 4.2).
 pub const UPSTREAM_PORT: u16 = 53;
+/// The same over TLS (RFC 7858 section 3.1).
+pub const UPSTREAM_TLS_PORT: u16 = 853;
 
 /// `nodens clients --unused-for`: a client that asks at all asks within a minute or so, once its own
 /// answers have expired; beyond a day the agent has seldom run so long.

@@ -2,6 +2,7 @@
 //! The configuration: file, environment and flags over defaults, read once into types that
 //! cannot be wrong. What the rest of the agent sees is [`Config`]; it knows nothing of YAML.
 
+pub mod ca;
 mod cross;
 #[cfg(test)]
 mod docs;
@@ -10,6 +11,7 @@ pub mod limits;
 mod nearest;
 mod read;
 mod reader;
+pub mod resolv_conf;
 mod restart;
 pub mod source;
 mod spelling;
@@ -26,6 +28,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nodens_netsetup::plan::{Plan, Settings};
+use rustls::pki_types::ServerName;
 
 pub use self::source::Sources;
 pub use self::text::{duration, show_size, show_time};
@@ -94,6 +97,29 @@ impl Config {
             fallback: values(&self.intercept.fallback),
             tcp_idle: self.listen.tcp_idle,
         }
+    }
+}
+
+impl Config {
+    /// Whether a query to this address would come back to the agent: it listens there, or the
+    /// kernel steers it here. Where a wildcard is listened on the host is asked for its addresses.
+    #[must_use]
+    pub fn asks_itself(&self, upstream: SocketAddr) -> bool {
+        let port = self.listen.port.value;
+        if upstream.port() != port || port == 0 {
+            return false;
+        }
+        let plan = self.intercept.plan.as_ref();
+        let is_captured = plan.is_some_and(|plan| plan.served_by(upstream.ip()).is_some());
+        is_captured
+            || self.listen.addresses.iter().any(|listen| {
+                let is_host = || {
+                    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+                    interfaces.iter().any(|one| one.ip() == upstream.ip())
+                };
+                listen.value == upstream.ip()
+                    || cross::covers(listen.value, upstream.ip()) && is_host()
+            })
     }
 }
 
@@ -167,6 +193,8 @@ pub struct Zone {
     pub name: Name,
     /// Upstream servers, never empty.
     pub upstreams: Vec<Located<SocketAddr>>,
+    /// The file that they are read from, and followed in, where they are not written here.
+    pub resolv_conf: Option<Located<PathBuf>>,
     /// How the upstreams are spoken to.
     pub transport: Transport,
     /// Longest lifetime of a positive answer, in seconds.
@@ -179,11 +207,43 @@ pub struct Zone {
     pub cuts: bool,
 }
 
+impl Zone {
+    /// Whether names of both zones are asked of the same servers in the same way, and kept alike. The
+    /// order of the servers says nothing, nor where they were written.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let addresses = |zone: &Self| {
+            let upstreams = zone.upstreams.iter().map(|upstream| upstream.value);
+            upstreams.collect::<std::collections::BTreeSet<_>>()
+        };
+        self.name == other.name
+            && addresses(self) == addresses(other)
+            && self.transport == other.transport
+            && self.max_ttl == other.max_ttl
+            && self.max_negative_ttl == other.max_negative_ttl
+            && self.rotate == other.rotate
+            && self.cuts == other.cuts
+    }
+}
+
 /// How upstreams are spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// DNS over TCP (RFC 7766).
     Tcp,
+    /// DNS over UDP, and over TCP for answers that are truncated (RFC 1035 section 4.2).
+    Udp,
+    /// DNS over TLS (RFC 7858).
+    Tls(Tls),
+}
+
+/// Whom to trust with queries over TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The name that a server's certificate must have; `None`: the server's address.
+    pub server_name: Option<ServerName<'static>>,
+    /// The file with the authorities' certificates, PEM.
+    pub ca_file: PathBuf,
 }
 
 /// Bounds on work under way.
@@ -201,6 +261,10 @@ pub struct Limits {
     pub upstream_connections: usize,
     /// An upstream connection without a query this long is closed; CoreDNS does so after 10 s.
     pub upstream_idle: Duration,
+    /// Queries of a hundred that may be asked a second time while the first is under way.
+    pub hedge_percent: u32,
+    /// How often upstreams are asked for a name that comes back only in a loop; zero is never.
+    pub loop_probes: Duration,
     /// How long a drain may take.
     pub drain_timeout: Duration,
 }

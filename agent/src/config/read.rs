@@ -252,6 +252,8 @@ impl Reader<'_> {
             connect_timeout: connect.value,
             upstream_connections: self.count("limits.upstreamConnections").value,
             upstream_idle: self.time("limits.upstreamIdle").value,
+            hedge_percent: self.count("limits.hedgePercent").value,
+            loop_probes: self.time("limits.loopProbes").value,
             drain_timeout: self.time("limits.drainTimeout").value,
         }
     }

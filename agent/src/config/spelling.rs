@@ -97,7 +97,8 @@ impl Key {
                 .join(", "),
             Kind::Interface => "1 to 15 characters".to_owned(),
             Kind::Path => "an absolute path".to_owned(),
-            Kind::ResolvConf => "a path".to_owned(),
+            Kind::ResolvConf | Kind::CaFile => "a path".to_owned(),
+            Kind::ServerName => "a host name or an address".to_owned(),
             Kind::Socket(_) => "`ADDRESS`, `ADDRESS:PORT`, `[v6]:PORT`".to_owned(),
             Kind::Zones => format!("at most {} zones", limits::MAX_ZONES),
             Kind::Upstreams => format!(
@@ -112,7 +113,7 @@ impl Key {
     pub fn value_name(&self) -> &'static str {
         match self.kind {
             Kind::Version | Kind::Count(_) => "NUMBER",
-            Kind::Domain | Kind::Interface => "NAME",
+            Kind::Domain | Kind::Interface | Kind::ServerName => "NAME",
             Kind::Addresses | Kind::Services => "ADDRESS,...",
             Kind::ServicesOrOff => "ADDRESS,...|off",
             Kind::AddressesOrAuto => "ADDRESS,...|auto",
@@ -121,7 +122,7 @@ impl Key {
             Kind::Time(_) | Kind::Seconds(_) => "DURATION",
             Kind::Switch(_) => "true|false",
             Kind::Word(_) => "WORD",
-            Kind::Path | Kind::ResolvConf => "PATH",
+            Kind::Path | Kind::ResolvConf | Kind::CaFile => "PATH",
             Kind::Socket(_) => "ADDRESS:PORT",
             Kind::Zones => "YAML",
             Kind::Upstreams => "UPSTREAM,...",

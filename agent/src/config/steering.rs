@@ -68,7 +68,10 @@ pub(super) fn plan(
 
 /// No upstream is an address whose queries are steered to the agent: it would ask itself.
 fn ask_no_captured_address(reader: &mut Reader<'_>, plan: &Plan, zones: &[ZoneReading]) {
-    for (upstream, spot) in zones.iter().flat_map(|zone| &zone.upstreams) {
+    let upstreams = zones
+        .iter()
+        .flat_map(|zone| zone.upstreams.iter().map(move |upstream| (zone, upstream)));
+    for (zone, (upstream, spot)) in upstreams {
         let is_captured = plan.served_by(upstream.ip()).is_some() && upstream.port() == plan.port;
         let is_captured = is_captured && !plan.addresses.contains(&upstream.ip());
         if is_captured {
@@ -76,10 +79,10 @@ fn ask_no_captured_address(reader: &mut Reader<'_>, plan: &Plan, zones: &[ZoneRe
                 expected: "a server whose queries are not steered to the agent, which would ask \
                            itself (it is in cluster.dnsService too)"
                     .to_owned(),
-                remedy: "write the address of another Service of CoreDNS, made for the agent"
-                    .to_owned(),
+                remedy: zone
+                    .remedy("write the address of another Service of CoreDNS, made for the agent"),
             };
-            reader.problem(spot, &format!("the upstream {upstream}"), &wrong);
+            reader.problem(spot, &zone.shown(upstream), &wrong);
         }
     }
 }

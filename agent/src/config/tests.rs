@@ -145,6 +145,8 @@ fn everything_but_the_upstreams_has_a_default() {
             connect_timeout: Duration::from_millis(500),
             upstream_connections: 256,
             upstream_idle: Duration::from_secs(8),
+            hedge_percent: 5,
+            loop_probes: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),
         }
     );
@@ -390,7 +392,7 @@ cache: {size: 64, staleFor: 30}
 zones:
   - name: .
     upstreams: [10.96.0.50, 10.96.0.51:99999]
-    transport: tls
+    transport: dot
   - upstream: 10.0.0.1
 lmits: {}
 ";
@@ -413,11 +415,11 @@ lmits: {}
             "FILE:9:29: zones[0].upstreams[1]: found \"10.96.0.51:99999\", expected an address, \
              with a port from 1 to 65535 or without one, or env:NAME; write it like 10.96.0.50, \
              10.96.0.50:53, fd00::50 or [fd00::50]:53; names are not resolved here",
-            "FILE:10:16: zones[0].transport: found \"tls\", expected tcp; \
-             write tcp: this version does not speak tls to upstreams yet",
+            "FILE:10:16: zones[0].transport: found \"dot\", expected one of tcp, udp, tls; \
+             choose one of these",
             "FILE:11:5: zones[1].upstream: found the unknown key \"upstream\", expected one of \
-             name, upstreams, resolv.conf, transport, maxTtl, maxNegativeTtl, rotate, cuts; \
-             did you mean upstreams?",
+             name, upstreams, resolv.conf, transport, serverName, caFile, maxTtl, maxNegativeTtl, \
+             rotate, cuts; did you mean upstreams?",
             "FILE:11:5: zones[1]: found a zone without servers, expected upstreams or resolv.conf; \
              add the servers to ask, e.g. `upstreams: [10.96.0.10]`",
             "FILE:11:5: zones[1]: found a zone without a name, expected the key name; \
@@ -657,7 +659,8 @@ fn problems_of_variables_and_flags_name_them_and_the_key() {
              names are not resolved here",
             "environment variable NODENS_ZONES: zones[0].transprot (line 3, column 3 of the \
              value): found the unknown key \"transprot\", expected one of name, upstreams, \
-             resolv.conf, transport, maxTtl, maxNegativeTtl, rotate, cuts; did you mean transport?",
+             resolv.conf, transport, serverName, caFile, maxTtl, maxNegativeTtl, rotate, cuts; did you \
+             mean transport?",
             "environment variable NODENS_CACHE_SIZE: cache.size: found \"64Mi\", expected a size \
              from 1MiB to 64GiB; write 64MiB",
             "flag --listen-port: listen.port: found \"dns\", expected a whole number from 0 to \
@@ -926,8 +929,91 @@ fn an_upstream_is_one_server_that_can_be_sent_to() {
             "{shown:?}"
         );
     }
-    let udp = problems("zones: [{name: ., upstreams: [10.0.0.1], transport: udp}]\n");
-    assert!(udp[0].contains("this version does not speak udp to upstreams yet"));
+}
+
+/// A certificate of an authority, PEM.
+fn authority() -> String {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    params.self_signed(&key).unwrap().pem()
+}
+
+#[test]
+fn a_transport_is_tcp_udp_or_tls_with_its_port_name_and_authorities() {
+    let ca = Scratch::new(authority());
+    let path = ca.0.display();
+    let loaded = load(format!(
+        "zones:\n  - {{name: ., upstreams: [10.0.0.1]}}\n  \
+         - {{name: u, upstreams: [10.0.0.1], transport: udp}}\n  \
+         - {{name: t, upstreams: [10.0.0.1, '10.0.0.2:8853'], transport: tls, caFile: {path}, \
+         serverName: dns.example.}}\n  \
+         - {{name: a, upstreams: [10.0.0.1], transport: tls, caFile: {path}}}\n"
+    ));
+    let config = loaded.unwrap().config;
+    let zone = |name: &str| {
+        let mut zones = config.zones.iter();
+        zones.find(|zone| zone.name.to_string() == name).unwrap()
+    };
+    assert_eq!(zone(".").transport, Transport::Tcp);
+    assert_eq!(zone("u.").transport, Transport::Udp);
+    assert_eq!(upstreams(zone("u.")), ["10.0.0.1:53"]);
+    assert_eq!(upstreams(zone("t.")), ["10.0.0.1:853", "10.0.0.2:8853"]);
+    let tls = |name: Option<&str>| {
+        Transport::Tls(Tls {
+            server_name: name.map(|name| name.to_owned().try_into().unwrap()),
+            ca_file: ca.0.clone(),
+        })
+    };
+    assert_eq!(zone("t.").transport, tls(Some("dns.example")));
+    assert_eq!(zone("a.").transport, tls(None));
+}
+
+#[test]
+fn what_is_wrong_with_tls_is_told_with_its_place_and_all_in_one_go() {
+    let garbage = Scratch::new("not a certificate");
+    let cut = Scratch::new("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let (garbage, cut) = (garbage.0.display(), cut.0.display());
+    let shown = problems(format!(
+        "zones:\n  - {{name: ., transport: tls, upstreams: [10.0.0.1], caFile: {garbage}}}\n  \
+         - {{name: b, transport: tls, upstreams: [10.0.0.1], caFile: {cut}}}\n  \
+         - {{name: c, transport: tls, upstreams: [10.0.0.1], caFile: /nonexistent/ca.pem}}\n  \
+         - {{name: d, transport: udp, upstreams: [10.0.0.1], serverName: dns.example}}\n  \
+         - {{name: e, transport: tls, upstreams: [10.0.0.1], serverName: a b, caFile: /dev/zero}}\n"
+    ));
+    for (told, words) in shown.iter().zip([
+        [
+            "FILE:2:62: zones[0].caFile: ",
+            "found no PEM certificate",
+            "-----BEGIN CERTIFICATE",
+        ],
+        [
+            "FILE:3:62: zones[1].caFile: ",
+            "a certificate that cannot be read",
+            "openssl x509",
+        ],
+        [
+            "FILE:4:62: zones[2].caFile: ",
+            "found no such file",
+            "correct the path",
+        ],
+        [
+            "FILE:5:66: zones[3].serverName: ",
+            "`transport: tls` alone",
+            "remove the key",
+        ],
+        [
+            "FILE:6:66: zones[4].serverName: ",
+            "the name in the servers' certificates",
+            "dns.example.org",
+        ],
+        ["FILE:6:79: zones[4].caFile: ", "a device", "regular file"],
+    ]) {
+        for word in words {
+            assert!(told.contains(word), "{word} in {told}");
+        }
+    }
+    assert_eq!(shown.len(), 6, "{shown:?}");
 }
 
 #[test]
@@ -1009,7 +1095,7 @@ fn upstreams_come_from_the_nameservers_of_a_resolv_conf() {
             "found \"dns.example\" on its line 1",
         ),
         ("nameserver\n", "found \"\" on its line 1"),
-        ("nameserver fe80::1%eth0\n", "found \"fe80::1%eth0\""),
+        ("nameserver fe80::1%none0\n", "found \"fe80::1%none0\""),
     ] {
         let shown = show(&with(content).unwrap_err());
         assert_eq!(shown.len(), 1, "{shown:?}");

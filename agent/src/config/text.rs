@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use super::limits::{Limit, UPSTREAM_PORT};
+use super::limits::Limit;
 use crate::wire::name::Name;
 
 /// Why a text is not the value that is wanted.
@@ -274,9 +274,9 @@ pub(super) fn socket(text: &str, port: u16, least_port: u16) -> Result<SocketAdd
         })
 }
 
-/// The address of an upstream server: one that can be sent to.
-pub(super) fn upstream(text: &str) -> Result<SocketAddr, Wrong> {
-    let socket = socket(text, UPSTREAM_PORT, 1)?;
+/// The address of an upstream server: one that can be sent to, at this port where it names none.
+pub(super) fn upstream(text: &str, port: u16) -> Result<SocketAddr, Wrong> {
+    let socket = socket(text, port, 1)?;
     reachable(socket.ip()).map(|()| socket)
 }
 
@@ -464,7 +464,7 @@ mod tests {
             ("fd00::50", "[fd00::50]:53"),
             ("::ffff:10.96.0.50", "10.96.0.50:53"),
         ] {
-            assert_eq!(upstream(text), Ok(expected.parse().unwrap()), "{text}");
+            assert_eq!(upstream(text, 53), Ok(expected.parse().unwrap()), "{text}");
         }
         for text in [
             "",
@@ -484,10 +484,10 @@ mod tests {
             "fe80::1%eth0",
             "[fe80::1%2]:53",
         ] {
-            assert!(upstream(text).is_err(), "{text}");
+            assert!(upstream(text, 53).is_err(), "{text}");
         }
         assert!(
-            upstream("dns.example")
+            upstream("dns.example", 53)
                 .unwrap_err()
                 .remedy
                 .contains("not resolved")
@@ -557,7 +557,7 @@ mod tests {
                 let _ = size(text, &ANY_SIZE);
                 let _ = time(text, &ANY_TIME);
                 let _ = seconds(text, &limits::MAX_TTL);
-                let _ = upstream(text);
+                let _ = upstream(text, 53);
                 let _ = address(text);
                 let _ = domain(text);
                 let _ = interface(text);

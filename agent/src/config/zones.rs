@@ -2,17 +2,19 @@
 //! The list of zones: names, upstreams, lifetimes, and the cluster zone that is always there.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustls::pki_types::ServerName;
 
 use super::keys::{self, Kind};
 use super::limits::{self, Limit};
 use super::reader::{Reader, kind, with_environment};
-use super::source::{Given, Source, Spot, read_text, unknown};
+use super::source::{Given, Source, Spot, unknown};
 use super::text::{self, Wrong};
-use super::yaml::{Entry, Node, Place, Value, quote};
-use super::{Located, Transport, Zone};
+use super::yaml::{Entry, Node, Place, Value};
+use super::{Located, Tls, Transport, Zone, ca, resolv_conf};
 use crate::wire::name::Name;
 
 /// What a root zone looks like, for who has none.
@@ -25,6 +27,9 @@ pub(super) struct ZoneReading {
     /// With the place of the name.
     name: (Name, Spot),
     pub(super) upstreams: Vec<(SocketAddr, Spot)>,
+    /// The file that the upstreams are from.
+    pub(super) resolv_conf: Option<(PathBuf, Spot)>,
+    transport: Transport,
     max_ttl: Option<u32>,
     max_negative_ttl: Option<u32>,
     rotate: Option<bool>,
@@ -136,9 +141,11 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
         }
     }
 
-    if let Some((node, spot)) = given.get("transport") {
-        reader.scalar_at(node, spot, transport);
-    }
+    let transport = transport(reader, &given);
+    let port = match transport {
+        Transport::Tls(_) => limits::UPSTREAM_TLS_PORT,
+        Transport::Tcp | Transport::Udp => limits::UPSTREAM_PORT,
+    };
     let lifetime = |key: &str, reader: &mut Reader<'_>| {
         let limit = lifetime_limit(key);
         let (node, spot) = given.get(key)?;
@@ -152,9 +159,15 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     };
     let rotate = switch("rotate", reader);
     let cuts = switch("cuts", reader);
+    let mut file = None;
     let upstreams = match (given.get("upstreams"), given.get("resolv.conf")) {
-        (Some((node, list)), None) => upstreams(reader, node, list),
-        (None, Some((node, file))) => resolv_conf(reader, node, file),
+        (Some((node, list)), None) => upstreams(reader, node, list, port),
+        (None, Some((node, spot))) => {
+            nameservers(reader, node, spot, port).map(|(path, servers)| {
+                file = Some((path, spot.clone()));
+                servers
+            })
+        }
         (Some(_), Some((_, file))) => {
             let wrong = Wrong {
                 expected: "one of the two".to_owned(),
@@ -184,6 +197,8 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     Some(ZoneReading {
         name: (name, name_spot.clone()),
         upstreams: upstreams.unwrap_or_default(),
+        resolv_conf: file,
+        transport,
         max_ttl,
         max_negative_ttl,
         rotate,
@@ -198,24 +213,100 @@ fn lifetime_limit(key: &str) -> Limit<Duration> {
     }
 }
 
-fn transport(text: &str) -> Result<Transport, Wrong> {
-    match text {
-        "tcp" => Ok(Transport::Tcp),
-        "udp" | "tls" => Err(Wrong {
-            expected: "tcp".to_owned(),
-            remedy: format!("write tcp: this version does not speak {text} to upstreams yet"),
-        }),
-        _ => Err(Wrong {
-            expected: "tcp".to_owned(),
-            remedy: "write tcp, or leave the key out".to_owned(),
-        }),
+/// The transport; TCP stands in for something wrong.
+fn transport(reader: &mut Reader<'_>, given: &BTreeMap<&str, (&Node, Spot)>) -> Transport {
+    let Kind::Word(words) = kind("zones[].transport") else {
+        unreachable!("zones[].transport is a word");
+    };
+    let word = match given.get("transport") {
+        Some((node, spot)) => {
+            match reader.scalar_at(node, spot, |text| text::word(text, words)) {
+                Some(word) => word,
+                // Nobody knows which keys and which port go with it.
+                None => return Transport::Tcp,
+            }
+        }
+        None => "tcp",
+    };
+    if word == "tls" {
+        return Transport::Tls(tls(reader, given));
+    }
+    for key in ["serverName", "caFile"] {
+        if let Some((node, spot)) = given.get(key) {
+            let wrong = Wrong {
+                expected: format!("it with `transport: tls` alone, and this is {word}"),
+                remedy: "write `transport: tls`, or remove the key".to_owned(),
+            };
+            reader.problem(spot, &node.found(), &wrong);
+        }
+    }
+    match word {
+        "udp" => Transport::Udp,
+        _ => Transport::Tcp,
     }
 }
 
-fn upstreams(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<Vec<(SocketAddr, Spot)>> {
+fn tls(reader: &mut Reader<'_>, given: &BTreeMap<&str, (&Node, Spot)>) -> Tls {
+    let server_name = given.get("serverName").and_then(|(node, spot)| {
+        reader.scalar_at(node, spot, |text| {
+            let name = text.strip_suffix('.').unwrap_or(text);
+            ServerName::try_from(name.to_owned()).map_err(|_| Wrong {
+                expected: "the name in the servers' certificates".to_owned(),
+                remedy: "write a host name or an address, e.g. dns.example.org".to_owned(),
+            })
+        })
+    });
+    let (spot, path) = match given.get("caFile") {
+        Some((node, spot)) => {
+            let path = reader.scalar_at(node, spot, path);
+            (spot.clone(), path.map(PathBuf::from))
+        }
+        None => {
+            let spot = given.get("transport").map(|(_, spot)| spot.clone());
+            let Some(spot) = spot else {
+                unreachable!("tls is said by the key transport");
+            };
+            let path = ca::of_system().map_err(|wrong| {
+                let problem = spot.problem(wrong.message, wrong.remedy);
+                reader.collected.problems.push(problem);
+            });
+            (spot, path.ok())
+        }
+    };
+    if let Some(path) = &path
+        && let Err(wrong) = ca::read(path)
+    {
+        let problem = spot.problem(
+            format!("{}: {}", path.display(), wrong.message),
+            wrong.remedy,
+        );
+        reader.collected.problems.push(problem);
+    }
+    Tls {
+        server_name,
+        ca_file: path.unwrap_or_default(),
+    }
+}
+
+fn path(text: &str) -> Result<String, Wrong> {
+    match text {
+        "" => Err(Wrong {
+            expected: "the path of a file".to_owned(),
+            remedy: "write it like /etc/resolv.conf".to_owned(),
+        }),
+        path => Ok(path.to_owned()),
+    }
+}
+
+fn upstreams(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    spot: &Spot,
+    port: u16,
+) -> Option<Vec<(SocketAddr, Spot)>> {
     let environment = &reader.sources.environment;
     let items = reader.items_at(node, spot, |text| {
-        with_environment(environment, text, text::upstream)
+        with_environment(environment, text, |text| text::upstream(text, port))
     })?;
     if !(1..=limits::MAX_UPSTREAMS).contains(&items.len()) {
         let wrong = Wrong {
@@ -241,84 +332,24 @@ fn upstreams(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<Vec<(S
     Some(distinct)
 }
 
-fn resolv_conf(
+fn nameservers(
     reader: &mut Reader<'_>,
     node: &Node,
     spot: &Spot,
-) -> Option<Vec<(SocketAddr, Spot)>> {
-    let path = reader.scalar_at(node, spot, |text| match text {
-        "" => Err(Wrong {
-            expected: "the path of a file".to_owned(),
-            remedy: "write it like /etc/resolv.conf".to_owned(),
-        }),
-        path => Ok(path.to_owned()),
-    })?;
-    match nameservers(Path::new(&path)) {
-        Ok(servers) => {
-            let port = limits::UPSTREAM_PORT;
-            let place = |server| (SocketAddr::new(server, port), spot.clone());
-            Some(servers.into_iter().map(place).collect())
+    port: u16,
+) -> Option<(PathBuf, Vec<(SocketAddr, Spot)>)> {
+    let path = reader.scalar_at(node, spot, path)?;
+    match resolv_conf::read(Path::new(&path), port) {
+        Ok(found) => {
+            let servers = found.servers.into_iter();
+            let servers = servers.map(|(server, _)| (server, spot.clone())).collect();
+            Some((PathBuf::from(path), servers))
         }
-        Err((message, remedy)) => {
-            let problem = spot.problem(format!("{path}: {message}"), remedy);
+        Err(wrong) => {
+            let problem = spot.problem(format!("{path}: {}", wrong.message), wrong.remedy);
             reader.collected.problems.push(problem);
             None
         }
-    }
-}
-
-/// The servers of a file in the form of resolv.conf(5), each once. Message and remedy where it
-/// cannot be used.
-fn nameservers(path: &Path) -> Result<Vec<IpAddr>, (String, String)> {
-    let text = read_text(path, limits::MAX_RESOLV_CONF_BYTES)
-        .map_err(|reason| reason.explain("resolv.conf"))?;
-    let mut servers = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let mut words = line.split_ascii_whitespace();
-        if words.next() != Some("nameserver") {
-            continue;
-        }
-        let word = words.next().unwrap_or_default();
-        let number = index + 1;
-        let server = text::address(word)
-            .and_then(|server| text::reachable(server).map(|()| server))
-            .map_err(|wrong| {
-                (
-                    format!(
-                        "found {} on its line {number}, expected {}",
-                        quote(word),
-                        wrong.expected
-                    ),
-                    wrong.remedy,
-                )
-            })?;
-        if server.is_loopback() {
-            return Err((
-                format!(
-                    "found the loopback address {server} on its line {number}, expected a server of the network"
-                ),
-                "it is a stub on this host: name the file with the real servers, \
-                 with systemd-resolved /run/systemd/resolve/resolv.conf"
-                    .to_owned(),
-            ));
-        }
-        if !servers.contains(&server) {
-            servers.push(server);
-        }
-    }
-    match servers.len() {
-        0 => Err((
-            "found no nameserver line, expected at least one".to_owned(),
-            "name a file with nameserver lines, or write upstreams".to_owned(),
-        )),
-        number if number > limits::MAX_UPSTREAMS => Err((
-            format!(
-                "found {number} nameservers, expected at most {}",
-                limits::MAX_UPSTREAMS
-            ),
-            "remove some".to_owned(),
-        )),
-        _ => Ok(servers),
     }
 }
 
@@ -339,7 +370,11 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
                         origin: spot.origin(),
                     })
                     .collect(),
-                transport: Transport::Tcp,
+                resolv_conf: reading.resolv_conf.map(|(value, spot)| Located {
+                    value,
+                    origin: spot.origin(),
+                }),
+                transport: reading.transport,
                 max_ttl: reading.max_ttl.unwrap_or(ttl),
                 max_negative_ttl: reading.max_negative_ttl.unwrap_or(negative_ttl),
                 rotate: reading.rotate.unwrap_or(reading.name.0 == *cluster),

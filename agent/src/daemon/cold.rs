@@ -18,7 +18,9 @@ use super::{End, StartError};
 use crate::admin::{self, AdminState, Clients, Pages, Retire};
 use crate::cache::{Cache, Tick};
 use crate::config::Listen;
+use crate::inspect::Inspector;
 use crate::lifecycle::drain::{self, DrainEnd};
+use crate::lifecycle::files::Files;
 use crate::lifecycle::orders::Orders;
 use crate::lifecycle::privileges;
 use crate::lifecycle::ready::{BEAT_PERIOD, Health};
@@ -121,6 +123,7 @@ impl Cold {
             }
         });
         parts.spawn(Arc::clone(&self.resolver).send_out());
+        parts.spawn(Arc::clone(&self.resolver).look_after());
         let mut follow = Follow {
             is_needed: listeners::has_wildcard(&self.listen),
             listen: self.listen,
@@ -140,6 +143,12 @@ impl Cold {
             telemetry: Arc::clone(&self.telemetry),
             retire: self.retire,
             clients: self.clients,
+            inspector: Arc::new(Inspector::new(
+                self.cache.clone(),
+                Arc::clone(&self.resolver),
+                Arc::clone(&self.telemetry),
+                Arc::clone(&self.health),
+            )),
         });
         let (control, control_path) = self.control.unzip();
         parts.spawn(async move {
@@ -156,7 +165,15 @@ impl Cold {
             Arc::clone(&self.resolver),
         );
         parts.spawn(house);
-        let stop = obey(&mut signals, &mut self.reload, &mut follow, &mut parts).await;
+        let mut files = Files::new(&self.reload);
+        let stop = obey(
+            &mut signals,
+            &mut self.reload,
+            &mut files,
+            &mut follow,
+            &mut parts,
+        );
+        let stop = stop.await;
         if let Some(why) = stop {
             let _ = self.end.send(End::Failed(why));
             return;
@@ -221,6 +238,7 @@ async fn until(is_so: impl Fn() -> bool) {
 async fn obey(
     signals: &mut Signals,
     reload: &mut Reload,
+    files: &mut Files,
     follow: &mut Follow,
     parts: &mut JoinSet<()>,
 ) -> Option<String> {
@@ -229,9 +247,13 @@ async fn obey(
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Signal::Reload => reload.run(),
+                Signal::Reload => {
+                    reload.run();
+                    files.follow(reload);
+                }
                 Signal::Drain | Signal::ExitNow => return None,
             },
+            changed = files.changed() => files.read_again(&changed, reload),
             _ = look.tick(), if follow.is_needed => follow.look(parts),
             Some(ended) = parts.join_next() => match ended {
                 Err(error) if error.is_panic() => {
@@ -254,7 +276,7 @@ async fn keep_house(health: Arc<Health>, cache: Cache, resolver: Arc<Resolver>) 
         health.beat(nanoseconds(now));
         if round % BEATS_A_SECOND == 0 {
             cache.sweep(Tick::of(now));
-            resolver.close_idle();
+            resolver.look_after_upstreams();
         }
     }
 }

@@ -15,6 +15,7 @@ mod steer;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread::{Builder, JoinHandle};
@@ -58,7 +59,7 @@ pub fn run(loaded: Loaded, sources: Sources) -> ExitCode {
         tracing::warn!(%warning, "the configuration has a warning");
     }
     privileges::begin();
-    match Running::start(loaded.config, sources, log) {
+    match Running::start(loaded, sources, log) {
         Ok(running) => running.wait().into(),
         Err(error) => error.report().into(),
     }
@@ -151,17 +152,19 @@ impl Running {
     /// # Errors
     /// Says what could not be had; nothing is left running.
     pub fn start(
-        config: Config,
+        loaded: Loaded,
         sources: Sources,
         log: Option<log::LogControl>,
     ) -> Result<Self, StartError> {
+        let Loaded { config, file, .. } = loaded;
         // Nothing else is opened before it.
         let laid = match &config.intercept.plan {
             Some(plan) => Some(Ground::lay(plan).map_err(refused)?),
             None => None,
         };
         let (ground, tools) = laid.unzip();
-        let started = Self::start_on(ground.as_ref(), tools, config, sources, log);
+        let configuration = (config, file);
+        let started = Self::start_on(ground.as_ref(), tools, configuration, sources, log);
         if started.is_err()
             && let Some(ground) = ground
         {
@@ -175,7 +178,7 @@ impl Running {
     fn start_on(
         ground: Option<&Ground>,
         tools: Option<Tools>,
-        config: Config,
+        (config, file): (Config, Option<PathBuf>),
         sources: Sources,
         log: Option<log::LogControl>,
     ) -> Result<Self, StartError> {
@@ -244,6 +247,7 @@ impl Running {
             &config.listen,
         );
         connect_scrape(&telemetry, &cache, &health, &listeners);
+        telemetry.agent.config_read_from(file);
         telemetry.agent.config_loaded(Clock.wall().as_secs());
         let (workers_ended, workers_have_ended) = oneshot::channel();
         let (started, has_started) = mpsc::channel();

@@ -12,8 +12,9 @@ use std::time::Duration;
 use nodens_netsetup::plan::Plan;
 
 use super::ground::{Ground, Tools};
-use crate::admin::{Client, Clients, Retire, Retired, control};
+use crate::admin::{Clients, Retire, Retired, control};
 use crate::config::{Config, Listen, Located, Problem};
+use crate::inspect::page;
 use crate::lifecycle::interception::{Interception, Parts, Sources};
 use crate::lifecycle::orders::Orders;
 use crate::lifecycle::ready::Health;
@@ -141,13 +142,15 @@ pub(super) fn clients(plan: Option<&Plan>, asked: Asked) -> Clients {
         .map(|capture| (capture.local, capture.service))
         .collect();
     Box::new(move || {
-        let of = |(address, seconds_ago): (SocketAddr, Option<u32>)| Client {
-            address,
-            service: services.get(&address.ip()).copied(),
-            seconds_ago,
+        let of = |(address, seconds_ago): (SocketAddr, Option<u32>)| page::Asked {
+            address: address.to_string(),
+            service: services.get(&address.ip()).map(ToString::to_string),
+            asked: seconds_ago.map(u64::from),
         };
         let asked = listeners::seconds_ago(&asked, Clock.now());
-        asked.into_iter().map(of).collect()
+        page::Clients {
+            addresses: asked.into_iter().map(of).collect(),
+        }
     })
 }
 

@@ -18,7 +18,7 @@ use nodens_netsetup::plan::{Lane, Plan, Proto};
 use nodens_netsetup::{Active, Error, Watch, fallback, link};
 use tokio::sync::oneshot;
 
-use super::mending::Mending;
+use super::mending::{Found, Mending};
 use super::orders::Order;
 use super::probe::Origins;
 use super::ready;
@@ -49,11 +49,13 @@ pub struct Interception {
     /// `None` where others have removed it, and when we have retired.
     active: Option<Active>,
     watch: Option<Watch>,
-    mending: Mending,
+    links: Mending,
+    fallback: Mending,
     phase: Phase,
     /// Hears once that queries are steered here.
     armed: Option<mpsc::Sender<()>>,
     since_ns: u64,
+    /// When a lost table is asked for again.
     not_before_ns: u64,
     /// Refreshed in the turn that is under way.
     refreshed: Vec<Lane>,
@@ -136,7 +138,8 @@ impl Interception {
             sources: parts.sources,
             active: Some(parts.active),
             watch: Some(parts.watch),
-            mending: Mending::default(),
+            links: Mending::default(),
+            fallback: Mending::default(),
             phase: Phase::Starting,
             armed: Some(parts.armed),
             since_ns: Clock.now_ns(),
@@ -235,9 +238,21 @@ impl Interception {
             return;
         };
         let changed = watch.look(self.active.as_ref().map_or(0, Active::commits));
-        self.mending.note(changed.links, changed.rules);
-        if self.mending.is_due(now_ns) {
-            self.mend_all(now_ns);
+        if changed.links {
+            self.links.note();
+        }
+        if changed.rules {
+            self.fallback.note();
+        }
+        if self.links.begins(now_ns) {
+            let found = self.mend_links();
+            let pause = self.links.end(found, now_ns);
+            slowed("interface or addresses", pause);
+        }
+        if self.fallback.begins(now_ns) {
+            let found = self.mend_fallback();
+            let pause = self.fallback.end(found, now_ns);
+            slowed("the fallback table", pause);
         }
     }
 
@@ -298,16 +313,14 @@ impl Interception {
                 self.steering.answered(true);
                 self.has_served |= serves;
                 self.refreshed.extend(live);
-                if self.steering.trouble(None) {
-                    tracing::info!("the kernel takes the steering again");
-                }
+                self.is_taken(Part::Active);
                 let changes = self.switch.refreshed(live, Clock.now_ns());
                 self.steering.waited(self.switch.longest_gap());
                 self.note(&changes);
             }
             Err(error) => {
                 self.steering.answered(false);
-                self.refused(error, "keep the steering alive");
+                self.refused(Part::Active, error, "keep the steering alive");
                 // Where it is no longer there it is made anew; an owned one cannot be lost.
                 if self
                     .active
@@ -329,7 +342,10 @@ impl Interception {
                 self.steering.healed(Part::Active);
                 tracing::warn!("the table that steers was gone and is back");
             }
-            Err(error) => self.refused(error, "make the table that steers anew"),
+            Err(error) => {
+                self.not_before_ns = Clock.now_ns().saturating_add(nanoseconds(AGAIN_AFTER));
+                self.refused(Part::Active, error, "make the table that steers anew");
+            }
         }
     }
 
@@ -340,7 +356,7 @@ impl Interception {
             && let Err(error) = active.clear(&lanes)
         {
             // They run out by themselves.
-            self.refused(error, "end the steering");
+            self.refused(Part::Active, error, "end the steering");
         }
         self.switch.reset();
         self.steering.let_go();
@@ -359,43 +375,62 @@ impl Interception {
         }
     }
 
-    fn mend_all(&mut self, now_ns: u64) {
-        let (links, rules) = self.mending.begin(now_ns);
-        let mut healed = false;
-        if links {
-            match link::apply(&self.plan) {
-                Ok(done) if done.made.is_empty() => {}
-                Ok(done) => {
-                    healed = true;
-                    self.steering.healed(Part::Links);
-                    let parts: Vec<_> = done.made.iter().map(ToString::to_string).collect();
-                    tracing::warn!(
-                        interface = done.interface,
-                        made = parts.join(", "),
-                        "somebody removed what is ours; it is back"
-                    );
-                }
-                Err(error) => {
-                    self.mending.note(true, false);
-                    self.refused(error, "put interface and addresses back");
+    fn mend_links(&self) -> Found {
+        const STEP: &str = "put interface and addresses back";
+        let mended = match link::mend(&self.plan) {
+            Ok(mended) => mended,
+            Err(error) => {
+                self.refused(Part::Links, error, STEP);
+                return Found::Refused;
+            }
+        };
+        let links = mended.links;
+        if !links.made.is_empty() {
+            self.steering.healed(Part::Links);
+            let parts: Vec<_> = links.made.iter().map(ToString::to_string).collect();
+            tracing::warn!(
+                interface = links.interface,
+                made = parts.join(", "),
+                "somebody removed what is ours; it is back"
+            );
+        }
+        match mended.refused {
+            Some(error) => {
+                self.refused(Part::Links, error, STEP);
+                Found::Refused
+            }
+            None => {
+                self.is_taken(Part::Links);
+                if links.made.is_empty() {
+                    Found::Well
+                } else {
+                    Found::Mended
                 }
             }
         }
-        if rules {
-            match mend_fallback(&self.plan) {
-                Ok(false) => {}
-                Ok(true) => {
-                    healed = true;
+    }
+
+    fn mend_fallback(&self) -> Found {
+        let found = fallback::check(&self.plan).and_then(|differences| {
+            if differences.is_empty() {
+                return Ok(Found::Well);
+            }
+            fallback::apply(&self.plan).map(|()| Found::Mended)
+        });
+        match found {
+            Ok(found) => {
+                if found == Found::Mended {
                     self.steering.healed(Part::Fallback);
                     tracing::warn!("somebody removed or changed the fallback table; it is back");
                 }
-                Err(error) => {
-                    self.mending.note(false, true);
-                    self.refused(error, "put the fallback table back");
-                }
+                self.is_taken(Part::Fallback);
+                found
+            }
+            Err(error) => {
+                self.refused(Part::Fallback, error, "put the fallback table back");
+                Found::Refused
             }
         }
-        self.mending.end(healed, now_ns);
     }
 
     fn note(&self, changes: &[Change]) {
@@ -404,26 +439,35 @@ impl Interception {
         }
     }
 
-    /// Says once what the kernel refuses, and leaves it alone for a while.
-    fn refused(&mut self, error: Error, step: &'static str) {
-        self.not_before_ns = Clock.now_ns().saturating_add(nanoseconds(AGAIN_AFTER));
+    /// The kernel takes again what it may have refused.
+    fn is_taken(&self, part: Part) {
+        if self.steering.trouble(part, None) {
+            let (_, part) = Part::ALL[part as usize];
+            tracing::info!(part, "the kernel takes it again");
+        }
+    }
+
+    /// Says once what the kernel refuses.
+    fn refused(&self, part: Part, error: Error, step: &'static str) {
         let mut words = error.to_string();
         let mut cause = std::error::Error::source(&error);
         while let Some(source) = cause {
             words = format!("{words}: {source}");
             cause = source.source();
         }
-        if self.steering.trouble(Some(words.clone())) {
+        if self.steering.trouble(part, Some(words.clone())) {
             tracing::error!(error = words, step, "the kernel refuses");
         }
     }
 }
 
-/// Puts the fallback table back; true where it was not as it should be.
-fn mend_fallback(plan: &Plan) -> Result<bool, Error> {
-    let is_whole = fallback::check(plan)?.is_empty();
-    if !is_whole {
-        fallback::apply(plan)?;
+/// Says that somebody fights us.
+fn slowed(what: &'static str, pause: Option<Duration>) {
+    if let Some(pause) = pause {
+        tracing::warn!(
+            what,
+            pause_seconds = pause.as_secs(),
+            "somebody keeps removing what is ours; it is put back more slowly"
+        );
     }
-    Ok(!is_whole)
 }

@@ -2,6 +2,7 @@
 //! How the process begins to serve, proves that it does, changes, and ends.
 
 pub mod drain;
+pub mod files;
 pub mod interception;
 mod mending;
 pub mod orders;
@@ -14,3 +15,4 @@ mod round;
 pub mod signals;
 pub mod steering;
 pub mod switch;
+pub mod watch;

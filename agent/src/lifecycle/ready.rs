@@ -404,6 +404,12 @@ impl Reasons {
         self.0.join("; ")
     }
 
+    /// One for each cause.
+    #[must_use]
+    pub fn lines(&self) -> &[String] {
+        &self.0
+    }
+
     fn unless_empty(reasons: Vec<String>) -> Result<(), Self> {
         if reasons.is_empty() {
             Ok(())

@@ -78,6 +78,7 @@ impl Reload {
         self.config.cache = new.cache;
         self.config.limits = new.limits;
         self.config.log.level = new.log.level;
+        self.telemetry.agent.config_read_from(loaded.file);
         self.telemetry.agent.reload_ok(Clock.wall().as_secs());
     }
 

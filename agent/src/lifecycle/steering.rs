@@ -23,8 +23,8 @@ pub struct Steering {
     refreshed: AtomicU64,
     refused: AtomicU64,
     longest_gap_ns: AtomicU64,
-    /// What the kernel has said no to, while it does.
-    trouble: Mutex<Option<String>>,
+    /// What the kernel has said no to, while it does, of each part.
+    trouble: Mutex<[Option<String>; Part::ALL.len()]>,
 }
 
 /// What is told of a lane.
@@ -92,7 +92,7 @@ impl Steering {
         if self.is_retired() {
             return vec!["retired: queries are answered and no longer steered here".to_owned()];
         }
-        let mut reasons: Vec<_> = lock(&self.trouble).clone().into_iter().collect();
+        let mut reasons: Vec<_> = lock(&self.trouble).iter().flatten().cloned().collect();
         if !self.is_armed.load(Relaxed) {
             reasons.push("not steered yet".to_owned());
             return reasons;
@@ -209,8 +209,8 @@ impl Steering {
     }
 
     /// What the kernel says no to now; `None` where it no longer does. True where that is news.
-    pub(super) fn trouble(&self, what: Option<String>) -> bool {
-        let mut trouble = lock(&self.trouble);
+    pub(super) fn trouble(&self, part: Part, what: Option<String>) -> bool {
+        let trouble = &mut lock(&self.trouble)[part as usize];
         let is_news = *trouble != what;
         *trouble = what;
         is_news
@@ -265,10 +265,10 @@ mod tests {
         );
         steering.note(&[Change::Returned(UDP)]);
         assert!(steering.reasons().is_empty());
-        assert!(
-            steering.trouble(Some("no".to_owned())) && !steering.trouble(Some("no".to_owned()))
-        );
-        assert_eq!(steering.reasons(), ["no"]);
+        let no = || Some("no".to_owned());
+        assert!(steering.trouble(Part::Links, no()) && !steering.trouble(Part::Links, no()));
+        assert!(steering.trouble(Part::Active, no()) && steering.trouble(Part::Active, None));
+        assert_eq!(steering.reasons(), ["no"], "each part has its own");
         steering.retire();
         assert!(steering.reasons()[0].starts_with("retired: "));
     }

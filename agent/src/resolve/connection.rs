@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One TCP connection to an upstream (RFC 7766): one question on it at a time.
+//! One connection to an upstream, TCP (RFC 7766) or TLS over it (RFC 7858): one question on it at a
+//! time.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
 
 use super::upstream::Failure;
 use crate::telemetry::cells::{Outcome, UpstreamCells};
@@ -44,7 +49,11 @@ impl Request {
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
             .swap_bytes()
             .to_be_bytes();
-        let id = u16::from_be_bytes([a, b]);
+        Self::with_id(question, u16::from_be_bytes([a, b]))
+    }
+
+    /// With this ID.
+    pub(super) fn with_id(question: &Question, id: u16) -> Self {
         let checking_disabled = if question.checking_disabled() {
             Flags::CD
         } else {
@@ -81,6 +90,11 @@ impl Request {
         }
     }
 
+    /// The message alone, as it goes in a datagram.
+    pub(super) fn datagram(&self) -> &[u8] {
+        &self.frame[PREFIX..]
+    }
+
     fn expected(&self) -> Expected<'_> {
         Expected {
             id: self.id,
@@ -98,6 +112,24 @@ pub(super) struct Exchanged {
 }
 
 impl Exchanged {
+    /// Reads a message that came after a question.
+    pub(super) fn read(mut message: Vec<u8>, request: &Request) -> Result<Self, Outcome> {
+        let mut offsets = vec![0; response::offsets_needed(&message)];
+        match Response::parse(&mut message, &request.expected(), &mut offsets) {
+            Ok(mut response) => {
+                response.shorten(&mut message, &mut offsets);
+                Ok(Self {
+                    response,
+                    message,
+                    offsets,
+                })
+            }
+            Err(Lie::Malformed) => Err(Outcome::Malformed),
+            Err(Lie::WrongId) => Err(Outcome::WrongId),
+            Err(Lie::WrongQuestion) => Err(Outcome::WrongQuestion),
+        }
+    }
+
     /// The response as it is kept and sent on.
     pub(super) fn answer(&self) -> Answer<'_> {
         self.response.answer(&self.message, &self.offsets)
@@ -132,15 +164,105 @@ impl Exchanged {
     }
 }
 
-/// An open connection.
+/// What octets go over.
+#[derive(Debug)]
+pub(super) enum Stream {
+    /// TCP alone.
+    Plain(TcpStream),
+    /// TLS, its handshake done. On the heap: its state is a kilobyte and more.
+    Secure(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// What it is at the bottom.
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Secure(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// Whether nothing has come that nobody asked for, nor the end. What TLS itself has to say, such
+    /// as tickets for the next handshake, is none of it.
+    pub(super) fn is_silent(&mut self) -> bool {
+        match self {
+            Self::Plain(stream) => {
+                let read = stream.try_read(&mut [0]);
+                matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Self::Secure(stream) => {
+                let mut octet = [0];
+                let mut octet = ReadBuf::new(&mut octet);
+                let mut context = Context::from_waker(Waker::noop());
+                let read = Pin::new(stream).poll_read(&mut context, &mut octet);
+                read.is_pending()
+            }
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Secure(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, octets),
+            Self::Secure(stream) => Pin::new(stream).poll_write(context, octets),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Secure(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Secure(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+/// An open connection. It moves from hand to hand: on the heap, so that futures stay small.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
+    opened: Instant,
     /// When it should end.
     ends: Instant,
     used: Instant,
     is_fresh: bool,
+    /// A question is under way on it.
+    is_asked: bool,
     _count: Count,
+}
+
+impl Drop for Connection {
+    /// One that may lead into the void ends at once: the kernel would keep it, and its port, for
+    /// minutes, to say goodbye.
+    fn drop(&mut self) {
+        if self.is_asked {
+            let _ = self.stream.tcp().set_zero_linger();
+        }
+    }
 }
 
 /// Counts a connection from its beginning to its end.
@@ -155,29 +277,28 @@ impl Drop for Count {
 
 impl Connection {
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Stream,
         max_age: Duration,
         telemetry: &Arc<Telemetry>,
         index: u16,
-    ) -> Self {
+    ) -> Box<Self> {
         telemetry.resolve.upstream(index).open();
         let now = Instant::now();
-        Self {
+        Box::new(Self {
             stream,
+            opened: now,
             ends: now + max_age,
             used: now,
             is_fresh: true,
+            is_asked: false,
             _count: Count(Arc::clone(telemetry), index),
-        }
+        })
     }
 
     /// Whether a question may go over it: not too old, and nothing came that nobody asked for, nor
     /// its end.
-    pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
-        let silent = self.stream.try_read(&mut [0]);
-        now < self.ends
-            && now < self.used + idle
-            && matches!(silent, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    pub(super) fn is_usable(&mut self, now: Instant, idle: Duration) -> bool {
+        now < self.ends && now < self.used + idle && self.stream.is_silent()
     }
 
     /// Whether it was used at this moment or later.
@@ -185,21 +306,41 @@ impl Connection {
         self.used >= moment
     }
 
+    /// Whether nothing was asked on it yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.is_fresh
+    }
+
+    /// Whether it has to end by this moment.
+    pub(super) fn ends_by(&self, moment: Instant) -> bool {
+        self.ends <= moment
+    }
+
+    /// How long it has been open.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now - self.opened
+    }
+
     /// Asks and waits for the answer; gives the connection back with it. What does not belong to
     /// the question is dropped and counted.
     pub(super) async fn exchange(
-        mut self,
+        mut self: Box<Self>,
         request: &Request,
         cells: &UpstreamCells,
-    ) -> Result<(Self, Exchanged), Failure> {
+    ) -> Result<(Box<Self>, Exchanged), Failure> {
+        self.is_asked = true;
         let result = self.ask(request, cells).await;
         match result {
             Ok(exchanged) => {
+                self.is_asked = false;
                 self.is_fresh = false;
                 self.used = Instant::now();
                 Ok((self, exchanged))
             }
-            Err(Outcome::Reset | Outcome::Closed) if !self.is_fresh => Err(Failure::Stale),
+            // The last two are how the kernel's own patience ends.
+            Err(
+                Outcome::Reset | Outcome::Closed | Outcome::ConnectTimeout | Outcome::Unreachable,
+            ) if !self.is_fresh => Err(Failure::Stale),
             Err(outcome) => Err(Failure::Outcome(outcome)),
         }
     }
@@ -211,43 +352,36 @@ impl Connection {
     ) -> Result<Exchanged, Outcome> {
         let written = self.stream.write_all(&request.frame).await;
         written.map_err(|error| Outcome::of(&error))?;
+        // TLS may keep what the socket had no room for.
+        let flushed = self.stream.flush().await;
+        flushed.map_err(|error| Outcome::of(&error))?;
         // One read has both length and message, where the server wrote both at once.
         let mut inbox = Vec::with_capacity(BUFFER);
         let mut lies = 0;
         loop {
             let read = self.read(&mut inbox).await;
-            let mut message = read.map_err(|error| Outcome::of(&error))?;
-            let mut offsets = vec![0; response::offsets_needed(&message)];
-            match Response::parse(&mut message, &request.expected(), &mut offsets) {
-                Ok(response) => {
+            let message = read.map_err(|error| Outcome::of(&error))?;
+            match Exchanged::read(message, request) {
+                Ok(exchanged) => {
                     if !inbox.is_empty() {
                         // More than one question has answers: nobody knows what comes next.
                         self.ends = self.used;
                     }
-                    return Ok(Exchanged {
-                        response,
-                        message,
-                        offsets,
-                    });
+                    return Ok(exchanged);
                 }
                 Err(lie) => {
-                    let outcome = match lie {
-                        Lie::Malformed => Outcome::Malformed,
-                        Lie::WrongId => Outcome::WrongId,
-                        Lie::WrongQuestion => Outcome::WrongQuestion,
-                    };
                     lies += 1;
                     if lies == LIES {
-                        return Err(outcome);
+                        return Err(lie);
                     }
-                    cells.end(outcome);
+                    cells.end(lie);
                 }
             }
         }
     }
 
     /// Reads one message. What came behind it stays in `inbox`, for the next call.
-    async fn read(&mut self, inbox: &mut Vec<u8>) -> std::io::Result<Vec<u8>> {
+    async fn read(&mut self, inbox: &mut Vec<u8>) -> io::Result<Vec<u8>> {
         loop {
             if let Some((prefix, rest)) = inbox.split_first_chunk::<PREFIX>() {
                 let length = usize::from(u16::from_be_bytes(*prefix));
@@ -260,7 +394,7 @@ impl Connection {
                 inbox.reserve(PREFIX + length - inbox.len());
             }
             if self.stream.read_buf(inbox).await? == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     }

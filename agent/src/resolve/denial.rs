@@ -11,6 +11,7 @@ use super::Resolver;
 use super::routes::Route;
 use crate::cache::{DENIAL, Entry, Tick};
 use crate::telemetry::cells::Event;
+use crate::wire::answer::Standing;
 use crate::wire::question::Question;
 use crate::wire::{qtype, rcode};
 
@@ -89,11 +90,11 @@ impl Kin {
 }
 
 impl Resolver {
-    /// All that is held of a question's name and may still be sent, its own type left out.
+    /// All that is held of a question's name and may still be sent, the question itself left out.
     pub(super) fn kin(&self, question: &Question, now: Tick) -> Vec<Kin> {
         let mut kin = Vec::new();
         self.cache.family(question.name(), |entry| {
-            if entry.qtype() != Some(question.qtype()) && now < entry.dies() {
+            if entry.question() != question.as_octets() && now < entry.dies() {
                 kin.push(Kin::of(entry, now));
             }
         });
@@ -152,10 +153,14 @@ impl Resolver {
         if is_apex || !route.trust.denies_by_name(question.qtype(), now) {
             return *question;
         }
+        // What is being sent stale was true before the upstream was back.
+        let name = question.name();
+        self.cache
+            .retain_of(name, |entry| entry.standing() != Standing::Stale);
         if !keeps_name {
             // Nothing will be there to say that what has expired is not to be sent any more.
             self.cache.retain_of(question.name(), |entry| {
-                entry.is_fresh(now) || entry.qtype() == Some(question.qtype())
+                entry.is_fresh(now) || entry.question() == question.as_octets()
             });
             return *question;
         }

@@ -3,14 +3,16 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::connection::Exchanged;
+use super::exchange::Failed;
 use super::routes::Route;
-use super::{Failed, Resolver, To, Waiter, lock};
+use super::{Resolver, To, Waiter, lock};
 use crate::telemetry::cells::OverLimit;
+use crate::wire::answer::Answer;
 use crate::wire::edns::ExtendedError;
 use crate::wire::question::Question;
 
@@ -38,8 +40,8 @@ pub(super) struct Flights {
 /// What became of a waiter.
 #[derive(Debug)]
 pub(super) enum Joined {
-    /// Nobody asks this yet: the caller must. With the time of arrival.
-    Leads(u64),
+    /// Nobody asks this yet: the caller must. With the time of arrival, and who it is for.
+    Leads(u64, IpAddr),
     /// Somebody does.
     Coalesced,
     /// The same client waits for the same already: it sent its query again.
@@ -52,6 +54,16 @@ impl Flights {
     /// Clients that wait.
     pub(super) fn waiters(&self) -> usize {
         self.waiters
+    }
+
+    /// Whether a question is under way.
+    pub(super) fn has(&self, question: &Question) -> bool {
+        self.flights.contains_key(question.as_octets())
+    }
+
+    /// Clients that wait at the source address that has most of them.
+    pub(super) fn largest_share(&self) -> usize {
+        self.of_client.values().copied().max().unwrap_or_default()
     }
 
     /// Whether somebody still waits who came before this moment.
@@ -72,7 +84,8 @@ impl Flights {
         if self.waiters >= limit {
             return Joined::Over(Box::new(waiter), OverLimit::InFlight);
         }
-        let own = self.of_client.entry(waiter.to.client()).or_default();
+        let client = waiter.to.client();
+        let own = self.of_client.entry(client).or_default();
         if *own >= limit.min(LEAST_SHARE.max(limit / SHARE)) {
             return Joined::Over(Box::new(waiter), OverLimit::Client);
         }
@@ -85,7 +98,7 @@ impl Flights {
         let arrived_ns = waiter.arrived_ns;
         self.flights
             .insert(question.as_octets().into(), vec![waiter]);
-        Joined::Leads(arrived_ns)
+        Joined::Leads(arrived_ns, client)
     }
 
     /// Begins a flight that nobody waits for, where there are fewer than `most`: `Some(false)` where
@@ -172,6 +185,8 @@ impl Waiter {
 pub(super) struct Flight {
     /// On the heap: a flight is moved into a task, which would keep room for it twice.
     pub(super) question: Box<Question>,
+    /// Who asked first; nobody where that is the unspecified address.
+    pub(super) client: IpAddr,
     resolver: Arc<Resolver>,
     route: Arc<Route>,
     is_ahead: bool,
@@ -180,9 +195,15 @@ pub(super) struct Flight {
 
 impl Flight {
     /// A flight that somebody waits for.
-    pub(super) fn new(resolver: &Arc<Resolver>, question: Question, route: &Arc<Route>) -> Self {
+    pub(super) fn new(
+        resolver: &Arc<Resolver>,
+        question: Question,
+        route: &Arc<Route>,
+        client: IpAddr,
+    ) -> Self {
         Self {
             question: Box::new(question),
+            client,
             resolver: Arc::clone(resolver),
             route: Arc::clone(route),
             is_ahead: false,
@@ -192,17 +213,22 @@ impl Flight {
 
     /// A flight that nobody waits for yet.
     pub(super) fn ahead(resolver: &Arc<Resolver>, question: Question, route: &Arc<Route>) -> Self {
-        let mut flight = Self::new(resolver, question, route);
+        let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let mut flight = Self::new(resolver, question, route, nobody);
         flight.is_ahead = true;
         flight
     }
 
-    /// Gives everybody the answer.
-    pub(super) fn settle(mut self, exchanged: &Exchanged) {
+    /// Gives everybody what an upstream answered.
+    pub(super) fn settle(self, exchanged: &Exchanged) {
+        self.settle_with(&exchanged.answer());
+    }
+
+    /// Gives everybody this answer.
+    pub(super) fn settle_with(mut self, answer: &Answer<'_>) {
         let waiters = self.land();
-        let answer = exchanged.answer();
         self.resolver
-            .answer(waiters, &self.question, self.route.zone, &answer);
+            .answer(waiters, &self.question, self.route.zone, answer);
     }
 
     /// Gives those who wait by now an earlier answer, where there is one. The flight goes on.

@@ -40,9 +40,8 @@ impl Resolver {
         let mut ahead = Vec::new();
         let response = &exchanged.response;
         let cells = &self.telemetry.resolve;
-        // A reload may have sent the name elsewhere meanwhile: then this answer is for those who
-        // wait, and for nobody after them.
-        if !std::ptr::eq(&**self.routes.load().of(question.name()), route) {
+        // Else it is for those who wait, and for nobody after them.
+        if !self.is_in_force(question, route) {
             return ahead;
         }
         if response.flags.has(Flags::TC) {
@@ -55,6 +54,7 @@ impl Resolver {
         let now = Tick::of(self.now());
         let [answers, ..] = response.counts;
         let is_damped = answers == 0 && response.negative_ttl.is_none();
+        let is_open = !response.has_wanted && response.negative_ttl.is_none();
         let key = match (response.rcode, answers) {
             (rcode::NOERROR, _) => {
                 self.exists(question, answers > 0, route, now);
@@ -86,11 +86,7 @@ impl Resolver {
         };
         let settings = self.settings.load();
         let expires = now.after_seconds(seconds);
-        let stale_for = if is_damped {
-            0
-        } else {
-            settings.stale_seconds()
-        };
+        let stale_for = if is_open { 0 } else { settings.stale_seconds() };
         if (response.rcode, answers) == (rcode::NXDOMAIN, 0) {
             let cut = Cut::of(exchanged, upstream, [now, expires]);
             ahead = self.cut_above(question, route, cut, now);
@@ -175,8 +171,14 @@ pub(super) fn lifetime(response: &Response, route: &Route) -> Option<u32> {
         // A chain of CNAMEs that ends in nothing has both.
         (rcode::NOERROR | rcode::NXDOMAIN, 1..) => {
             let positive = response.min_ttl.unwrap_or(0).min(route.max_ttl);
-            let damped = (response.rcode == rcode::NXDOMAIN).then_some(DAMPING_SECONDS);
-            positive.min(denied.or(damped).unwrap_or(positive))
+            let undenied = match response.rcode {
+                rcode::NXDOMAIN => DAMPING_SECONDS,
+                _ if response.has_wanted => positive,
+                // Its target has no such data, or could not be resolved: it does not say. CoreDNS
+                // answers so for the AAAA of an ExternalName.
+                _ => route.max_negative_ttl,
+            };
+            positive.min(denied.unwrap_or(undenied))
         }
         (rcode::NOERROR | rcode::NXDOMAIN, 0) => denied.unwrap_or(DAMPING_SECONDS),
         _ => 0,

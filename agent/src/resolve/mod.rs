@@ -10,17 +10,28 @@
 //! Everything runs on one thread, so a lock here is never waited for; it only lets the compiler see
 //! that nothing is shared by accident.
 
+mod choice;
 mod connection;
 mod cuts;
 mod denial;
+mod dial;
+mod exchange;
 mod flights;
 mod keep;
+mod loops;
 mod outbox;
+mod pace;
+mod pool;
 mod routes;
 mod settle;
+mod snapshot;
 mod stale;
 mod timeline;
+mod tls;
+mod udp;
 mod upstream;
+mod view;
+mod way;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -32,37 +43,35 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
-use self::connection::Exchanged;
-use self::cuts::Cuts;
+pub use self::cuts::Known;
+use self::cuts::{Cuts, Renewing};
+use self::exchange::{Asking, Failed};
 use self::flights::{Flight, Flights, Joined};
+use self::loops::Loops;
 use self::outbox::Outbox;
 use self::routes::Route;
 pub use self::routes::Routes;
 pub use self::settle::Reply;
+pub use self::snapshot::{Snapshot, State};
 use self::timeline::Timeline;
-use self::upstream::{Failure, Server};
+pub use self::view::{NameView, Prospect, ZoneView};
 use crate::cache::{Cache, Lookup, Reader, Tick};
 use crate::config::{CacheConfig, Limits};
 use crate::lock::lock;
 use crate::miss::{Asked, Miss, Receiver};
-use crate::telemetry::cells::{OverLimit, Unfit};
+use crate::telemetry::cells::OverLimit;
 use crate::telemetry::clock::nanoseconds;
 use crate::telemetry::counters::add;
 use crate::telemetry::registry::Telemetry;
 use crate::wire::answer::{Answer, Standing};
 use crate::wire::edns::ExtendedError;
-use crate::wire::name::Name;
 use crate::wire::question::Question;
 use crate::wire::rcode;
 
 /// Misses that are taken in before other tasks get their turn.
 const TURN: usize = 64;
-
-/// Tries of one query: each at the next server, or at the same on a fresh connection.
-const TRIES: usize = 3;
 
 /// Who waits for an answer, and where it goes.
 #[derive(Debug)]
@@ -73,15 +82,6 @@ pub struct Waiter {
     pub arrived_ns: u64,
     /// Where the answer goes.
     pub to: To,
-}
-
-/// Why there is no answer.
-#[derive(Debug)]
-struct Failed {
-    /// What an upstream said that could or would not answer.
-    refusal: Option<Exchanged>,
-    /// What it comes down to where none has said anything.
-    why: ExtendedError,
 }
 
 /// Where an answer goes.
@@ -115,6 +115,7 @@ pub struct Resolver {
     settings: ArcSwap<CacheConfig>,
     flights: Mutex<Flights>,
     cuts: Mutex<Cuts>,
+    loops: Mutex<Loops>,
     listeners: Mutex<HashMap<u32, Arc<UdpSocket>>>,
     /// Room for one reply.
     buffer: Mutex<Vec<u8>>,
@@ -148,6 +149,7 @@ impl Resolver {
             settings: ArcSwap::from_pointee(settings),
             flights: Mutex::default(),
             cuts: Mutex::default(),
+            loops: Mutex::default(),
             listeners: Mutex::default(),
             buffer: Mutex::new(vec![0; settle::BUFFER]),
             outbox: Mutex::default(),
@@ -190,6 +192,7 @@ impl Resolver {
         lock(&self.cuts).clear();
         self.routes.store(Arc::new(routes));
         self.limits.store(Arc::new(limits));
+        self.look_soon();
     }
 
     /// Clients that wait for an answer.
@@ -264,6 +267,9 @@ impl Resolver {
         let Some(question) = waiter.asked.canonical() else {
             return;
         };
+        let Some(waiter) = self.answer_own(&question, waiter) else {
+            return;
+        };
         let Some(waiter) = self.answer_late_hit(&question, waiter) else {
             return;
         };
@@ -275,6 +281,15 @@ impl Resolver {
             return;
         };
         let cells = &self.telemetry.resolve;
+        if route.is_overrun(Instant::now()) {
+            cells.miss(route.zone);
+            cells.refuse(OverLimit::Upstream);
+            if let Err(waiters) = self.answer_stale(&question, &route, vec![waiter]) {
+                let why = Some(ExtendedError::NO_UPSTREAM);
+                self.fail(waiters, &question, route.zone, why);
+            }
+            return;
+        }
         let joined = lock(&self.flights).join(&question, waiter, self.limits.load().in_flight);
         if !matches!(joined, Joined::Repeated) {
             // A query that is sent again while it waits gets one answer: it counts once.
@@ -293,8 +308,8 @@ impl Resolver {
             }
             Joined::Coalesced => add(&cells.coalesced, 1),
             Joined::Repeated => {}
-            Joined::Leads(arrived_ns) => {
-                let flight = Flight::new(self, question, &route);
+            Joined::Leads(arrived_ns, client) => {
+                let flight = Flight::new(self, question, &route, client);
                 self.launch(flight, route, arrived_ns);
             }
         }
@@ -317,8 +332,28 @@ impl Resolver {
         let now = Instant::now();
         let deadline = now + limits.query_timeout.saturating_sub(waited);
         let patience = now + stale::PATIENCE.saturating_sub(waited);
+        let until = patience.min(now + limits.attempt_timeout);
+        let _renewal = match self.renewing(&flight.question, &route) {
+            None => None,
+            Some(Renewing::Lead(renewal)) => Some(renewal),
+            Some(Renewing::Wait(is_over)) => {
+                // Rare, and on the heap: it must not make every question larger.
+                let renewed = self.renewed(&flight.question, &route, is_over, until);
+                if let Some(cut) = Box::pin(renewed).await {
+                    return flight.settle_with(&cut.answer(Tick::of(self.now())));
+                }
+                None
+            }
+        };
         let result = {
-            let exchange = self.exchange(&flight.question, &route, &limits, deadline);
+            let asking = Asking {
+                question: &flight.question,
+                route: &route,
+                limits: &limits,
+                client: flight.client,
+                deadline,
+            };
+            let exchange = self.exchange(&asking);
             tokio::pin!(exchange);
             match timeout_at(patience, exchange.as_mut()).await {
                 Ok(result) => result,
@@ -340,58 +375,6 @@ impl Resolver {
         }
     }
 
-    /// Asks servers in turn until one answers, none is left to try, or the time is up. The answer
-    /// comes with the index of its server.
-    async fn exchange(
-        &self,
-        question: &Question,
-        route: &Route,
-        limits: &Limits,
-        deadline: Instant,
-    ) -> Result<(Exchanged, u16), Failed> {
-        let mut failed = Failed {
-            refusal: None,
-            why: ExtendedError::NO_UPSTREAM,
-        };
-        for server in route.servers().take(TRIES.max(route.server_count())) {
-            // Waiting for a place among our own connections says nothing about the server.
-            let Ok(place) = timeout_at(deadline, server.place(limits)).await else {
-                failed.why = ExtendedError::OVER_LIMIT;
-                break;
-            };
-            let began = Instant::now();
-            let until = deadline.min(began + limits.attempt_timeout);
-            let result = timeout_at(until, server.ask(question, limits, place)).await;
-            note(question, server, &result, began);
-            match result {
-                Ok(Ok(exchanged)) if exchanged.is_refusal() || exchanged.is_loop() => {
-                    // CoreDNS sheds load with REFUSED: another server may do better. Passed on only
-                    // where all say so.
-                    if exchanged.is_loop() {
-                        self.telemetry.resolve.unfit(Unfit::Loop);
-                        failed.why = ExtendedError::CNAME_LOOP;
-                    } else {
-                        failed.refusal = Some(exchanged);
-                    }
-                    if route.server_count() == 1 {
-                        break;
-                    }
-                }
-                Ok(Ok(exchanged)) => return Ok((exchanged, server.index())),
-                Ok(Err(failure)) => {
-                    if failure.is_network() {
-                        failed.why = ExtendedError::NETWORK;
-                    }
-                }
-                Err(_) => {
-                    failed.why = ExtendedError::NO_UPSTREAM;
-                    server.timed_out(began);
-                }
-            }
-        }
-        Err(failed)
-    }
-
     /// Tells all of `waiters` that the upstreams failed, as they said it where they did, and
     /// remembers it for those who ask next.
     fn fail_all(&self, waiters: Vec<Waiter>, question: &Question, route: &Route, failed: &Failed) {
@@ -410,9 +393,14 @@ impl Resolver {
             }
         };
         // That we have too much to do ourselves says nothing about the name.
-        if failed.why != ExtendedError::OVER_LIMIT {
+        if failed.why != ExtendedError::OVER_LIMIT && self.is_in_force(question, route) {
             self.remember_failure(question, rcode, route.zone);
         }
+    }
+
+    /// Whether a question still goes this way: a reload may have sent its name elsewhere meanwhile.
+    fn is_in_force(&self, question: &Question, route: &Route) -> bool {
+        std::ptr::eq(&**self.routes.load().of(question.name()), route)
     }
 
     /// Answers at once with an earlier answer where the zone's upstreams are known to be down, and
@@ -453,35 +441,6 @@ impl Resolver {
             self.ask_ahead(question);
         }
         None
-    }
-}
-
-/// One line a try, where the log wants names (`log.level: debug`).
-fn note(
-    question: &Question,
-    server: &Server,
-    result: &Result<Result<Exchanged, Failure>, Elapsed>,
-    began: Instant,
-) {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return;
-    }
-    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let (upstream, qtype) = (server.address(), question.qtype());
-    let qname = Name::from_wire(question.name()).unwrap_or(Name::ROOT);
-    match result {
-        Ok(Ok(exchanged)) => {
-            let rcode = exchanged.response.rcode;
-            tracing::debug!(%qname, qtype, %upstream, rcode, ms, "an upstream has answered");
-        }
-        Ok(Err(failure)) => {
-            let error = failure.label();
-            tracing::debug!(%qname, qtype, %upstream, error, ms, "an upstream has not answered");
-        }
-        Err(_) => {
-            let error = "timeout";
-            tracing::debug!(%qname, qtype, %upstream, error, ms, "an upstream has not answered");
-        }
     }
 }
 

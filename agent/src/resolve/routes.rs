@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
 
 use super::denial::Trust;
 use super::upstream::Server;
 use crate::config::Zone;
 use crate::telemetry::registry::Telemetry;
+use crate::wire::edns::ExtendedError;
 use crate::wire::name::Name;
 
 /// One zone's way upstream.
@@ -30,12 +31,31 @@ pub(super) struct Route {
     /// What its upstreams have shown of how they deny names.
     pub(super) trust: Trust,
     servers: Vec<Arc<Server>>,
-    next: AtomicUsize,
+    /// Whether there are servers that send queries back, and are left out.
+    has_loop: bool,
+    /// Draws servers: each call the next ones.
+    pub(super) next: AtomicUsize,
 }
 
 impl Route {
+    /// Why nothing is answered where no server has been asked.
+    pub(super) fn why_nobody(&self) -> ExtendedError {
+        if self.servers.is_empty() && self.has_loop {
+            ExtendedError::LOOP
+        } else {
+            ExtendedError::NO_UPSTREAM
+        }
+    }
+
     pub(super) fn server_count(&self) -> usize {
         self.servers.len()
+    }
+
+    fn has_servers(&self, servers: &[Arc<Server>]) -> bool {
+        self.servers.len() == servers.len()
+            && servers
+                .iter()
+                .all(|server| self.servers.iter().any(|own| Arc::ptr_eq(own, server)))
     }
 
     /// Whether none of the servers has answered since it last failed.
@@ -43,10 +63,9 @@ impl Route {
         self.servers.iter().all(|server| server.is_down())
     }
 
-    /// The servers in turn, over and over: each call begins with the next one.
-    pub(super) fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
-        let first = self.next.fetch_add(1, Relaxed) % self.servers.len().max(1);
-        self.servers.iter().cycle().skip(first)
+    /// Its servers, in the order of the configuration.
+    pub(super) fn all_servers(&self) -> &[Arc<Server>] {
+        &self.servers
     }
 }
 
@@ -62,34 +81,49 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Routes for `zones`, of which one is the root. Servers of `former` with the same zone and
-    /// address are taken over with their connections.
+    /// Routes for `zones`, of which one is the root. What `former` has alike is taken over: servers
+    /// with the same zone, address and transport, with their connections; zones with all of these.
+    /// Servers that send queries back are left out.
     #[must_use]
     pub fn new(zones: &[Zone], telemetry: &Arc<Telemetry>, former: Option<&Self>) -> Self {
         let mut servers = HashMap::new();
         let mut by_name = HashMap::with_hasher(foldhash::quality::RandomState::default());
         for zone in zones {
-            let of_zone = zone.upstreams.iter().map(|upstream| {
+            let mut of_zone = Vec::with_capacity(zone.upstreams.len());
+            for upstream in &zone.upstreams {
                 let address = upstream.value;
                 let key = (zone.name, address);
                 let known = former.and_then(|former| former.servers.get(&key));
+                let known = known.filter(|server| server.way().is(&zone.transport));
                 let server = servers.entry(key).or_insert_with(|| {
-                    known.map_or_else(|| Server::new(address, telemetry), Arc::clone)
+                    let new = || Server::new(address, &zone.transport, telemetry);
+                    known.map_or_else(new, Arc::clone)
                 });
-                Arc::clone(server)
+                if !server.way().circle.is_closed() {
+                    of_zone.push(Arc::clone(server));
+                }
+            }
+            let name = zone.name.as_wire();
+            let known = former.and_then(|former| {
+                let known = former.by_name.get(name)?;
+                let is_like = former.zone(&zone.name)?.is_like(zone);
+                (is_like && known.has_servers(&of_zone)).then(|| Arc::clone(known))
             });
-            let route = Arc::new(Route {
-                name: zone.name,
-                zone: telemetry.zone(&zone.name.to_string()),
-                max_ttl: zone.max_ttl,
-                max_negative_ttl: zone.max_negative_ttl,
-                rotates: zone.rotate,
-                cuts: zone.cuts,
-                trust: Trust::default(),
-                servers: of_zone.collect(),
-                next: AtomicUsize::new(0),
+            let route = known.unwrap_or_else(|| {
+                Arc::new(Route {
+                    name: zone.name,
+                    zone: telemetry.zone(&zone.name.to_string()),
+                    max_ttl: zone.max_ttl,
+                    max_negative_ttl: zone.max_negative_ttl,
+                    rotates: zone.rotate,
+                    cuts: zone.cuts,
+                    trust: Trust::default(),
+                    has_loop: of_zone.len() < zone.upstreams.len(),
+                    servers: of_zone,
+                    next: AtomicUsize::new(0),
+                })
             });
-            by_name.insert(zone.name.as_wire().into(), route);
+            by_name.insert(name.into(), route);
         }
         let root = by_name.get(Name::ROOT.as_wire()).map_or_else(
             || {
@@ -102,6 +136,7 @@ impl Routes {
                     cuts: false,
                     trust: Trust::default(),
                     servers: Vec::new(),
+                    has_loop: false,
                     next: AtomicUsize::new(0),
                 })
             },
@@ -141,16 +176,30 @@ impl Routes {
     #[must_use]
     pub fn agree_on(&self, other: &Self, name: &[u8]) -> bool {
         match (self.definition(name), other.definition(name)) {
-            (Some(own), Some(others)) => {
-                let upstreams = own.upstreams.iter().map(|upstream| upstream.value);
-                upstreams.eq(others.upstreams.iter().map(|upstream| upstream.value))
-                    && own.name == others.name
-                    && own.max_ttl == others.max_ttl
-                    && own.max_negative_ttl == others.max_negative_ttl
-                    && own.rotate == others.rotate
-                    && own.cuts == others.cuts
-            }
+            (Some(own), Some(others)) => own.is_like(others),
             (own, others) => own.is_none() && others.is_none(),
+        }
+    }
+
+    /// The zones that these are for.
+    #[must_use]
+    pub fn zones(&self) -> &[Zone] {
+        &self.zones
+    }
+
+    fn zone(&self, name: &Name) -> Option<&Zone> {
+        self.zones.iter().find(|zone| zone.name == *name)
+    }
+
+    /// Where a server of a zone is written: in a file of its own, or in the configuration.
+    pub(super) fn written(&self, zone: &Name, server: SocketAddr) -> String {
+        let zone = self.zone(zone);
+        let file = zone.and_then(|zone| zone.resolv_conf.as_ref());
+        let upstream = || zone?.upstreams.iter().find(|one| one.value == server);
+        match (file, upstream()) {
+            (Some(file), _) => format!("{} ({})", file.value.display(), file.origin),
+            (None, Some(upstream)) => upstream.origin.to_string(),
+            (None, None) => String::new(),
         }
     }
 
@@ -158,6 +207,13 @@ impl Routes {
     fn definition(&self, name: &[u8]) -> Option<&Zone> {
         let enclosing = self.zones.iter().filter(|zone| zone.name.encloses(name));
         enclosing.max_by_key(|zone| zone.name.as_wire().len())
+    }
+
+    /// Every server with its zone, those that are left out, too.
+    pub(super) fn by_zone(&self) -> impl Iterator<Item = (&Name, &Arc<Server>)> {
+        self.servers
+            .iter()
+            .map(|((zone, _), server)| (zone, server))
     }
 
     /// Every server, once for each of its zones.

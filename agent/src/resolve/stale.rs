@@ -48,7 +48,7 @@ impl Resolver {
             self.answer(waiters, question, entry.zone(), &entry.answer(now));
             return Ok(());
         }
-        if !entry.is_stale(now) || self.is_denied_since(question, &entry, route, now) {
+        if !self.may_stand_in(question, &entry, route, now) {
             return Err(waiters);
         }
         let answer = Answer {
@@ -58,6 +58,17 @@ impl Resolver {
         self.answer(waiters, question, entry.zone(), &answer);
         self.put_back(&entry, answer, now);
         Ok(())
+    }
+
+    /// Whether an entry may be sent beyond its lifetime, where no upstream answers.
+    pub(super) fn may_stand_in(
+        &self,
+        question: &Question,
+        entry: &Entry<'_>,
+        route: &Route,
+        now: Tick,
+    ) -> bool {
+        entry.is_stale(now) && !self.is_denied_since(question, entry, route, now)
     }
 
     /// Lets the workers send a stale answer for a while.

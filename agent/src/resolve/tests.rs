@@ -50,6 +50,7 @@ fn seconds(response: &Response) -> Option<u32> {
     let zone = Zone {
         name: Name::ROOT,
         upstreams: Vec::new(),
+        resolv_conf: None,
         transport: Transport::Tcp,
         max_ttl: 60,
         max_negative_ttl: 10,
@@ -94,4 +95,45 @@ fn what_is_truncated_or_failed_is_not_kept() {
     for rcode in [1, 2, 4, 5] {
         assert_eq!(seconds(&response([0, rcode], &[], &[soa(30, 5)])), None);
     }
+}
+
+#[test]
+fn a_miss_under_way_takes_little_memory() {
+    let telemetry = Arc::new(Telemetry::new(1));
+    let cache = Cache::new(1 << 20, 1).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _inside = runtime.enter();
+    let resolver = Resolver::new(
+        cache.clone(),
+        cache.reader().unwrap(),
+        Routes::new(&[], &telemetry, None),
+        Limits {
+            in_flight: 1,
+            query_timeout: Duration::from_secs(4),
+            attempt_timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_millis(500),
+            upstream_connections: 1,
+            upstream_idle: Duration::from_secs(8),
+            hedge_percent: 5,
+            loop_probes: Duration::ZERO,
+            drain_timeout: Duration::ZERO,
+        },
+        CacheConfig {
+            size_bytes: 1 << 20,
+            stale_for: Duration::ZERO,
+            prefetch: false,
+        },
+        1232,
+        telemetry,
+    );
+    let route = Arc::clone(resolver.routes().of(b"\x00"));
+    let question = Question::new();
+    let nobody = IpAddr::from([0, 0, 0, 0]);
+    let flight = Flight::new(&resolver, question, &route, nobody);
+    let size = size_of_val(&Arc::clone(&resolver).resolve(flight, route, 0));
+    // Ten thousand of them may wait while no upstream answers.
+    assert!(size <= 1536, "{size} octets, question and waiters apart");
 }

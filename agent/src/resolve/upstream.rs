@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One upstream server and its connections.
+//! One upstream server: what is known of it, and one query to it. Its connections are in `pool`.
 //!
 //! CoreDNS answers a connection strictly in order and closes it after 10 s without a query, so a
 //! connection carries one query at a time, there are as many as are needed at once, and we close
 //! them before it does.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use super::choice::{Health, Standing};
 use super::connection::{Connection, Exchanged, Request};
-use super::{Resolver, lock};
-use crate::config::Limits;
+use super::pace::Pace;
+use super::pool::{Lent, Pool};
+use super::snapshot::{Snapshot, State};
+use super::udp::Said;
+use super::way::Way;
+use super::{dial, lock};
+use crate::config::{Limits, Transport};
 use crate::telemetry::cells::{Outcome, UpstreamCells};
 use crate::telemetry::registry::Telemetry;
 use crate::wire::question::Question;
@@ -24,6 +28,9 @@ use crate::wire::question::Question;
 /// Longest life of a connection; it ends up to a fifth earlier or later, so that load moves to
 /// servers that came since, and not all of it at once.
 const MAX_AGE: Duration = Duration::from_secs(30);
+
+/// Connections that were in use so lately are not taken for dead because another is.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// The log is told of a server's failure at most this often: a server that answers every other
 /// query would fill it.
@@ -36,17 +43,24 @@ pub(super) enum Failure {
     Outcome(Outcome),
     /// The connection had been used before: its server may be well.
     Stale,
+    /// The time was up before the server could well have answered.
+    Short,
 }
 
 impl Failure {
     /// As in the metrics.
     pub(super) fn label(self) -> &'static str {
-        let outcome = match self {
+        let (_, label) = Outcome::ALL[self.outcome() as usize];
+        label
+    }
+
+    /// How the try ended.
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
             Self::Outcome(outcome) => outcome,
             Self::Stale => Outcome::Closed,
-        };
-        let (_, label) = Outcome::ALL[outcome as usize];
-        label
+            Self::Short => Outcome::Timeout,
+        }
     }
 
     /// Whether the network said so, rather than nobody anything.
@@ -64,38 +78,42 @@ impl Failure {
 #[derive(Debug)]
 pub(super) struct Server {
     address: SocketAddr,
+    way: Way,
     index: u16,
     telemetry: Arc<Telemetry>,
-    /// Connections that wait for a query, the one used last at the end.
-    idle: Mutex<Vec<Connection>>,
-    /// One permit a connection that may be in use.
-    places: Semaphore,
-    permits: Mutex<usize>,
-    /// Whether the last word in the log is that it fails.
-    is_failing: AtomicBool,
-    /// When that was last said.
-    said: Mutex<Option<Instant>>,
+    pool: Mutex<Pool>,
+    pace: Mutex<Pace>,
+    health: Mutex<Health>,
+    words: Mutex<Words>,
     asked: AtomicU64,
-    /// Whether it has failed and not answered since.
-    is_down: AtomicBool,
-    /// When it last answered.
-    answered: Mutex<Option<Instant>>,
+}
+
+/// What the log was told, and the last failure.
+#[derive(Debug, Default)]
+struct Words {
+    last_error: Option<(Outcome, Instant)>,
+    /// Whether the last word is that the server fails.
+    is_failing: bool,
+    /// When that was last said.
+    said: Option<Instant>,
 }
 
 impl Server {
-    pub(super) fn new(address: SocketAddr, telemetry: &Arc<Telemetry>) -> Arc<Self> {
+    pub(super) fn new(
+        address: SocketAddr,
+        transport: &Transport,
+        telemetry: &Arc<Telemetry>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             address,
+            way: Way::new(address, transport),
             index: telemetry.upstreams.index(&address.to_string()),
             telemetry: Arc::clone(telemetry),
-            idle: Mutex::default(),
-            places: Semaphore::new(0),
-            permits: Mutex::new(0),
-            is_failing: AtomicBool::new(false),
-            said: Mutex::new(None),
+            pool: Mutex::default(),
+            pace: Mutex::default(),
+            health: Mutex::default(),
+            words: Mutex::default(),
             asked: AtomicU64::new(0),
-            is_down: AtomicBool::new(false),
-            answered: Mutex::new(None),
         })
     }
 
@@ -103,63 +121,115 @@ impl Server {
         self.address
     }
 
+    /// How it is reached.
+    pub(super) fn way(&self) -> &Way {
+        &self.way
+    }
+
     /// The index that its address has in counters.
     pub(super) fn index(&self) -> u16 {
         self.index
     }
 
-    /// Whether it is known to be down: a connection to it failed, or a try was over without a word
-    /// from it to anybody; and it has not answered since.
+    pub(super) fn pool(&self) -> &Mutex<Pool> {
+        &self.pool
+    }
+
+    /// Whether it is known to be down: it has failed, nothing came from it at that time, and it
+    /// has not answered since.
     pub(super) fn is_down(&self) -> bool {
-        self.is_down.load(Relaxed)
+        lock(&self.health).is_down()
     }
 
-    /// Waits for a place: the right to use one connection. Who came first gets it first.
-    pub(super) async fn place(&self, limits: &Limits) -> Option<SemaphorePermit<'_>> {
-        self.allow(limits.upstream_connections);
-        // The semaphore is never closed.
-        self.places.acquire().await.ok()
+    /// Whether it is asked now.
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        lock(&self.health).standing(now)
     }
 
-    /// Asks the server one question. Dropping the future ends the connection that it used.
-    pub(super) async fn ask(
+    /// Notes that a query looks whether it is back.
+    pub(super) fn look(&self, now: Instant) {
+        lock(&self.health).look(now);
+    }
+
+    /// Whether it answered a moment ago.
+    pub(super) fn has_answered_lately(&self, now: Instant) -> bool {
+        lock(&self.health).has_answered_lately(now)
+    }
+
+    /// Whether many queries wait for it, and nothing comes from it.
+    pub(super) fn is_overrun(&self, now: Instant) -> bool {
+        lock(&self.pool).is_crowded() && !self.has_answered_lately(now)
+    }
+
+    /// What one more query would have to wait for, about: a query on each connection is one that
+    /// the server works on.
+    pub(super) fn burden(&self) -> u64 {
+        let us = lock(&self.pace).smoothed().as_micros().max(100);
+        let counts = lock(&self.pool).counts();
+        let queries = counts.busy + counts.waiting + 1;
+        u64::try_from(us)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(queries as u64)
+    }
+
+    /// A question as it goes to this server.
+    pub(super) fn request(&self, question: &Question) -> Request {
+        Request::new(question, self.asked.fetch_add(1, Relaxed))
+    }
+
+    /// Asks one question over a connection, now. Dropping the future ends the connection.
+    pub(super) async fn exchange(
+        &self,
+        lent: Lent,
+        request: &Request,
+        began: Instant,
+    ) -> Result<Exchanged, Failure> {
+        let Lent { connection, place } = lent;
+        let result = connection.exchange(request, self.cells()).await;
+        let now = Instant::now();
+        match result {
+            Ok((connection, exchanged)) => {
+                self.answered(&exchanged, now - began, now);
+                self.give_back(Lent { connection, place }, now);
+                Ok(exchanged)
+            }
+            Err(failure) => {
+                if let Failure::Outcome(outcome) = failure {
+                    self.failed(outcome, began, now);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Asks one question over UDP; `None` where the answer was cut short: TCP has all of it.
+    pub(super) async fn ask_in_datagrams(
         &self,
         question: &Question,
-        limits: &Limits,
-        _place: Option<SemaphorePermit<'_>>,
-    ) -> Result<Exchanged, Failure> {
-        let request = Request::new(question, self.asked.fetch_add(1, Relaxed));
-        while let Some(idle) = self.take_idle(limits) {
-            match idle.exchange(&request, self.cells()).await {
-                Ok((connection, exchanged)) => return Ok(self.answered(connection, exchanged)),
-                // It ended while it waited, most likely: at once on another.
-                Err(Failure::Stale) => {}
-                Err(failure) => return Err(self.failed(failure)),
+        patience: Duration,
+        began: Instant,
+    ) -> Result<Option<Exchanged>, Failure> {
+        let said = self.way.ask(question, patience, self.cells()).await;
+        let now = Instant::now();
+        match said {
+            Ok(Said::Whole(exchanged)) => {
+                self.answered(&exchanged, now - began, now);
+                Ok(Some(exchanged))
             }
-            // One that had been idle has failed: the others may be as old.
-            lock(&self.idle).clear();
-        }
-        let fresh = match self.connect(limits).await {
-            Ok(fresh) => fresh,
-            Err(outcome) => return Err(self.failed(Failure::Outcome(outcome))),
-        };
-        match fresh.exchange(&request, self.cells()).await {
-            Ok((connection, exchanged)) => Ok(self.answered(connection, exchanged)),
-            Err(failure) => Err(self.failed(failure)),
+            Ok(Said::Truncated) => Ok(None),
+            Err(outcome) => {
+                self.failed(outcome, began, now);
+                Err(Failure::Outcome(outcome))
+            }
         }
     }
 
     /// Opens a connection, or says how that ended.
-    pub(super) async fn connect(&self, limits: &Limits) -> Result<Connection, Outcome> {
-        let connecting = TcpStream::connect(self.address);
-        let stream = match tokio::time::timeout(limits.connect_timeout, connecting).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(Outcome::of(&error)),
-            Err(_) => return Err(Outcome::ConnectTimeout),
-        };
-        // A question is one small segment: it must not wait for more (RFC 7766 section 8).
-        let _ = stream.set_nodelay(true);
-        let turn = self.asked.load(Relaxed);
+    pub(super) async fn connect(&self, within: Duration) -> Result<Box<Connection>, Outcome> {
+        let began = Instant::now();
+        let race = dial::race(lock(&self.pool).usual_dial());
+        let stream = self.way.connect(within, race, self.cells()).await?;
+        let turn = self.asked.load(Relaxed) + lock(&self.pool).dialled_one(began.elapsed());
         let spread = u32::try_from(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).unwrap_or(0);
         let max_age = MAX_AGE * 4 / 5 + MAX_AGE * 2 / 5 * spread / 256;
         Ok(Connection::new(
@@ -170,97 +240,140 @@ impl Server {
         ))
     }
 
-    /// Counts a failed try and says so once.
-    pub(super) fn failed(&self, failure: Failure) -> Failure {
-        let outcome = match failure {
-            Failure::Outcome(outcome) => outcome,
-            Failure::Stale => Outcome::Closed,
-        };
+    /// Counts a try that failed and says so once.
+    pub(super) fn failed(&self, outcome: Outcome, began: Instant, now: Instant) {
         self.cells().end(outcome);
-        // A timeout may be that of one name: `timed_out` judges it.
-        if failure.is_network() || outcome == Outcome::ConnectTimeout {
-            self.is_down.store(true, Relaxed);
+        lock(&self.words).last_error = Some((outcome, now));
+        let failure = Failure::Outcome(outcome);
+        let is_late = matches!(outcome, Outcome::ConnectTimeout | Outcome::Timeout);
+        if failure.is_network() || outcome.is_of_tls() || is_late {
+            lock(&self.health).failed(began, now);
         }
-        if self.may_say() {
-            self.is_failing.store(true, Relaxed);
-            let (_, error) = Outcome::ALL[outcome as usize];
+        if !lock(&self.health).has_answered_since(began) && lock(&self.words).may_say(now) {
+            let error = failure.label();
             tracing::warn!(upstream = %self.address, error, "an upstream does not answer");
         }
-        Failure::Outcome(outcome)
     }
 
-    /// Counts a try that began at `since` and got no answer in time. Connections that nothing has
-    /// come over since then may lead to where this one led: into the void, when a server's host
-    /// has died without a word. The next try must not be spent on another of them.
-    pub(super) fn timed_out(&self, since: Instant) {
-        lock(&self.idle).retain(|connection| connection.was_used_since(since));
-        if lock(&self.answered).is_none_or(|answered| answered < since) {
-            self.is_down.store(true, Relaxed);
-        }
-        self.failed(Failure::Outcome(Outcome::Timeout));
+    /// Counts a try that got no answer in time. Connections that nothing has come over since it
+    /// began may lead to where this one led: into the void, when a server's host has died without a
+    /// word. The next try must not be spent on another of them.
+    pub(super) fn timed_out(&self, began: Instant) {
+        self.close_unheard(began);
+        self.failed(Outcome::Timeout, began, Instant::now());
     }
 
-    fn may_say(&self) -> bool {
-        if self.is_failing.load(Relaxed) {
-            return false;
+    /// Counts a try that ended before the server could well have answered.
+    pub(super) fn cut_short(&self) {
+        self.cells().end(Outcome::Timeout);
+    }
+
+    /// Notes that no connection was to be had since `began`, nor an end of the attempts.
+    pub(super) fn is_late(&self, began: Instant) {
+        lock(&self.health).failed(began, Instant::now());
+    }
+
+    /// How long a query waits before it is asked a second time; `None` is that it is not. Counts
+    /// the query.
+    pub(super) fn patience(&self, limits: &Limits) -> Option<Duration> {
+        if limits.hedge_percent == 0 {
+            return None;
         }
+        let mut pace = lock(&self.pace);
+        pace.earn(limits.hedge_percent);
+        pace.patience()
+    }
+
+    /// Whether a query may be asked a second time: then that is counted.
+    pub(super) fn may_ask_again(&self) -> bool {
+        let may = lock(&self.pace).spend();
+        if may {
+            self.cells().hedge();
+        }
+        may
+    }
+
+    /// Notes that a query was answered elsewhere that this server had got at `began`. Of several
+    /// pods behind one address one may be silent: only what was idle for long goes with it.
+    pub(super) fn outpaced(&self, began: Instant) {
         let now = Instant::now();
-        let mut said = lock(&self.said);
-        let is_due = said.is_none_or(|last| now >= last + SAID_EVERY);
-        if is_due {
-            *said = Some(now);
+        if let Some(moment) = now.checked_sub(FRESH) {
+            self.close_unheard(began.min(moment));
         }
-        is_due
+        lock(&self.health).failed(began, now);
+        self.cells().end(Outcome::Outpaced);
     }
 
-    /// Closes connections that have waited for `idle` without a query.
-    pub(super) fn close_idle(&self, idle: Duration) {
-        let now = Instant::now();
-        lock(&self.idle).retain(|connection| connection.is_usable(now, idle));
-    }
-
-    fn answered(&self, connection: Connection, exchanged: Exchanged) -> Exchanged {
+    fn answered(&self, exchanged: &Exchanged, took: Duration, now: Instant) {
         self.cells().end(exchanged.outcome());
-        self.is_down.store(false, Relaxed);
-        *lock(&self.answered) = Some(Instant::now());
-        if self.is_failing.swap(false, Relaxed) {
+        lock(&self.health).answered(now);
+        lock(&self.pace).record(took);
+        if lock(&self.words).is_well_again() {
             tracing::info!(upstream = %self.address, "an upstream answers again");
         }
-        lock(&self.idle).push(connection);
-        exchanged
     }
 
-    /// The connection that was used last: those used least go unused and end.
-    fn take_idle(&self, limits: &Limits) -> Option<Connection> {
-        let now = Instant::now();
-        let mut idle = lock(&self.idle);
-        while let Some(connection) = idle.pop() {
-            if connection.is_usable(now, limits.upstream_idle) {
-                return Some(connection);
-            }
+    /// What is known of it, for those who look on. The zone's name is theirs to fill in.
+    pub(super) fn snapshot(&self, now: Instant) -> Snapshot {
+        let (counts, ages) = {
+            let pool = lock(&self.pool);
+            (pool.counts(), pool.ages(now))
+        };
+        let (smoothed, p95) = {
+            let pace = lock(&self.pace);
+            (pace.smoothed(), pace.p95())
+        };
+        let health = lock(&self.health);
+        let last_error = lock(&self.words).last_error;
+        Snapshot {
+            zone: String::new(),
+            address: self.address,
+            index: self.index,
+            state: match health.standing(now) {
+                _ if health.is_down() => State::Down,
+                Standing::Up => State::Up,
+                Standing::Due | Standing::Away(_) => State::Failing,
+            },
+            smoothed: (!smoothed.is_zero()).then_some(smoothed),
+            p95,
+            in_flight: counts.busy,
+            waiting: counts.waiting,
+            idle: counts.idle,
+            dialling: counts.dialling,
+            ages,
+            last_answer: health.last_answer().map(|answered| now - answered),
+            last_error: last_error.map(|(outcome, when)| (outcome, now - when)),
+            outcomes: self.cells().outcomes(),
+            hedges: self.cells().hedges(),
         }
-        None
     }
 
-    /// Follows the limit on connections as it is configured.
-    fn allow(&self, connections: usize) {
-        let wanted = connections;
-        let mut permits = lock(&self.permits);
-        if *permits < wanted {
-            self.places.add_permits(wanted - *permits);
-            *permits = wanted;
-        } else if *permits > wanted {
-            // What is in use now is taken away when it comes back.
-            *permits -= self.places.forget_permits(*permits - wanted);
-        }
-    }
-
-    fn cells(&self) -> &UpstreamCells {
+    pub(super) fn cells(&self) -> &UpstreamCells {
         self.telemetry.resolve.upstream(self.index)
     }
 }
 
+impl Words {
+    fn may_say(&mut self, now: Instant) -> bool {
+        let is_due = !self.is_failing && self.said.is_none_or(|last| now >= last + SAID_EVERY);
+        if is_due {
+            self.said = Some(now);
+            self.is_failing = true;
+        }
+        is_due
+    }
+
+    fn is_well_again(&mut self) -> bool {
+        std::mem::take(&mut self.is_failing)
+    }
+}
+
 impl Outcome {
+    /// Whether the server could not prove who it is.
+    pub(super) fn is_of_tls(self) -> bool {
+        matches!(self, Self::Certificate | Self::Tls)
+    }
+
     /// How a try ended that the system ended.
     pub(super) fn of(error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
@@ -272,28 +385,5 @@ impl Outcome {
             ErrorKind::UnexpectedEof => Self::Closed,
             _ => Self::Failed,
         }
-    }
-}
-
-impl Resolver {
-    /// Closes upstream connections that wait too long; once a second.
-    pub fn close_idle(&self) {
-        let idle = self.limits.load().upstream_idle;
-        for server in self.routes.load().servers() {
-            server.close_idle(idle);
-        }
-    }
-
-    /// Whether any server of any zone takes a connection.
-    pub async fn reaches_an_upstream(&self) -> bool {
-        let limits = self.limits.load_full();
-        let routes = self.routes.load_full();
-        for server in routes.servers() {
-            if let Ok(connection) = server.connect(&limits).await {
-                lock(&server.idle).push(connection);
-                return true;
-            }
-        }
-        false
     }
 }

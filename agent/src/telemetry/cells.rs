@@ -3,14 +3,17 @@
 //! a plain load and store ([`counters::add`](super::counters::add)). Workers have a block each;
 //! the cold thread owns those of client streams and of resolving.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
 use super::counters::{Answers, MAX_ZONES, add, subtract};
 use super::latency::Latency;
 use crate::wire::fault::Fault;
+
+pub use super::upstream_cells::{Outcome, UpstreamCells, UpstreamGauges};
 
 /// Most upstream servers that are told apart over the life of a process; the last stands for all
 /// that came later.
@@ -42,14 +45,17 @@ pub enum OverLimit {
     Client,
     /// Large answers waited for TCP connections to take them.
     Octets,
+    /// Many waited for upstreams that said nothing.
+    Upstream,
 }
 
 impl OverLimit {
     /// All of them, in the order of their index, with their label values.
-    pub const ALL: [(Self, &str); 3] = [
+    pub const ALL: [(Self, &str); 4] = [
         (Self::InFlight, "in_flight"),
         (Self::Client, "client"),
         (Self::Octets, "octets"),
+        (Self::Upstream, "upstream"),
     ];
 }
 
@@ -100,53 +106,6 @@ pub enum Event {
 impl Event {
     /// How many there are.
     pub const COUNT: usize = 6;
-}
-
-/// How one try at an upstream ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// A response that belongs to the query, whatever its code.
-    Answered,
-    /// No response within the attempt's time.
-    Timeout,
-    /// No connection within the connect timeout.
-    ConnectTimeout,
-    /// The connection was refused.
-    Refused,
-    /// No route to the address.
-    Unreachable,
-    /// The connection was reset.
-    Reset,
-    /// The connection was closed before the response was complete.
-    Closed,
-    /// A response with another ID.
-    WrongId,
-    /// A response to another question.
-    WrongQuestion,
-    /// A response that is malformed, or no response at all (QR clear).
-    Malformed,
-    /// A response with TC set, over TCP too.
-    Truncated,
-    /// Any other failure of the system.
-    Failed,
-}
-
-impl Outcome {
-    /// All of them, in the order of their index, with their label values.
-    pub const ALL: [(Self, &str); 12] = [
-        (Self::Answered, "answered"),
-        (Self::Timeout, "timeout"),
-        (Self::ConnectTimeout, "connect_timeout"),
-        (Self::Refused, "refused"),
-        (Self::Unreachable, "unreachable"),
-        (Self::Reset, "reset"),
-        (Self::Closed, "closed"),
-        (Self::WrongId, "wrong_id"),
-        (Self::WrongQuestion, "wrong_question"),
-        (Self::Malformed, "malformed"),
-        (Self::Truncated, "truncated"),
-        (Self::Failed, "failed"),
-    ];
 }
 
 /// What one worker counts. Aligned so that two workers never write to one pair of cache lines
@@ -274,6 +233,8 @@ pub struct ResolveCells {
     over_limit: [AtomicU64; OverLimit::ALL.len()],
     /// Misses under way now, clients that wait counted each.
     pub in_flight: AtomicU64,
+    outgoing_octets: AtomicU64,
+    largest_share: AtomicU64,
     misses: Box<[AtomicU64]>,
     unfit: [AtomicU64; Unfit::ALL.len()],
     events: [Box<[AtomicU64]>; Event::COUNT],
@@ -288,6 +249,8 @@ impl Default for ResolveCells {
             coalesced: AtomicU64::default(),
             over_limit: Default::default(),
             in_flight: AtomicU64::default(),
+            outgoing_octets: AtomicU64::default(),
+            largest_share: AtomicU64::default(),
             misses: by_zone(),
             unfit: Default::default(),
             events: std::array::from_fn(|_| by_zone()),
@@ -312,6 +275,22 @@ impl ResolveCells {
     #[must_use]
     pub fn over_limit(&self) -> [u64; OverLimit::ALL.len()] {
         self.over_limit.each_ref().map(|cell| cell.load(Relaxed))
+    }
+
+    /// Notes octets of answers that wait for TCP connections, and clients that wait at the source
+    /// address that has most of them.
+    pub fn show_use(&self, outgoing_octets: u64, largest_share: u64) {
+        self.outgoing_octets.store(outgoing_octets, Relaxed);
+        self.largest_share.store(largest_share, Relaxed);
+    }
+
+    /// What [`Self::show_use`] noted last.
+    #[must_use]
+    pub fn used(&self) -> (u64, u64) {
+        (
+            self.outgoing_octets.load(Relaxed),
+            self.largest_share.load(Relaxed),
+        )
     }
 
     /// Counts an answer that is not kept as it is.
@@ -359,51 +338,15 @@ impl ResolveCells {
     }
 }
 
-/// What is counted of one upstream server.
-#[derive(Debug, Default)]
-pub struct UpstreamCells {
-    outcomes: [AtomicU64; Outcome::ALL.len()],
-    opened: AtomicU64,
-    closed: AtomicU64,
-}
-
-impl UpstreamCells {
-    /// Counts the end of one try.
-    pub fn end(&self, outcome: Outcome) {
-        add(&self.outcomes[outcome as usize], 1);
-    }
-
-    /// Counts a connection that was opened.
-    pub fn open(&self) {
-        add(&self.opened, 1);
-    }
-
-    /// Counts the end of a connection that was opened.
-    pub fn close(&self) {
-        add(&self.closed, 1);
-    }
-
-    /// Tries so far, in the order of [`Outcome::ALL`].
-    #[must_use]
-    pub fn outcomes(&self) -> [u64; Outcome::ALL.len()] {
-        self.outcomes.each_ref().map(|cell| cell.load(Relaxed))
-    }
-
-    /// Connections opened and connections closed so far.
-    #[must_use]
-    pub fn connections(&self) -> (u64, u64) {
-        // Closed first: one that is opened and closed in between must not make more closed.
-        let closed = self.closed.load(Relaxed);
-        (self.opened.load(Relaxed), closed)
-    }
-}
-
 /// What is counted of the process as a whole. Any thread writes here, rarely.
 #[derive(Debug, Default)]
 pub struct AgentCells {
     reloads_ok: AtomicU64,
     reloads_refused: AtomicU64,
+    files_taken: AtomicU64,
+    files_refused: AtomicU64,
     last_reload_success_seconds: AtomicU64,
+    config_file: ArcSwapOption<PathBuf>,
 }
 
 impl AgentCells {
@@ -416,6 +359,36 @@ impl AgentCells {
     /// Counts a configuration that was refused.
     pub fn reload_refused(&self) {
         self.reloads_refused.fetch_add(1, Relaxed);
+    }
+
+    /// Notes which file the configuration in force was read from; `None` where there was none.
+    pub fn config_read_from(&self, file: Option<PathBuf>) {
+        self.config_file.store(file.map(Arc::new));
+    }
+
+    /// The file that the configuration in force was read from.
+    #[must_use]
+    pub fn config_file(&self) -> Option<Arc<PathBuf>> {
+        self.config_file.load_full()
+    }
+
+    /// Counts a change of a file that is followed; whether it took effect.
+    pub fn file_changed(&self, is_taken: bool) {
+        let cell = if is_taken {
+            &self.files_taken
+        } else {
+            &self.files_refused
+        };
+        cell.fetch_add(1, Relaxed);
+    }
+
+    /// Changes of files that took effect, and those that were refused.
+    #[must_use]
+    pub fn file_changes(&self) -> (u64, u64) {
+        (
+            self.files_taken.load(Relaxed),
+            self.files_refused.load(Relaxed),
+        )
     }
 
     /// Notes when the configuration in force was loaded: at the start, which is no reload.

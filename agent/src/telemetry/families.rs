@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::cache_families::CACHE;
-use super::cells::{ConnectionRefusal, Outcome, OverLimit};
+use super::cells::{ConnectionRefusal, Outcome, OverLimit, UpstreamGauges};
 use super::counters::{RCODES, TYPES};
 use super::exposition::{Family, Kind, Series};
 use super::registry::{HealthFigures, Scrape};
@@ -86,6 +86,20 @@ const QUERIES: &[Family] = &[
         read: |scrape, series| series.count(&[], scrape.cells.resolve.in_flight.load(Relaxed)),
     },
     Family {
+        name: "nodens_queries_in_flight_largest_client",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Of nodens_queries_in_flight, those of the source address that has most of them, a second ago at most. A quarter of limits.inFlight is the most that it may have.",
+        read: |scrape, series| series.count(&[], scrape.cells.resolve.used().1),
+    },
+    Family {
+        name: "nodens_answers_waiting_bytes",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Octets of answers that wait for TCP connections to take them, a second ago at most. 4 MiB is the most that large ones may come to.",
+        read: |scrape, series| series.count(&[], scrape.cells.resolve.used().0),
+    },
+    Family {
         name: "nodens_queries_coalesced_total",
         kind: Kind::Counter,
         labels: &[],
@@ -159,6 +173,54 @@ const UPSTREAM: &[Family] = &[
         },
     },
     Family {
+        name: "nodens_upstream_hedges_total",
+        kind: Kind::Counter,
+        labels: &["upstream"],
+        help: "Queries to an upstream that were asked a second time, of it or of another, because the answer took longer than 95 of 100 do.",
+        read: |scrape, series| {
+            for (index, upstream) in (0..).zip(scrape.upstreams.iter()) {
+                series.count(&[upstream], scrape.cells.resolve.upstream(index).hedges());
+            }
+        },
+    },
+    Family {
+        name: "nodens_upstream_up",
+        kind: Kind::Gauge,
+        labels: &["upstream"],
+        help: "1 while an upstream is asked, 0 while it is left alone because it failed. As it was a second ago at most, like the four that follow.",
+        read: |scrape, series| gauge(scrape, series, |gauges| f64::from(u8::from(gauges.is_up))),
+    },
+    Family {
+        name: "nodens_upstream_queries_in_flight",
+        kind: Kind::Gauge,
+        labels: &["upstream"],
+        help: "Queries that an upstream has not answered yet.",
+        read: |scrape, series| gauge(scrape, series, |gauges| decimal(gauges.in_flight)),
+    },
+    Family {
+        name: "nodens_upstream_queries_waiting",
+        kind: Kind::Gauge,
+        labels: &["upstream"],
+        help: "Queries that wait for a connection to an upstream.",
+        read: |scrape, series| gauge(scrape, series, |gauges| decimal(gauges.waiting)),
+    },
+    Family {
+        name: "nodens_upstream_rtt_seconds",
+        kind: Kind::Gauge,
+        labels: &["upstream"],
+        help: "Time of an upstream's answer, exponentially smoothed; 0 before the first.",
+        read: |scrape, series| {
+            gauge(scrape, series, |gauges| decimal(gauges.smoothed_us) / 1e6);
+        },
+    },
+    Family {
+        name: "nodens_upstream_rtt_p95_seconds",
+        kind: Kind::Gauge,
+        labels: &["upstream"],
+        help: "Time below which 95 of 100 of an upstream's last answers came, a quarter too long at most; 0 before there were enough.",
+        read: |scrape, series| gauge(scrape, series, |gauges| decimal(gauges.p95_us) / 1e6),
+    },
+    Family {
         name: "nodens_upstream_connections_open",
         kind: Kind::Gauge,
         labels: &["upstream"],
@@ -178,6 +240,31 @@ const UPSTREAM: &[Family] = &[
         labels: &["upstream"],
         help: "Connections to an upstream that ended, whoever ended them.",
         read: |scrape, series| by_upstream(scrape, series, |_, closed| closed),
+    },
+    Family {
+        name: "nodens_upstream_loops",
+        kind: Kind::Gauge,
+        labels: &["upstream"],
+        help: "Zones in which an upstream is not asked, since it sends queries back to this agent.",
+        read: |scrape, series| {
+            for (index, upstream) in (0..).zip(scrape.upstreams.iter()) {
+                series.count(&[upstream], scrape.cells.resolve.upstream(index).circles());
+            }
+        },
+    },
+    Family {
+        name: "nodens_upstream_without_tcp",
+        kind: Kind::Gauge,
+        labels: &["upstream"],
+        help: "1 where an upstream answers over UDP and takes no TCP connection.",
+        read: |scrape, series| {
+            for (index, upstream) in (0..).zip(scrape.upstreams.iter()) {
+                series.count(
+                    &[upstream],
+                    scrape.cells.resolve.upstream(index).without_tcp(),
+                );
+            }
+        },
     },
 ];
 
@@ -277,6 +364,17 @@ const AGENT: &[Family] = &[
         },
     },
     Family {
+        name: "nodens_file_changes_total",
+        kind: Kind::Counter,
+        labels: &["result"],
+        help: "Changes of files that are followed: resolv.conf, authorities. A refused one leaves in force what was.",
+        read: |scrape, series| {
+            let (ok, refused) = scrape.cells.agent.file_changes();
+            series.count(&["ok"], ok);
+            series.count(&["refused"], refused);
+        },
+    },
+    Family {
         name: "nodens_config_last_reload_success_timestamp_seconds",
         kind: Kind::Gauge,
         labels: &[],
@@ -324,6 +422,18 @@ const PROCESS: &[Family] = &[
         read: |scrape, series| number(series, scrape.process.start_time_seconds),
     },
 ];
+
+fn gauge(scrape: &Scrape<'_>, series: &mut Series, of: fn(&UpstreamGauges) -> f64) {
+    for (index, upstream) in (0..).zip(scrape.upstreams.iter()) {
+        let gauges = scrape.cells.resolve.upstream(index).gauges();
+        series.number(&[upstream], of(&gauges));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+fn decimal(number: u64) -> f64 {
+    number as f64
+}
 
 fn by_upstream(scrape: &Scrape<'_>, series: &mut Series, of: fn(u64, u64) -> u64) {
     for (index, upstream) in (0..).zip(scrape.upstreams.iter()) {

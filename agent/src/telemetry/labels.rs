@@ -62,7 +62,7 @@ pub(super) const LABELS: &[Label] = &[
     Label {
         name: "result",
         values: || {
-            "of a reload: `ok`, `refused`; of a probe: `answered`, `failed`; of a refresh: `ok`, `refused`".to_owned()
+            "of a reload: `ok`, `refused`; of a probe: `answered`, `failed`; of a refresh, and of a file that has changed: `ok`, `refused`".to_owned()
         },
     },
     Label {

@@ -24,3 +24,5 @@ pub mod registry;
 mod steering;
 #[cfg(test)]
 pub(crate) mod strict;
+pub mod summary;
+mod upstream_cells;

@@ -26,7 +26,7 @@ pub struct Telemetry {
     pub agent: AgentCells,
     /// Upstream servers by index, as `ADDRESS:PORT`.
     pub upstreams: Labels,
-    zones: Labels,
+    pub(super) zones: Labels,
     sources: OnceLock<Sources>,
 }
 

@@ -95,6 +95,16 @@ impl ExtendedError {
         code: 0,
         text: "the upstreams answered with CNAMEs that lead in a circle",
     };
+    /// 22, No Reachable Authority: none of the upstreams could prove over TLS who it is.
+    pub const NO_PROOF: Self = Self {
+        code: 22,
+        text: "the upstreams could not prove over TLS who they are",
+    };
+    /// 22, No Reachable Authority: the upstreams forward to this agent.
+    pub const LOOP: Self = Self {
+        code: 22,
+        text: "the upstreams send queries back to this agent: a loop",
+    };
     /// 20, Not Authoritative: this is a cache, zones are not transferred from here.
     pub const NO_TRANSFER: Self = Self {
         code: 20,

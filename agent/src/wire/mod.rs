@@ -16,12 +16,14 @@ pub mod edns;
 pub mod fault;
 pub mod header;
 pub mod name;
+pub mod presentation;
 pub mod query;
 pub mod question;
 pub mod reply;
 pub mod response;
 
 mod cursor;
+mod shorten;
 
 /// Query types that nodens treats by name (IANA DNS parameters).
 pub mod qtype {

@@ -70,10 +70,12 @@ pub struct Response {
     pub has_foreign_soa: bool,
     /// Whether the answer section belongs to the question.
     pub chain: Chain,
+    /// Whether the answer section has a record of the type that was asked for; of any for ANY.
+    pub has_wanted: bool,
     /// Where the first SOA of the authority section stands; 0 is nowhere.
-    soa_at: usize,
-    records: (usize, usize),
-    offsets: usize,
+    pub(super) soa_at: usize,
+    pub(super) records: (usize, usize),
+    pub(super) offsets: usize,
 }
 
 impl Response {
@@ -149,6 +151,7 @@ impl Response {
             negative_ttl: None,
             has_foreign_soa: false,
             chain: Chain::Sound,
+            has_wanted: false,
             soa_at: 0,
             records: (start, start),
             offsets: 0,
@@ -293,7 +296,14 @@ impl Response {
                 .copy_from_slice(&ttl.to_be_bytes());
         }
         match section {
-            0 => self.min_ttl = Some(self.min_ttl.map_or(ttl, |least| least.min(ttl))),
+            0 => {
+                self.min_ttl = Some(self.min_ttl.map_or(ttl, |least| least.min(ttl)));
+                // The question ends with type and class where the records begin.
+                let question = message.get(..start)?.last_chunk::<4>()?;
+                let [high, low, ..] = *question;
+                let wanted = u16::from_be_bytes([high, low]);
+                self.has_wanted |= wanted == record.rtype || wanted == qtype::ANY;
+            }
             1 if record.rtype == qtype::SOA && self.negative_ttl.is_none() => {
                 let minimum = message.get(..record.end)?.last_chunk::<4>()?;
                 self.negative_ttl = Some(ttl.min(u32::from_be_bytes(*minimum)));

@@ -616,3 +616,71 @@ fn a_stale_answer_has_one_ttl_and_says_what_it_is() {
         assert_eq!(told, code, "{standing:?} {rcode}");
     }
 }
+
+/// `name 30 IN rtype data`, the name in full.
+fn in_full(name: &[u8], rtype: u8, data: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(data.len()).unwrap();
+    let frame = [0, rtype, 0, 1, 0, 0, 0, 30, 0, length];
+    [name, &frame, data].concat()
+}
+
+#[test]
+fn names_in_full_become_pointers_at_the_question_and_at_targets() {
+    let asked = query("a.example", 1, 0x0100, &[]);
+    let question = asked.len();
+    let records = [
+        in_full(b"\x01A\x07eXample\0", 5, b"\x01b\x07example\0"),
+        in_full(b"\x01b\x07example\0", 1, &[10, 0, 0, 1]),
+        in_full(b"\x01b\x07example\0", 1, &[10, 0, 0, 2]),
+        in_full(b"\x01c\x07example\0", 1, &[10, 0, 0, 3]),
+    ];
+    let mut said = response(&asked, 0x8180, [3, 0, 1], &records.concat());
+    let (mut response, mut offsets) = read(&mut said, &asked).unwrap();
+    response.shorten(&mut said, &mut offsets);
+    let answer = response.answer(&said, &offsets);
+    let target = u8::try_from(question + 12).unwrap();
+    let expected = [
+        in_full(&[0xc0, 12], 5, b"\x01b\x07example\0"),
+        in_full(&[0xc0, target], 1, &[10, 0, 0, 1]),
+        in_full(&[0xc0, target], 1, &[10, 0, 0, 2]),
+        in_full(b"\x01c\x07example\0", 1, &[10, 0, 0, 3]),
+    ];
+    assert_eq!(answer.records, expected.concat());
+    assert_eq!(answer.counts, [3, 0, 1]);
+    let ttls = answer.offsets().map(|at| &answer.records[at..at + 4]);
+    assert!(ttls.eq([[0, 0, 0, 30]; 4]));
+    assert_eq!(answer.find_turns().count, 2);
+}
+
+#[test]
+fn what_has_a_pointer_or_may_have_one_stays_as_it_is() {
+    let asked = query("a.example", 1, 0x0100, &[]);
+    let own = in_full(b"\x01a\x07example\0", 1, &[10, 0, 0, 1]);
+    for other in [
+        a_record(30, 2),
+        in_full(b"\x01b\x07example\0", 5, &[0xc0, 12]),
+        // AFSDB has a name that its server may have compressed, RFC 3597 section 4.
+        in_full(b"\x01b\x07example\0", 18, &[0, 1, 0xc0, 12]),
+    ] {
+        let records = [own.clone(), other].concat();
+        let mut said = response(&asked, 0x8180, [1, 0, 1], &records);
+        let (mut response, mut offsets) = read(&mut said, &asked).unwrap();
+        response.shorten(&mut said, &mut offsets);
+        assert_eq!(response.answer(&said, &offsets).records, records);
+    }
+}
+
+#[test]
+fn an_soa_is_still_found_behind_shortened_names() {
+    let asked = query("a.example", 28, 0x0100, &[]);
+    let numbers = [0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5];
+    let names: &[u8] = b"\x01n\x07example\0\x01h\x07example\0";
+    let soa = in_full(b"\x01a\x07example\0", 6, &[names, &numbers].concat());
+    let ns = in_full(b"\x01a\x07example\0", 2, b"\x01n\x07example\0");
+    let mut said = response(&asked, 0x8180, [0, 2, 0], &[ns, soa.clone()].concat());
+    let (mut response, mut offsets) = read(&mut said, &asked).unwrap();
+    let before = response.plain_soa(&said).unwrap();
+    response.shorten(&mut said, &mut offsets);
+    assert_eq!(response.plain_soa(&said).unwrap(), before);
+    assert_eq!(before.0[..before.1], soa[..]);
+}

@@ -12,6 +12,7 @@
     reason = "a test has pauses and an environment of its own"
 )]
 
+mod config;
 mod message;
 mod play;
 mod rules;

@@ -52,7 +52,9 @@ pub(super) fn flag(word: &str) -> Option<u16> {
 /// A response code by its name.
 pub(super) fn rcode(word: &str) -> Option<u16> {
     let found = (0..).zip(RCODES).find(|(_, name)| *name == word);
-    found.map(|(code, _)| code)
+    // RFC 6891 section 9.
+    let above = (word == "BADVERS").then_some(16);
+    found.map(|(code, _)| code).or(above)
 }
 
 fn rtype(word: &str) -> Option<u16> {
@@ -232,18 +234,21 @@ pub(super) struct Message {
     pub(super) errors: Vec<u16>,
     /// The idle timeout of edns-tcp-keepalive in units of 100 ms (RFC 7828).
     pub(super) keepalive: Option<u16>,
+    /// The UDP size in its OPT record.
+    pub(super) size: Option<u16>,
 }
 
 /// A query's EDNS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Edns {
     pub(super) size: u16,
+    pub(super) version: u8,
     pub(super) dnssec_ok: bool,
-    pub(super) keepalive: bool,
+    pub(super) options: Vec<u8>,
 }
 
 /// A query as octets.
-pub(super) fn query(id: u16, flags: u16, asked: &Asked, edns: Option<Edns>) -> Vec<u8> {
+pub(super) fn query(id: u16, flags: u16, asked: &Asked, edns: Option<&Edns>) -> Vec<u8> {
     let mut octets = id.to_be_bytes().to_vec();
     octets.extend(flags.to_be_bytes());
     octets.extend([0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some())]);
@@ -251,10 +256,10 @@ pub(super) fn query(id: u16, flags: u16, asked: &Asked, edns: Option<Edns>) -> V
     if let Some(edns) = edns {
         octets.extend([0, 0, 41]);
         octets.extend(edns.size.to_be_bytes());
-        octets.extend([0, 0, if edns.dnssec_ok { 0x80 } else { 0 }, 0]);
-        let options: &[u8] = if edns.keepalive { &[0, 11, 0, 0] } else { &[] };
-        octets.extend(u16::try_from(options.len()).unwrap().to_be_bytes());
-        octets.extend(options);
+        let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
+        octets.extend([0, edns.version, dnssec_ok, 0]);
+        octets.extend(u16::try_from(edns.options.len()).unwrap().to_be_bytes());
+        octets.extend(&edns.options);
     }
     octets
 }
@@ -262,7 +267,8 @@ pub(super) fn query(id: u16, flags: u16, asked: &Asked, edns: Option<Edns>) -> V
 impl Message {
     /// The message as octets: owners that were written before become pointers to them, as servers
     /// do.
-    pub(super) fn octets(&self, id: u16, asked: &Asked) -> Vec<u8> {
+    /// With every name in full where it `is_plain`.
+    pub(super) fn octets(&self, id: u16, asked: &Asked, is_plain: bool) -> Vec<u8> {
         let mut octets = id.to_be_bytes().to_vec();
         octets.extend((QR | self.flags | self.rcode).to_be_bytes());
         octets.extend([0, 1]);
@@ -272,7 +278,8 @@ impl Message {
         let mut known = vec![(self.question.as_ref().unwrap_or(asked).name.clone(), 12)];
         octets.extend(self.question.as_ref().unwrap_or(asked).octets());
         for record in self.sections.iter().flatten() {
-            let place = known.iter().find(|(name, _)| *name == record.owner);
+            let mut known_as = known.iter().filter(|(name, _)| *name == record.owner);
+            let place = known_as.next().filter(|_| !is_plain);
             match place {
                 Some((_, place)) => octets.extend((0xc000_u16 | place).to_be_bytes()),
                 None => {
@@ -330,6 +337,7 @@ impl Message {
                 let ttl = u32::from(half(&mut at)?) << 16 | u32::from(half(&mut at)?);
                 let end = usize::from(half(&mut at)?) + at;
                 if rtype == 41 {
+                    message.size = Some(class);
                     message.rcode |= u16::try_from(ttl >> 24).unwrap() << 4;
                     while at < end {
                         let (code, len) = (half(&mut at)?, usize::from(half(&mut at)?));
@@ -398,7 +406,13 @@ fn name(octets: &[u8], at: &mut usize) -> Option<Vec<u8>> {
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let code = RCODES.get(usize::from(self.rcode));
-        write!(f, "{}", code.copied().unwrap_or("other rcode"))?;
+        match code {
+            Some(code) => write!(f, "{code}")?,
+            None => write!(f, "RCODE {}", self.rcode)?,
+        }
+        if let Some(size) = self.size {
+            write!(f, " OPT {size}")?;
+        }
         for (word, bit) in FLAGS {
             if self.flags & bit != 0 {
                 write!(f, " {word}")?;

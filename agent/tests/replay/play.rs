@@ -3,12 +3,10 @@
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nodens::cache::{Cache, Lookup, Reader, Tick};
-use nodens::config::{Config, Sources};
+use nodens::cache::{Cache, Entry, Lookup, Reader, Tick};
 use nodens::miss::{self, Asked as AskedOf, Miss};
 use nodens::resolve::{Reply, Resolver, Routes, To, Waiter};
 use nodens::telemetry::clock::nanoseconds;
@@ -19,6 +17,7 @@ use nodens::wire::question::Question;
 use nodens::wire::reply::{self, Shape};
 use tokio::sync::mpsc;
 
+use super::config::{SERVERS, load};
 use super::message::{Asked, Edns, Message, RD, flag, query};
 use super::script::{Scenario, Step};
 use super::upstream::{Came, Out, Server};
@@ -34,9 +33,6 @@ const LOOKS: u32 = 60;
 /// The scenario's clock moves in such steps, so that timers go off in their order.
 const STRIDE: Duration = Duration::from_millis(100);
 const STRIDES: u32 = 120;
-
-/// What stands for a server's address in a configuration.
-const SERVERS: [&str; 3] = ["UPSTREAM", "UPSTREAM2", "UPSTREAM3"];
 
 /// Plays it; says where it went another way.
 pub(super) fn play(scenario: &Scenario) -> Result<(), String> {
@@ -72,6 +68,9 @@ struct Client {
 }
 
 struct Player {
+    name: String,
+    /// The configuration, with words for the servers.
+    config: String,
     resolver: Arc<Resolver>,
     cache: Cache,
     reader: Reader,
@@ -101,10 +100,7 @@ impl Player {
         for index in 0..SERVERS.len() {
             servers.push(Server::new(index, &came).await);
         }
-        for (word, server) in SERVERS.iter().zip(&servers).rev() {
-            text = text.replace(word, &server.address.to_string());
-        }
-        let config = load(&scenario.name, &text);
+        let config = load(&scenario.name, &text, &servers);
         let cache = Cache::new(config.cache.size_bytes, 2).unwrap();
         let telemetry = Arc::new(Telemetry::new(1));
         let (misses, queue, ear) = miss::queue().unwrap();
@@ -122,6 +118,8 @@ impl Player {
         tokio::spawn(Arc::clone(&resolver).take_in(queue, ear));
         tokio::spawn(Arc::clone(&resolver).send_out());
         Self {
+            name: scenario.name.clone(),
+            config: text,
             reader: cache.reader().unwrap(),
             resolver,
             cache,
@@ -156,14 +154,14 @@ impl Player {
                     }
                 };
                 let out = self.checked.remove(at).ok_or("no query was checked")?;
-                self.reply(&out, &step.message).await;
+                self.reply(&out, step).await;
                 if step.has("AGAIN") {
                     self.checked.insert(at, out);
                 }
             }
             "EXCHANGE" => {
                 let out = self.out(step, &step.questions[0]).await?;
-                self.reply(&out, &step.message).await;
+                self.reply(&out, step).await;
             }
             "CHECK_ANSWER" => self.check_answer(step).await?,
             "CHECK_NO_ANSWER" => {
@@ -185,9 +183,27 @@ impl Player {
                 self.settle().await;
             }
             "SERVER_UP" => self.servers[step.server("SERVER_UP")].up(),
+            "RELOAD" => self.reload(step)?,
             "CHECK_METRIC" => self.check_metric(step).await?,
             other => return Err(format!("no such step as {other}")),
         }
+        Ok(())
+    }
+
+    /// Puts another word in the place of one in the configuration, and that in force, as the agent
+    /// does.
+    fn reload(&mut self, step: &Step) -> Result<(), String> {
+        let [_, old, new] = &step.words[..] else {
+            return Err("it wants two words".to_owned());
+        };
+        self.config = self.config.replace(old, new);
+        let config = load(&self.name, &self.config, &self.servers);
+        let old = self.resolver.routes();
+        let routes = Routes::new(&config.zones, &self.telemetry, Some(&old));
+        self.resolver.reload(routes, config.limits, config.cache);
+        let routes = self.resolver.routes();
+        let stays = |entry: &Entry<'_>| routes.agree_on(&old, entry.name());
+        self.cache.retain(stays);
         Ok(())
     }
 
@@ -210,9 +226,9 @@ impl Player {
     }
 
     /// Answers a query upstream, and waits until the answer has been read.
-    async fn reply(&mut self, out: &Out, message: &Message) {
+    async fn reply(&mut self, out: &Out, step: &Step) {
         let before = self.exchanges();
-        answer(out, message);
+        answer(out, &step.message, step.has("PLAIN"));
         for _ in 0..READ {
             self.look().await;
             if self.exchanges() > before {
@@ -257,7 +273,7 @@ impl Player {
         for _ in 0..64 {
             self.cache.sweep(Tick::of(self.resolver.now()));
         }
-        self.resolver.close_idle();
+        self.resolver.look_after_upstreams();
         self.settle().await;
     }
 
@@ -289,8 +305,9 @@ impl Player {
         }
         let edns = (!step.has("NOEDNS")).then(|| Edns {
             size: step.number("SIZE").unwrap_or(1232),
+            version: step.number("VERSION").unwrap_or(0),
             dnssec_ok: step.has("DO"),
-            keepalive: step.has("KEEPALIVE"),
+            options: step.options(),
         });
         for asked in &step.questions {
             let id = step.number("ID").unwrap_or(self.next_id);
@@ -300,7 +317,8 @@ impl Player {
                 id,
                 asked: asked.clone(),
             });
-            let octets = query(id, flags, asked, edns);
+            let mut octets = query(id, flags, asked, edns.as_ref());
+            step.spoil(&mut octets);
             if let Some(answer) = self.ask(client, whose.1, &octets) {
                 self.answers.push_back((whose.clone(), answer));
             }
@@ -393,6 +411,10 @@ impl Player {
                 if is_checked != step.has("CD") || dnssec_ok != step.has("DO") {
                     return Err(format!("its CD is {is_checked}, its DO is {dnssec_ok}"));
                 }
+                // Nothing that a client says of itself goes upstream.
+                if out.octets.len() != 12 + asked(&out).octets().len() + 11 {
+                    return Err("there is an option in its OPT record".to_owned());
+                }
                 return Ok(out);
             }
             self.look().await;
@@ -415,7 +437,7 @@ impl Player {
             let mut answers = self.answers.iter();
             let at = answers.position(|(who, octets)| *who == sent.client && matches(octets));
             if let Some((_, octets)) = at.and_then(|at| self.answers.remove(at)) {
-                return compare(step, &sent, &octets);
+                return step.compare(&sent.asked, &octets);
             }
             self.look().await;
             std::thread::sleep(PAUSE);
@@ -453,44 +475,7 @@ fn asked(out: &Out) -> Asked {
     message.question.unwrap()
 }
 
-fn answer(out: &Out, message: &Message) {
+fn answer(out: &Out, message: &Message, is_plain: bool) {
     let id = u16::from_be_bytes([out.octets[0], out.octets[1]]);
-    out.reply(&message.octets(id, &asked(out)));
-}
-
-fn compare(step: &Step, sent: &Sent, octets: &[u8]) -> Result<(), String> {
-    let (_, got) = Message::read(octets).ok_or("the answer is no message")?;
-    if got.question.as_ref() != Some(&sent.asked) {
-        return Err(format!("the answer's question is {:?}", got.question));
-    }
-    let mut wanted = step.message.clone();
-    wanted.question.clone_from(&got.question);
-    let mut shown = got.clone();
-    // A refusal has no RA, and RD comes back as it was sent: other tests see to both.
-    shown.flags &= !(flag("RA").unwrap() | RD);
-    wanted.flags &= !flag("RA").unwrap();
-    if step.value("MATCH") == Some("header") {
-        shown.sections = Default::default();
-        wanted.sections = Default::default();
-    }
-    if shown == wanted {
-        return Ok(());
-    }
-    Err(format!("got {shown}\n  wanted {wanted}"))
-}
-
-/// The configuration as the agent itself reads it.
-fn load(name: &str, text: &str) -> Config {
-    let mut file: PathBuf = env!("CARGO_TARGET_TMPDIR").into();
-    file.push(format!("{name}.{}.yaml", std::process::id()));
-    std::fs::write(&file, text).unwrap();
-    let loaded = Config::load(&Sources {
-        file: Some(file.clone()),
-        ..Sources::default()
-    });
-    std::fs::remove_file(&file).unwrap();
-    match loaded {
-        Ok(loaded) => loaded.config,
-        Err(problems) => panic!("{name}.rpl: {problems:?}\n{text}"),
-    }
+    out.reply(&message.octets(id, &asked(out), is_plain));
 }

@@ -11,24 +11,29 @@
 //! CONFIG_END                                          without `zones` the root has one of them.
 //!
 //! SCENARIO_BEGIN A title
-//! STEP QUERY [TCP] [FROM who] [flags] [NOEDNS] [DO] [SIZE n] [KEEPALIVE] [ID n]
+//! STEP QUERY [TCP] [FROM who] [flags] [NOEDNS] [DO] [SIZE n] [KEEPALIVE] [OPTION code hex] [ID n]
 //!     www.example. IN A                               Several lines: one burst, IDs one apart.
+//! STEP QUERY [VERSION n] [OPCODE n] [QDCOUNT n] [QR] [OCTETS n]   What is no query: the last cuts it off.
 //! STEP CHECK_OUT_QUERY [SERVER n] [DO] [CD]           The oldest query that has come upstream.
 //!     www.example. IN A
-//! STEP REPLY RCODE [flags] [AGAIN]                    Answers the oldest that was checked, or that
-//!     [TO www.example. IN A]                          of this question; AGAIN: more will follow. The answer section comes
+//! STEP REPLY RCODE [flags] [AGAIN] [PLAIN]            Answers the oldest that was checked, or that
+//!     [TO www.example. IN A]                          of this question; AGAIN: more will follow;
+//!                                                     PLAIN: all names in full, as CoreDNS sends
+//!                                                     them over TCP. The answer section comes
 //!     www.example. 300 IN A 10.0.0.1                  first; SECTION AUTHORITY and ADDITIONAL lead
 //!     [3000 TIMES] www.example. 300 IN A 10.0.0.1     over; SECTION QUESTION is another question.
-//! STEP EXCHANGE RCODE [flags]                         CHECK_OUT_QUERY and REPLY in one: first the
+//! STEP EXCHANGE RCODE [flags] [PLAIN]                 CHECK_OUT_QUERY and REPLY in one: first the
 //!     www.example. IN A                               question, then the records.
 //!     www.example. 300 IN A 10.0.0.1
 //! STEP CHECK_ANSWER RCODE [TCP] [FROM who] [flags]    What the client got: response code, flags but
-//!     [EDE n] [KEEPALIVE n] [MATCH header]            QR, RD and RA, every record with its TTL, in
+//!     [EDE n] [KEEPALIVE n] [MATCH header] [EXACT [OPT size]]   QR, RD and RA (EXACT: with them, and
+//!                                                     with the OPT record), every record with its TTL, in
 //!     www.example. 300 IN A 10.0.0.1                  their order. A question picks the answer; else
 //! STEP CHECK_NO_ANSWER                                the first one is meant. ID and question must
 //! STEP CHECK_NO_QUERY                                 be those that were sent.
 //! STEP TIME_PASSES ELAPSE 1.5                         Seconds.
 //! STEP SERVER_DOWN [n], STEP SERVER_UP [n]            Refuses connections; takes them again.
+//! STEP RELOAD old new                                 A word of the configuration becomes another.
 //! STEP CHECK_METRIC name [label="value"] 3
 //! SCENARIO_END
 //! ```
@@ -83,6 +88,63 @@ impl Step {
     pub(super) fn client(&self) -> (String, bool) {
         let who = self.value("FROM").unwrap_or("somebody").to_owned();
         (who, self.has("TCP"))
+    }
+
+    /// The options of a query's OPT record.
+    pub(super) fn options(&self) -> Vec<u8> {
+        let mut options = Vec::new();
+        if self.has("KEEPALIVE") {
+            options.extend([0, 11, 0, 0]);
+        }
+        if let Some(at) = self.words.iter().position(|word| word == "OPTION") {
+            let (code, hex) = (&self.words[at + 1], &self.words[at + 2]);
+            let octet = |at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
+            options.extend(code.parse::<u16>().unwrap().to_be_bytes());
+            options.extend(u16::try_from(hex.len() / 2).unwrap().to_be_bytes());
+            options.extend((0..hex.len() / 2).map(octet));
+        }
+        options
+    }
+
+    /// Makes of a query what is none.
+    pub(super) fn spoil(&self, octets: &mut Vec<u8>) {
+        octets[2] |= self.number::<u8>("OPCODE").unwrap_or(0) << 3;
+        octets[2] |= if self.has("QR") { 0x80 } else { 0 };
+        octets[5] = self.number("QDCOUNT").unwrap_or(1);
+        octets.truncate(self.number("OCTETS").unwrap_or(octets.len()));
+    }
+
+    /// Says how an answer to `asked` differs from what the step wants.
+    pub(super) fn compare(&self, asked: &Asked, octets: &[u8]) -> Result<(), String> {
+        let (_, got) = Message::read(octets).ok_or("the answer is no message")?;
+        // What is wrong before a question is read is answered without one.
+        let is_early = matches!(got.rcode, 1 | 4) && got.question.is_none();
+        if got.question.as_ref() != Some(asked) && !is_early {
+            return Err(format!("the answer's question is {:?}", got.question));
+        }
+        let mut wanted = self.message.clone();
+        wanted.question.clone_from(&got.question);
+        let mut shown = got.clone();
+        let ra = flag("RA").unwrap();
+        // The opcode, which comes back as it was sent: the tests of replies see to it.
+        shown.flags &= !0x7800;
+        if self.has("EXACT") {
+            wanted.flags |= if self.has("RD") { RD } else { 0 };
+            wanted.size = self.number("OPT");
+        } else {
+            // Most scenarios are about something else.
+            shown.flags &= !(ra | RD);
+            wanted.flags &= !ra;
+            shown.size = None;
+        }
+        if self.value("MATCH") == Some("header") {
+            shown.sections = Default::default();
+            wanted.sections = Default::default();
+        }
+        if shown == wanted {
+            return Ok(());
+        }
+        Err(format!("got {shown}\n  wanted {wanted}"))
     }
 
     /// The server it speaks of, from 0.

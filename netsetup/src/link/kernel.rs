@@ -58,10 +58,15 @@ const TENTATIVE: u32 = 0x40;
 /// `RTN_LOCAL`: the route of a packet that has arrived.
 const LOCAL_ROUTE: u8 = 2;
 
-/// How long an address may take until it is reached, and how often that is looked at: two seconds
-/// in all, for a machine whose CPUs are all taken. A socket that is connected before keeps its way
-/// out of the node.
-const SETTLES: usize = 4_000;
+/// How often it is looked at whether an address is reached yet, at most: two seconds in all, for a
+/// machine whose CPUs are all taken. A socket that is connected before keeps its way out of the
+/// node.
+pub(super) const SETTLES: usize = 4_000;
+
+/// The same for those who may not wait, 10 ms: their questions find out.
+pub(super) const FEW_SETTLES: usize = 20;
+
+/// The pause between two looks.
 const SETTLE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 500_000,
@@ -352,8 +357,12 @@ pub(super) fn removal(there: &Address) -> Request {
 /// Waits until packets to these addresses of the node reach it. The kernel does the last step for an
 /// IPv6 address in a thread of its own, a moment after it took the address. That it never does is
 /// for the check to find.
-pub(super) fn settle(kernel: &mut Conversation, addresses: &[IpAddr]) -> Result<(), Refusal> {
-    for _ in 0..SETTLES {
+pub(super) fn settle(
+    kernel: &mut Conversation,
+    addresses: &[IpAddr],
+    looks: usize,
+) -> Result<(), Refusal> {
+    for _ in 0..looks {
         let mut is_settled = true;
         for &ip in addresses.iter().filter(|ip| ip.is_ipv6()) {
             is_settled &= is_local(kernel, ip)?;

@@ -39,6 +39,9 @@ pub const PROTOCOL: u8 = 110;
 /// The interface of last resort.
 pub const LOOPBACK: &str = "lo";
 
+/// What is tried before `lo`, in this order.
+const KINDS: &[Kind] = &[Kind::Dummy, Kind::Bridge];
+
 /// What the addresses are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -83,6 +86,19 @@ pub struct Links {
     pub removed: Vec<IpAddr>,
 }
 
+impl Default for Links {
+    /// Nothing done yet: `lo` is what there is in any case.
+    fn default() -> Self {
+        Self {
+            kind: Kind::Loopback,
+            interface: LOOPBACK.to_owned(),
+            made: Vec::new(),
+            adopted: Vec::new(),
+            removed: Vec::new(),
+        }
+    }
+}
+
 /// A thing on the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -108,26 +124,45 @@ impl fmt::Display for Part {
 /// # Errors
 /// [`Error::NotPermitted`], [`Error::InterfaceTaken`], [`Error::NoIpv6`], [`Error::Refused`].
 pub fn apply(plan: &Plan) -> Result<Links, Error> {
-    apply_as(plan, &[Kind::Dummy, Kind::Bridge])
+    apply_as(plan, KINDS)
 }
 
 /// As [`apply`], with the kinds to try in this order before `lo`.
 fn apply_as(plan: &Plan, kinds: &[Kind]) -> Result<Links, Error> {
     let mut kernel = open()?;
-    let mut links = Links {
-        kind: Kind::Loopback,
-        interface: LOOPBACK.to_owned(),
-        made: Vec::new(),
-        adopted: Vec::new(),
-        removed: Vec::new(),
-    };
+    let mut links = Links::default();
     let index = place(&mut kernel, plan, kinds, &mut links)?;
-    let done = furnish(&mut kernel, plan, index, &mut links);
+    let done = furnish(&mut kernel, plan, index, &mut links)
+        .and_then(|()| settle(&mut kernel, &links, kernel::SETTLES));
     if let Err(error) = done {
         take_back(&mut kernel, index, &links);
         return Err(error);
     }
     Ok(links)
+}
+
+/// What [`mend`] found and did.
+#[derive(Debug)]
+pub struct Mended {
+    /// As after [`apply`], as far as it went.
+    pub links: Links,
+    /// What the kernel did not take, the first of it.
+    pub refused: Option<Error>,
+}
+
+/// As [`apply`], for addresses that are in use: what succeeds stays, whatever else fails, and
+/// routes are waited for 10 ms at most. A node whose IPv6 has been switched off gets its IPv4 addresses back.
+///
+/// # Errors
+/// As [`apply`], where nothing could be done at all.
+pub fn mend(plan: &Plan) -> Result<Mended, Error> {
+    let mut kernel = open()?;
+    let mut links = Links::default();
+    let index = place(&mut kernel, plan, KINDS, &mut links)?;
+    let refused = furnish(&mut kernel, plan, index, &mut links);
+    let settled = settle(&mut kernel, &links, kernel::FEW_SETTLES);
+    let refused = refused.and(settled).err();
+    Ok(Mended { links, refused })
 }
 
 /// Removes what is ours: the plan's interface with all on it, and of the plan's addresses on `lo`
@@ -213,12 +248,13 @@ fn furnish(
         .filter(|there| !is_good(there) && !there.is_link_local())
         .collect();
     let requests = wrong.iter().map(|there| kernel::removal(there)).collect();
+    let mut failed = None;
     for (there, answer) in wrong.iter().zip(changed(kernel, requests)?) {
         match answer {
             // Whoever removed it in between did the same.
             Err(answer) if answer.errno != Errno::ADDRNOTAVAIL => {
                 let step = format!("remove {} from {name}", there.ip);
-                return Err(refused(&step, answer));
+                failed = failed.or_else(|| Some(refused(&step, answer)));
             }
             _ if !wanted.contains(&there.ip) => links.removed.push(there.ip),
             _ => {}
@@ -231,7 +267,6 @@ fn furnish(
         .iter()
         .map(|&ip| kernel::addition(ip, index, links.kind))
         .collect();
-    let mut failed = None;
     for (&ip, answer) in missing.iter().zip(changed(kernel, requests)?) {
         match answer {
             Ok(()) => links.made.push(Part::Address(ip)),
@@ -239,11 +274,21 @@ fn furnish(
             Err(answer) => failed = failed.or_else(|| Some(unaddressed(ip, links, answer))),
         }
     }
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    let step = format!("look at the routes to the addresses on {name}");
-    kernel::settle(kernel, &missing).map_err(|answer| refused(&step, answer))
+    failed.map_or(Ok(()), Err)
+}
+
+/// Waits until what was made is there for those who ask.
+fn settle(kernel: &mut Conversation, links: &Links, looks: usize) -> Result<(), Error> {
+    let made: Vec<IpAddr> = links
+        .made
+        .iter()
+        .filter_map(|part| match part {
+            Part::Address(ip) => Some(*ip),
+            Part::Interface(_) => None,
+        })
+        .collect();
+    let step = || format!("look at the routes to the addresses on {}", links.interface);
+    kernel::settle(kernel, &made, looks).map_err(|answer| refused(&step(), answer))
 }
 
 /// Undoes what a call that failed has made. That the first error is told matters more than one of

@@ -9,11 +9,15 @@
 //! ```
 //!
 //! [`flow`] and [`streams`] measure, [`rows`] are the drills, each of which runs on a [`stage`],
-//! [`table`] is what `make drills` prints, [`demo`] tells a newcomer the story.
+//! [`names`] those that need no node: what queries cost CoreDNS, and what its absence costs clients.
+//! [`table`] is what `make drills` prints, [`demo`] tells a newcomer the story. [`upstreams`] are
+//! drills of another kind, on a stage of their own: what becomes of misses when CoreDNS is unwell.
 
 pub mod demo;
 pub mod flow;
+pub mod names;
 pub mod rows;
 pub mod stage;
 pub mod streams;
 pub mod table;
+pub mod upstreams;

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::thread;
 use std::time::Duration;
 
@@ -105,26 +106,12 @@ impl Stage<'_> {
         let mut last = (agent.resident_bytes()?, now_ns());
         let mut number = 0_u64;
         loop {
-            self.node.space(self.from).within(|| {
-                let patience = Duration::from_millis(200);
-                let socket = Client::new(server).patience(patience).udp_socket()?;
-                let mut buffer = [0; 1500];
-                let mut waiting = 0;
-                for _ in 0..4_000 {
-                    let query = Query::new(&format!("f{number}.fill.{ZONE}"), TXT);
-                    number += 1;
-                    // A datagram that is lost is a name less, no more.
-                    let _ = socket.send(&query.edns(1232).to_bytes());
-                    waiting += 1;
-                    while waiting > 100 {
-                        waiting = match socket.recv(&mut buffer) {
-                            Ok(_) => waiting - 1,
-                            Err(_) => 0,
-                        };
-                    }
-                }
-                anyhow::Ok(())
-            })?;
+            let patience = Duration::from_millis(200);
+            let client = Client::new(server).patience(patience);
+            let names = number..number + 4_000;
+            number = names.end;
+            let space = self.node.space(self.from);
+            space.within(|| ask_for_text(&client, ZONE, names))?;
             let resident = agent.resident_bytes()?;
             if resident >= bytes {
                 return Ok(resident);
@@ -161,6 +148,28 @@ impl Stage<'_> {
     pub fn wait_for_return(&self, agent: &NodeAgent) -> anyhow::Result<()> {
         agent.wait_until_it_answers(self.node)
     }
+}
+
+/// Asks for the TXT record of names of these numbers in a zone, a hundred at a time.
+///
+/// # Errors
+/// When there is no socket. A datagram that is lost is a name less, no more.
+pub fn ask_for_text(client: &Client, zone: &str, names: Range<u64>) -> anyhow::Result<()> {
+    let socket = client.udp_socket()?;
+    let mut buffer = [0; 1500];
+    let mut waiting = 0;
+    for number in names {
+        let query = Query::new(&format!("f{number}.fill.{zone}"), TXT);
+        let _ = socket.send(&query.edns(1232).to_bytes());
+        waiting += 1;
+        while waiting > 100 {
+            waiting = match socket.recv(&mut buffer) {
+                Ok(_) => waiting - 1,
+                Err(_) => 0,
+            };
+        }
+    }
+    Ok(())
 }
 
 /// What a tally says beside the figures.

@@ -6,17 +6,23 @@ use std::time::Duration;
 
 use crate::load::report::{Goal, Verdict, columns};
 
-/// One figure of a drill; less is better.
+/// One figure of a drill; less is better, where [`Figure::least`] says nothing else.
 #[derive(Clone, Debug)]
 pub struct Figure {
     /// What stands behind the number: ` lost`, ` ms gap`.
     pub what: &'static str,
     /// What was measured; `None` when it never happened.
     pub value: Option<f64>,
-    /// What it must not exceed.
+    /// What it must not exceed; nothing, where it is infinite.
     pub must: f64,
     /// What it is aimed not to exceed.
     pub aim: f64,
+    /// Digits behind the point of what is neither whole nor large.
+    digits: usize,
+    /// Whether the bounds are the least that is enough.
+    is_least: bool,
+    /// Whether the bounds stay what they are in the short form.
+    is_firm: bool,
 }
 
 impl Figure {
@@ -25,22 +31,74 @@ impl Figure {
     pub fn count(what: &'static str, value: impl Into<u64>, must: u32, aim: u32) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
         let value = value.into() as f64;
+        Self::new(what, Some(value), must.into(), aim.into())
+    }
+
+    /// Any number.
+    #[must_use]
+    pub fn number(what: &'static str, value: f64, must: f64, aim: f64) -> Self {
+        Self::new(what, Some(value), must, aim)
+    }
+
+    /// A number of queries, whole or for each look-up, to a thousandth. It does not depend on the
+    /// machine's speed: its bounds are the same in every form.
+    #[must_use]
+    pub fn fixed(what: &'static str, value: f64, must: f64, aim: f64) -> Self {
         Self {
-            what,
-            value: Some(value),
-            must: must.into(),
-            aim: aim.into(),
+            digits: 3,
+            ..Self::new(what, Some(value), must, aim).firm()
         }
+    }
+
+    /// A number of hundredths, to a tenth of one.
+    #[must_use]
+    pub fn percent(what: &'static str, value: f64, must: f64, aim: f64) -> Self {
+        Self::new(what, Some((value * 10.0).round() / 10.0), must, aim)
     }
 
     /// A time in milliseconds; `None` for what never happened.
     #[must_use]
     pub fn time(what: &'static str, value: Option<Duration>, must_ms: f64, aim_ms: f64) -> Self {
+        let value = value.map(|time| time.as_secs_f64() * 1e3);
+        Self::new(what, value, must_ms, aim_ms)
+    }
+
+    fn new(what: &'static str, value: Option<f64>, must: f64, aim: f64) -> Self {
         Self {
             what,
-            value: value.map(|time| time.as_secs_f64() * 1e3),
-            must: must_ms,
-            aim: aim_ms,
+            value,
+            must,
+            aim,
+            digits: 1,
+            is_least: false,
+            is_firm: false,
+        }
+    }
+
+    /// More is better: the bounds are the least that is enough.
+    #[must_use]
+    pub fn least(self) -> Self {
+        Self {
+            is_least: true,
+            ..self
+        }
+    }
+
+    /// The bounds stay what they are in the short form.
+    #[must_use]
+    pub fn firm(self) -> Self {
+        Self {
+            is_firm: true,
+            ..self
+        }
+    }
+
+    /// There is nothing that it must be, only what it is aimed at.
+    #[must_use]
+    pub fn aim_alone(self) -> Self {
+        Self {
+            must: f64::INFINITY,
+            ..self
         }
     }
 
@@ -48,6 +106,11 @@ impl Figure {
     /// happen at all still must not.
     #[must_use]
     pub fn relaxed(self, times: f64) -> Self {
+        let times = match (self.is_firm, self.is_least) {
+            (true, _) => 1.0,
+            (false, true) => 1.0 / times,
+            (false, false) => times,
+        };
         Self {
             must: self.must * times,
             aim: self.aim * times,
@@ -56,9 +119,14 @@ impl Figure {
     }
 
     fn verdict(&self) -> Verdict {
+        let goal = |bound| match self.is_least {
+            true => Goal::AtLeast(bound),
+            false => Goal::AtMost(bound),
+        };
         match self.value {
-            Some(value) if Goal::AtMost(self.aim).is_reached(value) => Verdict::Aim,
-            Some(value) if Goal::AtMost(self.must).is_reached(value) => Verdict::Must,
+            Some(value) if goal(self.aim).is_reached(value) => Verdict::Aim,
+            Some(value) if goal(self.must).is_reached(value) => Verdict::Must,
+            None if self.must.is_infinite() => Verdict::Must,
             _ => Verdict::Missed,
         }
     }
@@ -69,7 +137,18 @@ impl Figure {
             Some(value) if value.fract() == 0.0 || value >= 100.0 => {
                 format!("{value:.0}{}", self.what)
             }
-            Some(value) => format!("{value:.1}{}", self.what),
+            Some(value) if value < 1.0 => format!("{value:.3}{}", self.what),
+            Some(value) => format!("{value:.*}{}", self.digits, self.what),
+        }
+    }
+
+    fn show_bound(&self, bound: f64) -> String {
+        let shown = self.show(Some(bound));
+        match (bound, self.is_least) {
+            (0.0, _) => shown,
+            (_, true) => format!("≥ {shown}"),
+            (f64::INFINITY, false) => "-".to_owned(),
+            (_, false) => format!("≤ {shown}"),
         }
     }
 }
@@ -88,6 +167,21 @@ pub struct Row {
 }
 
 impl Row {
+    /// The row of a drill: its figures with the lines that explain them, or why there are none.
+    #[must_use]
+    pub fn of(drill: &'static str, outcome: anyhow::Result<(Vec<Figure>, Vec<String>)>) -> Self {
+        let (figures, details, failure) = match outcome {
+            Ok((figures, details)) => (figures, details, None),
+            Err(error) => (Vec::new(), Vec::new(), Some(format!("{error:#}"))),
+        };
+        Self {
+            drill,
+            figures,
+            details,
+            failure,
+        }
+    }
+
     /// Whether every figure is as it must be.
     #[must_use]
     pub fn is_passed(&self) -> bool {
@@ -111,13 +205,7 @@ impl Row {
             shown.join(", ")
         };
         let bounds = |value: fn(&Figure) -> f64| {
-            let shown = self.figures.iter().map(|figure| {
-                let bound = figure.show(Some(value(figure)));
-                match value(figure) {
-                    0.0 => bound,
-                    _ => format!("≤ {bound}"),
-                }
-            });
+            let shown = (self.figures.iter()).map(|figure| figure.show_bound(value(figure)));
             shown.collect::<Vec<_>>().join(", ")
         };
         [
@@ -185,5 +273,24 @@ mod tests {
         row.figures[1].value = None;
         assert!(!row.is_passed());
         assert!(to_text(&[row]).contains("never ms"));
+    }
+
+    #[test]
+    fn bounds_can_be_the_least_that_is_enough_firm_or_an_aim_alone() {
+        let share = Figure::percent(" % by the new pod", 19.96, 15.0, 25.0).least();
+        assert_eq!(share.verdict(), Verdict::Must);
+        assert_eq!(share.show_bound(share.must), "≥ 15 % by the new pod");
+        let relaxed = share.clone().relaxed(3.0);
+        assert_eq!(relaxed.verdict(), Verdict::Aim);
+        assert!((relaxed.must - 5.0).abs() < 1e-9);
+        assert!((share.firm().relaxed(3.0).must - 15.0).abs() < 1e-9);
+        let late = Figure::time(" ms", None, 350.0, 350.0);
+        assert_eq!(late.verdict(), Verdict::Missed);
+        let late = late.aim_alone();
+        assert_eq!(late.verdict(), Verdict::Must);
+        assert_eq!(late.show_bound(late.must), "-");
+        let ratio = Figure::number(" of its time", 0.1849, 0.2, 1.0 / 6.0);
+        assert_eq!(ratio.show(ratio.value), "0.185 of its time");
+        assert_eq!(ratio.verdict(), Verdict::Must);
     }
 }

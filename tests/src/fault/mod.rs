@@ -83,6 +83,7 @@ pub struct Fault {
 /// A server of faults before it starts.
 #[derive(Debug, Default)]
 pub struct Builder {
+    at: Option<SocketAddr>,
     greetings: Vec<Greeting>,
     out_of_order: bool,
 }
@@ -118,6 +119,13 @@ pub fn silence() -> impl Fn(&Asked) -> Vec<Step> + Send + Sync + 'static {
 }
 
 impl Builder {
+    /// Serves at this address instead of a free port of 127.0.0.1.
+    #[must_use]
+    pub fn at(mut self, addr: SocketAddr) -> Self {
+        self.at = Some(addr);
+        self
+    }
+
     /// How connections are met, one after the other; the last stands for all that follow.
     #[must_use]
     pub fn greetings(mut self, greetings: impl IntoIterator<Item = Greeting>) -> Self {
@@ -142,11 +150,16 @@ impl Builder {
         script: impl Fn(&Asked) -> Vec<Step> + Send + Sync + 'static,
     ) -> anyhow::Result<Fault> {
         let asked = Arc::<Mutex<Vec<Asked>>>::default();
-        let host = Host::start(Scripted {
+        let at = self.at;
+        let service = Scripted {
             script: Arc::new(script),
             asked: Arc::clone(&asked),
             options: self,
-        })?;
+        };
+        let host = match at {
+            Some(addr) => Host::start_at(service, addr)?,
+            None => Host::start(service)?,
+        };
         Ok(Fault { host, asked })
     }
 }
@@ -214,6 +227,14 @@ impl Fault {
     /// What the sockets report.
     pub fn refuse(&mut self) -> std::io::Result<()> {
         self.host.refuse()
+    }
+
+    /// Refuses TCP connections alone.
+    ///
+    /// # Errors
+    /// What the sockets report.
+    pub fn refuse_tcp(&mut self) -> std::io::Result<()> {
+        self.host.refuse_tcp()
     }
 
     /// Takes them again.

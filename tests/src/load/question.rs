@@ -117,12 +117,20 @@ pub fn check(query: &[u8], reply: &[u8], expect: Expect) -> Result<(), Wrong> {
         return Err(Wrong::Empty);
     }
     if expect == Expect::Address {
-        let found = first_address(&reply[query.len()..], answers).ok_or(Wrong::Records)?;
+        let found = address(query, reply).ok_or(Wrong::Records)?;
         if found != address_of(&query[HEADER..query.len() - 4]).octets() {
             return Err(Wrong::Address(found));
         }
     }
     Ok(())
+}
+
+/// The address of the first A record in the answer to `query`; the question is taken as checked.
+#[must_use]
+pub fn address(query: &[u8], reply: &[u8]) -> Option<[u8; 4]> {
+    let header = reply.first_chunk::<HEADER>()?;
+    let answers = u16::from_be_bytes([header[6], header[7]]);
+    first_address(reply.get(query.len()..)?, answers)
 }
 
 /// The address of the first A record among `count` records.

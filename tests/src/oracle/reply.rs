@@ -110,7 +110,8 @@ pub(super) fn check_replies(asked: &[u8], query: &Query) -> Result<()> {
             id: exchange.id,
             question: &exchange.question,
         };
-        let response = Response::parse(&mut said, &expected, &mut offsets)?;
+        let mut response = Response::parse(&mut said, &expected, &mut offsets)?;
+        response.shorten(&mut said, &mut offsets);
         let answer = response.answer(&said, &offsets);
         for shape in shapes(query) {
             check_answer(asked, query, &answer, &kept, &shape)?;

@@ -34,15 +34,13 @@ fn schema_of(kind: &Kind) -> Value {
         Kind::Time(_) | Kind::Seconds(_) => json!({ "$ref": "#/definitions/duration" }),
         Kind::Switch(_) => json!({ "type": "boolean" }),
         Kind::Word(words) => json!({ "enum": words }),
-        Kind::Interface | Kind::Path | Kind::ResolvConf | Kind::Socket(_) => {
-            json!({ "type": "string", "minLength": 1 })
-        }
+        Kind::Interface
+        | Kind::Path
+        | Kind::ResolvConf
+        | Kind::ServerName
+        | Kind::CaFile
+        | Kind::Socket(_) => json!({ "type": "string", "minLength": 1 }),
         Kind::Zones => json!({ "type": "array", "items": { "$ref": "#/definitions/zone" } }),
-        #[allow(
-            unreachable_patterns,
-            reason = "a kind that comes later is looked at by the agent"
-        )]
-        _ => json!({}),
     }
 }
 

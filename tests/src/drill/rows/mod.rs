@@ -11,7 +11,7 @@ use super::stage::Stage;
 use super::table::{Figure, Row};
 
 /// What a drill gives: its figures, and lines that explain them.
-type Outcome = anyhow::Result<(Vec<Figure>, Vec<String>)>;
+pub(in crate::drill) type Outcome = anyhow::Result<(Vec<Figure>, Vec<String>)>;
 
 /// A drill.
 #[derive(Clone, Copy, Debug)]
@@ -29,16 +29,7 @@ impl Drill {
     /// Runs it. What goes wrong is told in the row.
     #[must_use]
     pub fn run(&self, stage: &Stage<'_>) -> Row {
-        let (figures, details, failure) = match (self.run)(stage) {
-            Ok((figures, details)) => (figures, details, None),
-            Err(error) => (Vec::new(), Vec::new(), Some(format!("{error:#}"))),
-        };
-        Row {
-            drill: self.title,
-            figures,
-            details,
-            failure,
-        }
+        Row::of(self.title, (self.run)(stage))
     }
 }
 

@@ -57,7 +57,10 @@ pub(super) fn conntrack(stage: &Stage<'_>) -> Outcome {
         ensure!(without > 0, "no entry even without an agent");
         details.push(format!("without an agent the same sockets make {without}"));
     }
-    Ok((vec![Figure::count(" entries", entries, 0, 0)], details))
+    Ok((
+        vec![Figure::count(" entries", entries, 0, 0), lost(&tally, 0)],
+        details,
+    ))
 }
 
 /// Entries of DNS that a pod's packet has made, in both families.
@@ -127,12 +130,19 @@ pub(super) fn restore(stage: &Stage<'_>) -> Outcome {
     ))
 }
 
+/// Queries that nobody answered. The goal is none; a few may drown in the client's own queue while
+/// others have its CPU.
+fn lost(tally: &crate::drill::flow::Tally, begin: u64) -> Figure {
+    Figure::count(" lost", tally.lost(begin, u64::MAX) as u64, 10, 0)
+}
+
 /// The figures of a drill in which nothing may happen.
 pub(super) fn steady(tally: &crate::drill::flow::Tally, begin: u64, trips: u64) -> Vec<Figure> {
     let strangers = tally.by(Server::CoreDns, begin, u64::MAX);
     vec![
         Figure::count(" trips", trips, 0, 0),
         Figure::count(" answered by CoreDNS", strangers as u64, 0, 0),
+        lost(tally, begin),
     ]
 }
 

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Asks servers for one question until one answers: at the next server, over the next connection,
+//! and a second time while the first time is still under way.
+//!
+//! ```text
+//! choose a server ─► a connection ─► ask ─┬─ answered ──────────────────────────► done
+//!       ▲                                 ├─ longer than 95 of 100 take ─► ask another too ─► the first wins
+//!       └── refused, failed, timed out ◄──┘
+//! ```
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::choice::Visited;
+use super::connection::Exchanged;
+use super::pool::{Lent, Take};
+use super::routes::Route;
+use super::upstream::{Failure, Server};
+use super::{Resolver, lock};
+use crate::config::Limits;
+use crate::telemetry::cells::{Outcome, Unfit};
+use crate::wire::edns::ExtendedError;
+use crate::wire::name::Name;
+use crate::wire::question::Question;
+
+/// Tries of one query: each at the next server, or at the same on another connection.
+const TRIES: usize = 3;
+/// How long a query waits for a connection to one of several servers: nothing was asked of it yet,
+/// so another costs nothing.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(20);
+/// Connections of one try that had ended before the query reached the server.
+const MOST_STALE: usize = 4;
+
+/// What is asked, for whom, and until when.
+#[derive(Debug)]
+pub(super) struct Asking<'a> {
+    pub(super) question: &'a Question,
+    pub(super) route: &'a Route,
+    pub(super) limits: &'a Limits,
+    /// Who asked first.
+    pub(super) client: IpAddr,
+    pub(super) deadline: Instant,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// What an upstream said that could or would not answer.
+    pub(super) refusal: Option<Exchanged>,
+    /// What it comes down to where none has said anything.
+    pub(super) why: ExtendedError,
+}
+
+/// How one try ended without an answer.
+#[derive(Debug)]
+enum Vain {
+    /// For this reason.
+    Because(ExtendedError),
+    /// For none that says more than those before it.
+    Nothing,
+    /// It had little time.
+    Short,
+}
+
+/// A query that is under way beside the first one, with its server.
+type Rival<'a> = (&'a Arc<Server>, Answering<'a>);
+type Answering<'a> = Pin<Box<dyn Future<Output = Result<Exchanged, Failure>> + Send + 'a>>;
+
+/// Times that a query is asked beside the first: where a third of all connections leads into the
+/// void, one query in 27 has all three there.
+const MOST_RIVALS: u32 = 2;
+
+impl Resolver {
+    /// Asks servers until one answers, none is left to try, or the time is up. The answer comes with
+    /// the index of its server.
+    pub(super) async fn exchange(&self, asking: &Asking<'_>) -> Result<(Exchanged, u16), Failed> {
+        let mut failed = Failed {
+            refusal: None,
+            why: asking.route.why_nobody(),
+        };
+        let mut visited = Visited::default();
+        let tries = TRIES.max(asking.route.server_count());
+        for number in 0..tries {
+            let now = Instant::now();
+            if now >= asking.deadline {
+                break;
+            }
+            let Some(server) = asking.route.choose(&mut visited, now) else {
+                break;
+            };
+            match try_once(asking, server, &mut visited, now, number + 1 == tries).await {
+                Ok((exchanged, _)) if exchanged.is_refusal() || exchanged.is_loop() => {
+                    // CoreDNS sheds load with REFUSED: another server may do better. Passed on only
+                    // where all say so.
+                    if exchanged.is_loop() {
+                        self.telemetry.resolve.unfit(Unfit::Loop);
+                        failed.why = ExtendedError::CNAME_LOOP;
+                    } else {
+                        failed.refusal = Some(exchanged);
+                    }
+                    if asking.route.server_count() == 1 {
+                        break;
+                    }
+                }
+                Ok(answered) => return Ok(answered),
+                // Most of the time went by before anything was asked: that is ours to answer for.
+                Err(Vain::Short) if number == 0 => failed.why = ExtendedError::OVER_LIMIT,
+                Err(Vain::Because(why)) => failed.why = why,
+                Err(Vain::Nothing | Vain::Short) => {}
+            }
+        }
+        Err(failed)
+    }
+}
+
+/// Asks one server, and another connection or server a second time where that takes long.
+async fn try_once(
+    asking: &Asking<'_>,
+    server: &Arc<Server>,
+    visited: &mut Visited,
+    began: Instant,
+    is_last: bool,
+) -> Result<(Exchanged, u16), Vain> {
+    if server.way().is_udp() {
+        // Rare, and on the heap: it must not make every query larger.
+        let said = Box::pin(in_datagrams(asking, server, began)).await;
+        match said {
+            Ok(Some(exchanged)) => return Ok((exchanged, server.index())),
+            Ok(None) => {}
+            Err(failure) => return Err(why(failure)),
+        }
+    }
+    let (mut take, mut now) = (Take::Any, began);
+    for _ in 0..MOST_STALE {
+        let (lent, sent) = match server.lend(take, asking.limits, now) {
+            Some(lent) => (lent, now),
+            None => {
+                let lent = wait(asking, server, is_last, now).await?;
+                (lent, Instant::now())
+            }
+        };
+        let until = asking.deadline.min(sent + asking.limits.attempt_timeout);
+        let request = server.request(asking.question);
+        let mut first = pin!(server.exchange(lent, &request, sent));
+        let patience = server.patience(asking.limits);
+        let soon = patience.map_or(until, |patience| until.min(sent + patience));
+        let result = match timeout_at(soon, first.as_mut()).await {
+            Ok(result) => result.map(|exchanged| (exchanged, server)),
+            // Rare, and on the heap: it must not make every query larger.
+            Err(_) => Box::pin(insist(asking, server, visited, [sent, until], first)).await,
+        };
+        match result {
+            Ok((exchanged, by)) => {
+                note(asking.question, by, Ok(&exchanged), sent);
+                return Ok((exchanged, by.index()));
+            }
+            // It ended while it waited, most likely: at once over another.
+            Err(Failure::Stale) => {
+                take = Take::HeardSince(sent);
+                now = Instant::now();
+            }
+            Err(failure) => {
+                note(asking.question, server, Err(failure.label()), sent);
+                return Err(why(failure));
+            }
+        }
+    }
+    Err(Vain::Because(ExtendedError::NETWORK))
+}
+
+/// Asks one server over UDP; `None` where TCP has to follow.
+async fn in_datagrams(
+    asking: &Asking<'_>,
+    server: &Server,
+    began: Instant,
+) -> Result<Option<Exchanged>, Failure> {
+    let patience = asking.limits.attempt_timeout;
+    let until = asking.deadline.min(began + patience);
+    let said = server.ask_in_datagrams(asking.question, patience, began);
+    let result = match timeout_at(until, said).await {
+        Ok(result) => result,
+        Err(_) => Err(time_is_up(asking, server, began)),
+    };
+    match &result {
+        Ok(Some(exchanged)) => note(asking.question, server, Ok(exchanged), began),
+        Ok(None) => note(asking.question, server, Err("truncated"), began),
+        Err(failure) => note(asking.question, server, Err(failure.label()), began),
+    }
+    result
+}
+
+/// Goes on waiting for a query that takes longer than `patience`, and asks it again where it may.
+/// With the server that answered.
+async fn insist<'a>(
+    asking: &'a Asking<'a>,
+    server: &'a Arc<Server>,
+    visited: &mut Visited,
+    [sent, until]: [Instant; 2],
+    mut first: Pin<&mut (impl Future<Output = Result<Exchanged, Failure>> + Send)>,
+) -> Result<(Exchanged, &'a Arc<Server>), Failure> {
+    let patience = sent.elapsed();
+    let mut rivals = Vec::new();
+    let mut failure = None;
+    let mut now = sent + patience;
+    for number in 1..=MOST_RIVALS {
+        if now >= until {
+            break;
+        }
+        rivals.extend(again(asking, server, visited, sent));
+        let end = if number == MOST_RIVALS || rivals.is_empty() {
+            until
+        } else {
+            until.min(now + patience * 2)
+        };
+        let race = outlast(first.as_mut(), &mut rivals, &mut failure);
+        match timeout_at(end, race).await {
+            Ok(Ok((exchanged, None))) => return Ok((exchanged, server)),
+            Ok(Ok((exchanged, Some(other)))) => {
+                note(asking.question, server, Err("outpaced"), sent);
+                server.outpaced(sent);
+                return Ok((exchanged, other));
+            }
+            Ok(Err(failure)) => return Err(failure),
+            Err(_) => now = Instant::now(),
+        }
+    }
+    for (other, _) in &rivals {
+        if !Arc::ptr_eq(other, server) {
+            other.timed_out(sent);
+        }
+    }
+    Err(time_is_up(asking, server, sent))
+}
+
+/// Waits for a connection to a server.
+async fn wait(
+    asking: &Asking<'_>,
+    server: &Arc<Server>,
+    is_last: bool,
+    now: Instant,
+) -> Result<Lent, Vain> {
+    let until = asking.deadline.min(now + asking.limits.attempt_timeout);
+    // Waiting for a place among our own connections says nothing about the server.
+    let is_full = lock(server.pool()).is_full();
+    let end = match (is_full, is_last || asking.route.server_count() == 1) {
+        (_, false) => until.min(now + CONNECT_PATIENCE),
+        (true, true) => asking.deadline,
+        (false, true) => until,
+    };
+    match timeout_at(end, server.wait(asking.client)).await {
+        Ok(Ok(lent)) => Ok(lent),
+        Ok(Err(outcome)) => Err(why(Failure::Outcome(outcome))),
+        Err(_) if lock(server.pool()).is_full() => Err(Vain::Because(ExtendedError::OVER_LIMIT)),
+        Err(_) => {
+            server.is_late(now);
+            Err(Vain::Because(ExtendedError::NO_UPSTREAM))
+        }
+    }
+}
+
+/// Has a question asked again that was asked at `sent`: of another server, or over another
+/// connection. Not where that would add to what is too much already.
+fn again<'a>(
+    asking: &'a Asking<'a>,
+    server: &'a Arc<Server>,
+    visited: &mut Visited,
+    sent: Instant,
+) -> Option<Rival<'a>> {
+    if lock(server.pool()).is_full() || !server.may_ask_again() {
+        return None;
+    }
+    let other = asking.route.other(visited, Instant::now());
+    let (other, take) = match other {
+        Some(other) if !Arc::ptr_eq(other, server) => (other, Take::Any),
+        _ => (server, Take::HeardSince(sent)),
+    };
+    let answering = async move {
+        let lent = match other.lend(take, asking.limits, Instant::now()) {
+            Some(lent) => lent,
+            None => {
+                let waited = other.wait(asking.client).await;
+                waited.map_err(Failure::Outcome)?
+            }
+        };
+        let request = other.request(asking.question);
+        other.exchange(lent, &request, Instant::now()).await
+    };
+    Some((other, Box::pin(answering)))
+}
+
+/// Waits for the first answer of several, with its server where it is not that of the first query;
+/// or for all to fail: then says how the first did, which `failure` keeps.
+async fn outlast<'a>(
+    mut first: Pin<&mut impl Future<Output = Result<Exchanged, Failure>>>,
+    rivals: &mut Vec<Rival<'a>>,
+    failure: &mut Option<Failure>,
+) -> Result<(Exchanged, Option<&'a Arc<Server>>), Failure> {
+    std::future::poll_fn(|context| {
+        if failure.is_none() {
+            match first.as_mut().poll(context) {
+                Poll::Ready(Ok(exchanged)) => return Poll::Ready(Ok((exchanged, None))),
+                Poll::Ready(Err(why)) => *failure = Some(why),
+                Poll::Pending => {}
+            }
+        }
+        let mut at = 0;
+        while let Some((other, rival)) = rivals.get_mut(at) {
+            match rival.as_mut().poll(context) {
+                Poll::Ready(Ok(exchanged)) => return Poll::Ready(Ok((exchanged, Some(*other)))),
+                Poll::Ready(Err(_)) => drop(rivals.swap_remove(at)),
+                Poll::Pending => at += 1,
+            }
+        }
+        match *failure {
+            Some(why) if rivals.is_empty() => Poll::Ready(Err(why)),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+fn time_is_up(asking: &Asking<'_>, server: &Server, sent: Instant) -> Failure {
+    if sent.elapsed() < asking.limits.attempt_timeout / 2 {
+        server.cut_short();
+        return Failure::Short;
+    }
+    server.timed_out(sent);
+    Failure::Outcome(Outcome::Timeout)
+}
+
+fn why(failure: Failure) -> Vain {
+    match failure {
+        Failure::Short => Vain::Short,
+        Failure::Outcome(Outcome::Timeout) => Vain::Because(ExtendedError::NO_UPSTREAM),
+        Failure::Outcome(outcome) if outcome.is_of_tls() => Vain::Because(ExtendedError::NO_PROOF),
+        failure if failure.is_network() => Vain::Because(ExtendedError::NETWORK),
+        _ => Vain::Nothing,
+    }
+}
+
+/// One line a try, where the log wants names (`log.level: debug`).
+fn note(question: &Question, server: &Server, result: Result<&Exchanged, &str>, sent: Instant) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let ms = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let (upstream, qtype) = (server.address(), question.qtype());
+    let qname = Name::from_wire(question.name()).unwrap_or(Name::ROOT);
+    match result {
+        Ok(exchanged) => {
+            let rcode = exchanged.response.rcode;
+            tracing::debug!(%qname, qtype, %upstream, rcode, ms, "an upstream has answered");
+        }
+        Err(error) => {
+            tracing::debug!(%qname, qtype, %upstream, error, ms, "an upstream has not answered");
+        }
+    }
+}

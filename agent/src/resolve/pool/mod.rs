@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The connections to one server: those that wait for a query, and the queries that wait for one.
+//!
+//! ```text
+//! query ─► idle? ─ the one used longest ago ────────────────► lent ─► answered ─► waiting query, or idle
+//!            └ no: waits, and a connection is dialled for it ──┘ ▲          └ failed, too old ─► closed
+//!                  (whichever is first: one that comes back) ────┘
+//! ```
+//!
+//! A query never waits for *its* handshake: a connection that comes back is as good, so that a
+//! lost SYN costs nothing while others answer.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::lock;
+use super::upstream::Server;
+use crate::config::Limits;
+use crate::telemetry::cells::Outcome;
+
+/// Handshakes under way at one time.
+const MOST_DIALS: usize = 32;
+/// The same while none succeeds: the dead must not be flooded, nor fill the pool.
+const MOST_DIALS_IN_VAIN: usize = 4;
+/// Queries that wait for a connection to a server that says nothing.
+const MOST_IN_VAIN: usize = 1024;
+/// Connections that are kept for traffic that needs fewer at a time. A Service chooses a pod for
+/// each connection: among so many each of four pods has its share, within a few hundredths.
+const MOST_KEPT: usize = 32;
+/// Queries a second that each of them is kept for. CoreDNS has a few kB for each.
+const RATE_FOR_ONE: usize = 32;
+/// Connections that are opened ahead at one look.
+const OPENED_AHEAD: usize = 8;
+/// A connection that ends so soon is replaced now.
+const SOON: Duration = Duration::from_millis(1500);
+/// Without a query for longer than this nothing is opened ahead.
+const QUIET: Duration = Duration::from_secs(2);
+/// How often the pool is looked after.
+const LOOKED_AFTER: Duration = Duration::from_secs(1);
+/// CoreDNS closes a connection on which nothing was asked after 3 s.
+const UNUSED: Duration = Duration::from_millis(2500);
+
+/// A connection that carries a query. Dropping it closes it.
+#[derive(Debug)]
+pub(super) struct Lent {
+    pub(super) connection: Box<Connection>,
+    pub(super) place: Place,
+}
+
+/// A place among the connections in use.
+#[derive(Debug)]
+pub(super) struct Place(Option<Arc<Server>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(server) = self.0.take() {
+            lock(server.pool()).busy -= 1;
+            server.dial_as_needed();
+        }
+    }
+}
+
+/// What a query gets that waited: a connection, or how dialling ended.
+type Got = Result<Lent, Outcome>;
+
+/// Which connection a query takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Take {
+    /// The one used longest ago: so all take turns, and with them the pods behind them.
+    Any,
+    /// One that something came over at this moment or later, the last of them; or a new one.
+    HeardSince(Instant),
+}
+
+/// The connections to one server.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    /// Those that wait for a query, the one used longest ago in front.
+    idle: VecDeque<Box<Connection>>,
+    waiting: Waiting,
+    busy: usize,
+    dialling: usize,
+    /// Dials in a row that came to nothing.
+    in_vain: u32,
+    /// `limits.upstreamConnections`, and `limits.connectTimeout`.
+    most: usize,
+    within: Duration,
+    asked: usize,
+    rate: usize,
+    last_asked: Option<Instant>,
+    looked: Option<Instant>,
+    opened: u64,
+    usual_dial: Duration,
+}
+
+/// Counts of connections and of who waits for one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) idle: usize,
+    pub(super) busy: usize,
+    pub(super) dialling: usize,
+    pub(super) waiting: usize,
+}
+
+impl Pool {
+    /// Counts of now.
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            idle: self.idle.len(),
+            busy: self.busy,
+            dialling: self.dialling,
+            waiting: self.waiting.len(),
+        }
+    }
+
+    /// Ages of connections that wait for a query, the youngest and the oldest.
+    pub(super) fn ages(&self, now: Instant) -> Option<(Duration, Duration)> {
+        let ages = self.idle.iter().map(|connection| connection.age(now));
+        ages.clone().min().zip(ages.max())
+    }
+
+    /// Whether so many wait for a connection that more would only cost memory, where none comes.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.waiting.len() >= MOST_IN_VAIN
+    }
+
+    /// Whether there are as many connections as there may be, all of them in use.
+    pub(super) fn is_full(&self) -> bool {
+        self.busy >= self.most
+    }
+
+    /// How long a handshake takes, exponentially smoothed; zero before the first.
+    pub(super) fn usual_dial(&self) -> Duration {
+        self.usual_dial
+    }
+
+    /// Counts a connection whose handshake took so long; its number.
+    pub(super) fn dialled_one(&mut self, took: Duration) -> u64 {
+        self.usual_dial = if self.opened == 0 {
+            took
+        } else {
+            self.usual_dial * 7 / 8 + took / 8
+        };
+        self.opened += 1;
+        self.opened
+    }
+
+    fn open(&self) -> usize {
+        self.idle.len() + self.busy + self.dialling
+    }
+
+    /// An idle connection, where there is one to the purpose.
+    fn take(&mut self, take: Take, now: Instant, idle: Duration) -> Option<Box<Connection>> {
+        loop {
+            let mut connection = match take {
+                Take::Any => self.idle.pop_front()?,
+                Take::HeardSince(moment) => {
+                    let last = self.idle.pop_back()?;
+                    if !last.was_used_since(moment) {
+                        self.idle.push_back(last);
+                        // It makes room for the new one.
+                        if self.open() >= self.most {
+                            self.idle.pop_front();
+                        }
+                        return None;
+                    }
+                    last
+                }
+            };
+            let most = idle.min(unused(&connection));
+            if connection.is_usable(now, most) {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Connections to dial now, for those who wait.
+    fn dials_wanted(&self) -> usize {
+        let most = if self.in_vain == 0 {
+            MOST_DIALS
+        } else {
+            MOST_DIALS_IN_VAIN
+        };
+        let unserved = self.waiting.len().saturating_sub(self.dialling);
+        unserved
+            .min(most.saturating_sub(self.dialling))
+            .min(self.most.saturating_sub(self.open()))
+    }
+
+    /// Closes what has waited too long, and says how many connections to open ahead.
+    fn look_after(&mut self, now: Instant, idle: Duration) -> usize {
+        self.idle.retain_mut(|connection| {
+            let most = idle.min(unused(connection));
+            connection.is_usable(now, most)
+        });
+        let since = self.looked.map_or(LOOKED_AFTER, |looked| now - looked);
+        self.looked = Some(now);
+        let millis = usize::try_from(since.max(LOOKED_AFTER).as_millis()).unwrap_or(usize::MAX);
+        let rate = self.asked.saturating_mul(1000) / millis;
+        self.asked = 0;
+        self.rate = (self.rate + rate).div_ceil(2);
+        if self.last_asked.is_none_or(|last| now > last + QUIET) {
+            return 0;
+        }
+        let wanted = (1 + self.rate / RATE_FOR_ONE).min(MOST_KEPT).min(self.most);
+        let lasting = self.idle.iter().filter(|one| !one.ends_by(now + SOON));
+        let there = lasting.count() + self.busy + self.dialling;
+        let room = self.most.saturating_sub(self.open());
+        if self.in_vain > 0 {
+            return 0;
+        }
+        wanted.saturating_sub(there).min(OPENED_AHEAD).min(room)
+    }
+}
+
+fn unused(connection: &Connection) -> Duration {
+    if connection.is_fresh() {
+        UNUSED
+    } else {
+        Duration::MAX
+    }
+}
+
+impl Server {
+    /// An idle connection for a query, where there is one to the purpose.
+    pub(super) fn lend(
+        self: &Arc<Self>,
+        take: Take,
+        limits: &Limits,
+        now: Instant,
+    ) -> Option<Lent> {
+        let mut pool = lock(self.pool());
+        pool.most = limits.upstream_connections;
+        pool.within = limits.connect_timeout;
+        pool.asked += 1;
+        pool.last_asked = Some(now);
+        let connection = pool.take(take, now, limits.upstream_idle)?;
+        pool.busy += 1;
+        drop(pool);
+        let place = Place(Some(Arc::clone(self)));
+        Some(Lent { connection, place })
+    }
+
+    /// Waits for a connection: a new one, or one that comes back. Among clients they go round.
+    pub(super) async fn wait(self: &Arc<Self>, client: IpAddr) -> Got {
+        let (sender, receiver) = oneshot::channel();
+        lock(self.pool()).waiting.push(client, sender);
+        self.dial_as_needed();
+        // The sender is dropped unused by nobody but the end of the process.
+        receiver.await.unwrap_or(Err(Outcome::Failed))
+    }
+
+    /// Takes a connection back that has answered.
+    pub(super) fn give_back(&self, lent: Lent, now: Instant) {
+        if !lent.connection.ends_by(now) {
+            self.pass_on(lent);
+        }
+    }
+
+    /// Gives a connection to who waits for one, or keeps it.
+    fn pass_on(&self, mut given: Lent) {
+        loop {
+            let mut pool = lock(self.pool());
+            let Some(waiter) = pool.waiting.pop() else {
+                let Lent {
+                    connection,
+                    mut place,
+                } = given;
+                if connection.is_fresh() {
+                    // The other end does not wait long for the first query.
+                    pool.idle.push_front(connection);
+                } else {
+                    pool.idle.push_back(connection);
+                }
+                pool.busy -= usize::from(place.0.take().is_some());
+                return;
+            };
+            drop(pool);
+            match waiter.send(Ok(given)) {
+                Err(Ok(back)) => given = back,
+                Ok(()) | Err(Err(_)) => return,
+            }
+        }
+    }
+
+    /// Dials as many connections as are waited for and may be there.
+    pub(super) fn dial_as_needed(self: &Arc<Self>) {
+        let wanted = {
+            let mut pool = lock(self.pool());
+            let wanted = pool.dials_wanted();
+            pool.dialling += wanted;
+            wanted
+        };
+        for _ in 0..wanted {
+            self.dial_one(Duration::ZERO);
+        }
+    }
+
+    /// Dials a connection that is counted already.
+    fn dial_one(self: &Arc<Self>, pause: Duration) {
+        let server = Arc::clone(self);
+        let dialling = async move {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            let began = Instant::now();
+            let within = lock(server.pool()).within;
+            let dialled = server.connect(within).await;
+            server.dialled(dialled, began);
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "nobody waits for a handshake alone, a drain neither"
+        )]
+        tokio::spawn(dialling);
+    }
+
+    fn dialled(self: &Arc<Self>, dialled: Result<Box<Connection>, Outcome>, began: Instant) {
+        let now = Instant::now();
+        match dialled {
+            Ok(connection) => {
+                {
+                    let mut pool = lock(self.pool());
+                    pool.dialling -= 1;
+                    pool.in_vain = 0;
+                }
+                self.adopt(connection);
+                self.dial_as_needed();
+            }
+            Err(outcome) => {
+                self.failed(outcome, began, now);
+                // While other connections answer, who waits gets one of them, or a new one soon.
+                let is_alone = !self.has_answered_lately(now);
+                let (waiter, pause) = {
+                    let mut pool = lock(self.pool());
+                    pool.dialling -= 1;
+                    pool.in_vain = pool.in_vain.saturating_add(1);
+                    let is_alone = is_alone || pool.busy == 0;
+                    let waiter = is_alone.then(|| pool.waiting.pop()).flatten();
+                    (
+                        waiter,
+                        Duration::from_millis(1) * 2_u32.pow(pool.in_vain.min(6)),
+                    )
+                };
+                match waiter {
+                    Some(waiter) => {
+                        let _ = waiter.send(Err(outcome));
+                        self.dial_as_needed();
+                    }
+                    None => {
+                        let wanted = {
+                            let mut pool = lock(self.pool());
+                            let wanted = pool.dials_wanted().min(1);
+                            pool.dialling += wanted;
+                            wanted
+                        };
+                        if wanted > 0 {
+                            self.dial_one(pause);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Closes connections that have waited too long, and opens those that will be needed.
+    pub(super) fn look_after(self: &Arc<Self>, idle: Duration) {
+        let wanted = {
+            let mut pool = lock(self.pool());
+            let wanted = pool.look_after(Instant::now(), idle);
+            pool.dialling += wanted;
+            wanted
+        };
+        for _ in 0..wanted {
+            self.dial_one(Duration::ZERO);
+        }
+    }
+
+    /// Closes idle connections that nothing has come over since `moment`.
+    pub(super) fn close_unheard(&self, moment: Instant) {
+        lock(self.pool())
+            .idle
+            .retain(|connection| connection.was_used_since(moment));
+    }
+
+    /// Takes in a connection that was opened.
+    pub(super) fn adopt(self: &Arc<Self>, connection: Box<Connection>) {
+        lock(self.pool()).busy += 1;
+        let place = Place(Some(Arc::clone(self)));
+        self.pass_on(Lent { connection, place });
+    }
+}
+
+/// Queries that wait for a connection. Clients take turns: one that asks for what nobody answers
+/// does not stand in front of the others with all its queries.
+#[derive(Debug, Default)]
+struct Waiting {
+    of: HashMap<IpAddr, VecDeque<oneshot::Sender<Got>>, foldhash::quality::RandomState>,
+    turn: VecDeque<IpAddr>,
+    held: usize,
+    /// With as many held, those are let go that wait no more.
+    clear_at: usize,
+}
+
+impl Waiting {
+    /// Those that wait; some may have gone.
+    fn len(&self) -> usize {
+        self.held
+    }
+
+    fn push(&mut self, client: IpAddr, sender: oneshot::Sender<Got>) {
+        const FEW: usize = 64;
+        if self.held >= self.clear_at.max(FEW) {
+            self.clear();
+            self.clear_at = self.held * 2;
+        }
+        self.held += 1;
+        let queue = self.of.entry(client).or_default();
+        if queue.is_empty() {
+            self.turn.push_back(client);
+        }
+        queue.push_back(sender);
+    }
+
+    /// The next one that still waits.
+    fn pop(&mut self) -> Option<oneshot::Sender<Got>> {
+        while let Some(client) = self.turn.pop_front() {
+            let Some(queue) = self.of.get_mut(&client) else {
+                continue;
+            };
+            // Those who wait no more take no turn.
+            let mut waits = None;
+            while let Some(next) = queue.pop_front() {
+                self.held -= 1;
+                if !next.is_closed() {
+                    waits = Some(next);
+                    break;
+                }
+            }
+            if queue.is_empty() {
+                self.of.remove(&client);
+            } else {
+                self.turn.push_back(client);
+            }
+            if waits.is_some() {
+                return waits;
+            }
+        }
+        None
+    }
+
+    fn clear(&mut self) {
+        self.of.retain(|_, queue| {
+            queue.retain(|sender| !sender.is_closed());
+            !queue.is_empty()
+        });
+        self.turn.retain(|client| self.of.contains_key(client));
+        self.held = self.of.values().map(VecDeque::len).sum();
+        self.of.shrink_to_fit();
+        self.turn.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests;
