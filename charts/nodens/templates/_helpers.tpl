@@ -33,6 +33,11 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if (.Values.config.limits | default dict).drainTimeout -}}
 {{- fail "\n\nconfig.limits.drainTimeout: set drainSeconds instead, which the pod's grace period follows.\n" -}}
 {{- end -}}
+{{- range concat .Values.routes (.Values.config.zones | default list) -}}
+{{- if and (eq (.transport | default "tcp") "tls") (not $.Values.extraVolumeMounts) -}}
+{{- fail (printf "\n\nroutes: %s is to be asked over TLS, and the image has no authorities to trust: mount some with extraVolumes and extraVolumeMounts, and name their file in caFile.\n" .name) -}}
+{{- end -}}
+{{- end -}}
 {{- with (.Values.resources.limits | default dict).memory -}}
 {{- $size := int64 (include "nodens.mebibytes" (($.Values.config.cache | default dict).size | default $.Values.cache.size)) -}}
 {{- $limit := int64 (include "nodens.mebibytes" .) -}}
@@ -167,6 +172,15 @@ capabilities:
 seccompProfile: { type: RuntimeDefault }
 {{- with .root.Values.seLinuxOptions }}
 seLinuxOptions: {{ toJson . }}
+{{- end }}
+{{- end -}}
+
+{{/* The configuration, and the files that it names, wherever it is read. */}}
+{{- define "nodens.mounts" -}}
+- { name: config, mountPath: /etc/nodens, readOnly: true }
+- { name: run, mountPath: /run/nodens }
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}
 

@@ -163,3 +163,36 @@ fn a_release_of_another_name_has_services_and_variables_of_that_name() {
         "{text}"
     );
 }
+
+#[test]
+fn files_that_the_configuration_names_are_mounted_wherever_it_is_read() {
+    let rendered = helm::template(&[
+        "--set",
+        helm::DNS_SERVICE,
+        "--set-json",
+        r#"routes=[{"name":"corp.example","upstreams":["192.0.2.53"],"transport":"tls","caFile":"/etc/ca/ca.crt"}]"#,
+        "--set-json",
+        r#"extraVolumes=[{"name":"ca","configMap":{"name":"corp-ca"}}]"#,
+        "--set-json",
+        r#"extraVolumeMounts=[{"name":"ca","mountPath":"/etc/ca","readOnly":true}]"#,
+    ])
+    .unwrap();
+    let (text, _) = rendered.configuration();
+    assert!(text.contains("caFile: /etc/ca/ca.crt"), "{text}");
+    let volume = json!({ "name": "ca", "configMap": { "name": "corp-ca" } });
+    let mount = json!({ "name": "ca", "mountPath": "/etc/ca", "readOnly": true });
+    // The hooks read the same configuration.
+    for (name, list, count) in [
+        ("nodens", "containers", 1),
+        ("nodens-uninstall-check", "initContainers", 1),
+        ("nodens-uninstall-remove", "initContainers", 2),
+    ] {
+        let pod = &rendered.one("DaemonSet", name)["spec"]["template"]["spec"];
+        assert_eq!(pod["volumes"][2], volume, "{name}");
+        let containers = pod[list].as_array().unwrap();
+        assert_eq!(containers.len(), count, "{name}");
+        for container in containers {
+            assert_eq!(container["volumeMounts"][2], mount, "{name}");
+        }
+    }
+}

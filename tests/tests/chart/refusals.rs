@@ -63,6 +63,23 @@ fn what_two_places_would_have_to_agree_on_is_refused() {
 }
 
 #[test]
+fn tls_without_authorities_to_trust_is_refused() {
+    for key in ["routes", "config.zones"] {
+        let zone = r#"[{"name":"corp.example","upstreams":["192.0.2.53"],"transport":"tls"}]"#;
+        let said = refused_with(&format!("{key}={zone}"));
+        assert!(said.contains("corp.example"), "{said}");
+        assert!(said.contains("extraVolumeMounts"), "{said}");
+    }
+}
+
+#[test]
+fn a_file_that_is_mounted_alone_is_refused_as_it_never_changes() {
+    let mount = r#"[{"name":"ca","mountPath":"/etc/ca.crt","subPath":"ca.crt"}]"#;
+    let said = refused_with(&format!("extraVolumeMounts={mount}"));
+    assert!(said.contains("subPath"), "{said}");
+}
+
+#[test]
 fn a_misspelt_key_is_refused_by_its_path() {
     let mut wrong = vec![("nodeSelecter", "'nodeSelecter'".to_owned())];
     for section in [
