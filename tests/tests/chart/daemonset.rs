@@ -141,7 +141,10 @@ fn without_interception_it_is_a_pod_like_others() {
 fn images_are_named_by_tag_or_digest() {
     let image = |values: &[&str]| pod(values)["containers"][0]["image"].clone();
     let version = env!("CARGO_PKG_VERSION");
-    assert_eq!(image(&[]), format!("ghcr.io/nodens-dns/nodens:{version}"));
+    let shipped = format!("ghcr.io/nodens-dns/nodens:{version}");
+    assert_eq!(image(&[]), shipped);
+    let chart = std::fs::read_to_string(helm::chart().join("Chart.yaml")).unwrap();
+    assert!(chart.contains(&shipped), "{chart}");
     assert_eq!(
         image(&["image.repository=r.example/n", "image.tag=x"]),
         "r.example/n:x"

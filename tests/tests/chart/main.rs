@@ -232,6 +232,7 @@ fn it_prints_what_to_run_next() {
     let said = notes(&[]);
     for line in [
         "kubectl -n kube-system rollout status daemonset/nodens",
+        "-- /nodens status",
         "netsetup check",
         "clusterDNS: [\"169.254.20.10\"]",
         "helm -n kube-system uninstall nodens",
