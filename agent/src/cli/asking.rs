@@ -22,8 +22,8 @@ const IF_SILENT: &str = "its log says more, and kubelet restarts it where /healt
 
 /// Where the agent's admin socket is.
 pub(super) fn socket(sources: &Sources) -> Result<PathBuf, Exit> {
-    match Config::load(sources) {
-        Ok(loaded) => Ok(loaded.config.admin.socket.value),
+    match Config::load_for(sources, &["admin.socket"]) {
+        Ok(config) => Ok(config.admin.socket.value),
         Err(problems) => {
             output::complain_of(&problems);
             Err(Exit::Usage)

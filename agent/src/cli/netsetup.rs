@@ -54,8 +54,14 @@ pub(super) fn execute(
     let Some((verb, matches)) = matches.subcommand() else {
         return Exit::Bug.into(); // clap requires one of them
     };
-    let config = match Config::load(&sources(matches)) {
-        Ok(loaded) => loaded.config,
+    let sources = sources(matches);
+    // What is on the node can be removed whatever else the configuration says.
+    let config = match verb {
+        "down" => Config::load_for(&sources, &["intercept.interface"]),
+        _ => Config::load(&sources).map(|loaded| loaded.config),
+    };
+    let config = match config {
+        Ok(config) => config,
         Err(problems) => {
             output::complain_of(&problems);
             return Exit::Usage.into();

@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::{ArgMatches, Command};
 
 use super::exit::Exit;
-use super::{client, output};
+use super::{asking, client, output};
 use crate::admin::RETIRE;
-use crate::config::{Config, Sources};
+use crate::config::Sources;
 
 /// The flag that makes it no error that no agent runs here.
 const IF_RUNNING: &str = "if-running";
@@ -36,15 +36,11 @@ pub(super) fn command() -> Command {
 
 /// Asks, and says what came of it.
 pub(super) fn execute(matches: &ArgMatches, sources: &Sources) -> ExitCode {
-    let loaded = match Config::load(sources) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            output::complain_of(&problems);
-            return Exit::Usage.into();
-        }
+    let path = match asking::socket(sources) {
+        Ok(path) => path,
+        Err(exit) => return exit.into(),
     };
-    let path = &loaded.config.admin.socket.value;
-    let said = client::ask(path, "POST", RETIRE, PATIENCE).and_then(|reply| {
+    let said = client::ask(&path, "POST", RETIRE, PATIENCE).and_then(|reply| {
         let status = reply.status;
         Ok((status, reply.text()?))
     });
@@ -62,7 +58,7 @@ pub(super) fn execute(matches: &ArgMatches, sources: &Sources) -> ExitCode {
             Exit::Done.into()
         }
         Err(error) => {
-            let why = client::explain(path, &error, IF_SILENT);
+            let why = client::explain(&path, &error, IF_SILENT);
             output::complain(&format!("{why}\n"));
             Exit::Network.into()
         }

@@ -83,6 +83,22 @@ impl Config {
         })
     }
 
+    /// As [`Self::load`], for a command that has use for these keys alone: a configuration with which
+    /// the agent does not start must not keep it from being asked, or removed. Other keys with a
+    /// problem have their defaults.
+    ///
+    /// # Errors
+    /// Every problem of these keys, and what keeps the file from being read at all.
+    pub fn load_for(sources: &Sources, keys: &[&str]) -> Result<Self, Vec<Problem>> {
+        let (config, mut problems) = read::read_what_is_sound(sources, source::collect(sources));
+        problems.retain(|problem| keys.iter().any(|key| problem.origin.concerns(key)));
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(problems)
+        }
+    }
+
     /// What the node's network is planned from, whether queries are intercepted or not.
     #[must_use]
     pub fn settings(&self) -> Settings {
@@ -337,6 +353,22 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// Whether what is wrong here may keep the value of this key from being known.
+    fn concerns(&self, path: &str) -> bool {
+        let key = keys::find(path);
+        match self {
+            Self::WholeFile { .. } => true,
+            Self::File { key, .. } | Self::Default { key } => {
+                let rest = key.strip_prefix(path);
+                key.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+            }
+            Self::Environment { variable } => key.is_some_and(|key| key.variable() == *variable),
+            Self::Flag { flag } => {
+                key.is_some_and(|key| flag.strip_prefix("--") == Some(&*key.flag()))
+            }
+        }
+    }
+
     /// Problems are shown in this order: the file line by line, then the rest.
     fn order(&self) -> (u8, usize, usize) {
         match self {

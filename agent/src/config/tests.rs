@@ -1251,3 +1251,26 @@ proptest! {
         let _ = load(&bytes);
     }
 }
+
+#[test]
+fn a_command_that_needs_few_keys_is_kept_by_problems_of_these_alone() {
+    let file = Scratch::new(
+        "admin: {socket: /x/a.sock}\nintercept: {interface: 'a b', fallback: no}\nlimits: {x: 1}\n",
+    );
+    assert!(Config::load(&file.sources()).is_err());
+    let config = Config::load_for(&file.sources(), &["admin.socket"]).unwrap();
+    assert_eq!(config.admin.socket.value, Path::new("/x/a.sock"));
+    let problems = Config::load_for(&file.sources(), &["intercept.interface"]).unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].to_string().contains("intercept.interface"),
+        "{problems:?}"
+    );
+    let mut sources = file.sources();
+    sources.flags.insert("admin.socket", "relative".to_owned());
+    assert!(Config::load_for(&sources, &["admin.socket"]).is_err());
+    let broken = Scratch::new("admin: {socket: /x/a.sock\n");
+    assert!(Config::load_for(&broken.sources(), &["admin.socket"]).is_err());
+    // No file, no zone: enough for a command by hand.
+    assert!(Config::load_for(&Sources::default(), &["admin.socket"]).is_ok());
+}
