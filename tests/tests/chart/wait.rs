@@ -123,14 +123,13 @@ impl Server {
     }
 
     fn wait(&self, arguments: &[&str]) -> Output {
+        self.wait_for("--daemonset=set", arguments)
+    }
+
+    fn wait_for(&self, what: &str, arguments: &[&str]) -> Output {
         command()
             .unwrap()
-            .args([
-                "chart",
-                "wait",
-                "--namespace=kube-system",
-                "--daemonset=set",
-            ])
+            .args(["chart", "wait", "--namespace=kube-system", what])
             .arg("--service-account")
             .arg(self.dir.path())
             .args(arguments)
@@ -143,7 +142,7 @@ impl Server {
 
 fn set(desired: u64, ready: u64) -> Value {
     json!({
-        "metadata": { "generation": 1 },
+        "metadata": { "generation": 1, "uid": "u" },
         "status": {
             "observedGeneration": 1, "desiredNumberScheduled": desired, "numberReady": ready,
         },
@@ -151,7 +150,12 @@ fn set(desired: u64, ready: u64) -> Value {
 }
 
 fn pod(node: &str, status: Value) -> Value {
-    json!({ "metadata": { "name": node }, "spec": { "nodeName": node }, "status": status })
+    let owner = json!({ "kind": "DaemonSet", "name": "set", "uid": "u" });
+    json!({
+        "metadata": { "name": node, "ownerReferences": [owner] },
+        "spec": { "nodeName": node },
+        "status": status,
+    })
 }
 
 fn is_set(path: &str) -> bool {
@@ -242,6 +246,38 @@ fn a_node_that_is_away_is_named_and_not_waited_for() {
     let output = server.wait(&["--away-after=1s"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert!(said(&output).contains("  node9\n"), "{}", said(&output));
+    // Where something is left there the uninstallation must not end as if nothing were.
+    let output = server.wait(&["--away-after=1s", "--everywhere"]);
+    assert_eq!(output.status.code(), Some(69), "{}", said(&output));
+    for words in ["  node9\n", "docs/install.md, Uninstall"] {
+        assert!(said(&output).contains(words), "{}", said(&output));
+    }
+}
+
+#[test]
+fn it_waits_until_the_pods_of_a_deleted_daemonset_have_ended() {
+    let looks = Mutex::new(0);
+    let server = Server::start(
+        "127.0.0.1",
+        Box::new(move |path| {
+            assert!(path.contains("app.kubernetes.io/name%3Dset"), "{path}");
+            let mut looks = looks.lock().unwrap();
+            *looks += 1;
+            let mut ending = pod("node2", json!({}));
+            ending["metadata"]["deletionTimestamp"] = json!("t");
+            let pods = match *looks {
+                1 => vec![pod("node1", json!({})), ending],
+                2 => vec![ending],
+                _ => Vec::new(),
+            };
+            (200, json!({ "items": pods }))
+        }),
+    );
+    let output = server.wait_for("--gone=set", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(server.requests.lock().unwrap().len(), 3);
+    let output = server.wait_for("--gone=set", &["--daemonset=x"]);
+    assert_eq!(output.status.code(), Some(64), "{}", said(&output));
 }
 
 #[test]

@@ -8,6 +8,9 @@ use serde_json::Value;
 /// The exit code with which a command of ours refuses (`Exit::Network`): the message says why.
 const REFUSED: u64 = 69;
 
+/// The exit code of a command that was called wrongly (`Exit::Usage`): no try will be another.
+const WRONG: u64 = 64;
+
 /// What a DaemonSet's status says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -54,20 +57,85 @@ pub(super) enum Stage {
 /// The pods of a DaemonSet by their node.
 pub(super) type Pods = BTreeMap<String, Stage>;
 
-/// Reads a page of pods into `pods`.
-pub(super) fn read_pods(list: &Value, pods: &mut Pods) {
-    let items = list.get("items").and_then(Value::as_array);
-    for pod in items.into_iter().flatten() {
+/// Reads a page of pods into `pods`, those that the DaemonSet of this `uid` has made.
+pub(super) fn read_pods(list: &Value, uid: &str, pods: &mut Pods) {
+    let is_its_own = |owner: &Value| owner.get("uid").and_then(Value::as_str) == Some(uid);
+    for pod in items(list) {
         // One that goes has a successor, or none is wanted.
-        if pod.pointer("/metadata/deletionTimestamp").is_some() {
+        if is_going(pod) || !owners(pod).any(is_its_own) {
             continue;
         }
-        let name = |path: &str| pod.pointer(path).and_then(Value::as_str);
-        // Without a node only its own name tells it from others.
-        let node = name("/spec/nodeName").or_else(|| name("/metadata/name"));
-        if let Some(node) = node {
+        if let Some(node) = node(pod) {
             pods.insert(node.to_owned(), stage(pod));
         }
+    }
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    let items = list.get("items").and_then(Value::as_array);
+    items.into_iter().flatten()
+}
+
+fn owners(pod: &Value) -> impl Iterator<Item = &Value> {
+    let owners = pod.pointer("/metadata/ownerReferences");
+    owners.and_then(Value::as_array).into_iter().flatten()
+}
+
+fn is_going(pod: &Value) -> bool {
+    pod.pointer("/metadata/deletionTimestamp").is_some()
+}
+
+/// The node that a pod runs on, or was made for; else its own name, which tells it from others.
+fn node(pod: &Value) -> Option<&str> {
+    const TERM: &str = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution\
+                        /nodeSelectorTerms/0/matchFields/0/values/0";
+    let places = ["/spec/nodeName", TERM, "/metadata/name"];
+    let mut names = places.into_iter().map(|place| pod.pointer(place));
+    names.find_map(|name| name.and_then(Value::as_str))
+}
+
+/// The pods of a DaemonSet that is deleted, by the names of their nodes.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    /// Nobody has told these to end, and kubelet would start them again.
+    pub(super) alive: Vec<String>,
+    /// These are to end.
+    pub(super) ending: Vec<String>,
+}
+
+impl Leaving {
+    /// Reads a page of pods, those of the DaemonSet of this name.
+    pub(super) fn read(&mut self, list: &Value, daemon_set: &str) {
+        let is_its_own = |owner: &Value| {
+            let text = |key: &str| owner.get(key).and_then(Value::as_str);
+            text("kind") == Some("DaemonSet") && text("name") == Some(daemon_set)
+        };
+        for pod in items(list) {
+            if !owners(pod).any(is_its_own) {
+                continue;
+            }
+            let node = node(pod).unwrap_or("a pod").to_owned();
+            if is_going(pod) {
+                self.ending.push(node);
+            } else {
+                self.alive.push(node);
+            }
+        }
+    }
+
+    /// Judges. What is still there although it should have ended is on a node that is away, where
+    /// `are_away`.
+    pub(super) fn judge(self, are_away: bool) -> Verdict {
+        let is_waited_for = !self.alive.is_empty() || (!self.ending.is_empty() && !are_away);
+        if !is_waited_for {
+            return Verdict::Complete(self.ending);
+        }
+        let say = |node: String, what: &str| format!("{node}: {what}");
+        let alive = self.alive.into_iter();
+        let alive = alive.map(|node| say(node, "its pod is not told to end yet"));
+        let ending = self.ending.into_iter();
+        let ending = ending.map(|node| say(node, "its pod has not ended yet"));
+        Verdict::Wait(alive.chain(ending).collect())
     }
 }
 
@@ -79,6 +147,17 @@ fn stage(pod: &Value) -> Stage {
     };
     if list("/status/conditions").is_some_and(|all| all.iter().any(is_ready)) {
         return Stage::Ready;
+    }
+    if pod.pointer("/spec/nodeName").is_none() {
+        let is_placed = |condition: &&Value| {
+            condition.get("type").and_then(Value::as_str) == Some("PodScheduled")
+        };
+        let conditions = list("/status/conditions").into_iter().flatten();
+        let message = conditions
+            .filter(is_placed)
+            .find_map(|it| it.get("message"));
+        let message = message.and_then(Value::as_str).unwrap_or("nobody says why");
+        return Stage::Underway(format!("it has no place there: {message}"));
     }
     if pod.pointer("/status/startTime").is_none() {
         return Stage::Untouched;
@@ -94,6 +173,7 @@ fn stage(pod: &Value) -> Stage {
         if let Some(reason) = text("/state/waiting/reason") {
             let name = text("/name").unwrap_or("a container");
             let message = text("/state/waiting/message").unwrap_or_default().trim();
+            let message = last_words(container).unwrap_or_else(|| message.to_owned());
             underway = format!("{name}: {reason} {message}").trim_end().to_owned();
             if reason != "PodInitializing" {
                 break;
@@ -103,20 +183,32 @@ fn stage(pod: &Value) -> Stage {
     Stage::Underway(underway)
 }
 
+/// How a container has ended that waits to be tried again, and what it said.
+fn last_words(container: &Value) -> Option<String> {
+    let ended = container.pointer("/lastState/terminated")?;
+    let code = ended.get("exitCode")?.as_u64()?;
+    let message = ended.get("message").and_then(Value::as_str).unwrap_or("");
+    Some(format!("after exit code {code} {}", message.trim()))
+}
+
 /// What a container says that has ended with a refusal, be it that it waits to be tried again.
 fn refusal(container: &Value) -> Option<Stage> {
     let ended = ["/state/terminated", "/lastState/terminated"];
     let (place, ended) = ended
         .into_iter()
         .find_map(|place| Some((place, container.pointer(place)?)))?;
-    if ended.get("exitCode")?.as_u64()? != REFUSED {
+    let code = ended.get("exitCode")?.as_u64()?;
+    if ![REFUSED, WRONG].contains(&code) {
         return None;
     }
     let restarts = container.get("restartCount").and_then(Value::as_u64);
     // While it runs again, its last end is among the restarts.
     let is_running = container.pointer("/state/running").is_some();
     let is_counted = place == "/lastState/terminated" && is_running;
-    let times = restarts.unwrap_or(0) + u64::from(!is_counted);
+    let times = match code {
+        WRONG => u64::MAX,
+        _ => restarts.unwrap_or(0) + u64::from(!is_counted),
+    };
     let message = ended.get("message").and_then(Value::as_str).unwrap_or("");
     let message = match message.trim() {
         "" => "it did not say why; see the logs of its pod",
@@ -155,8 +247,9 @@ pub(super) fn judge(counts: Counts, pods: &Pods, tries: u64, are_away: bool) -> 
     if known < counts.desired {
         underway.push(format!("{} nodes: no pod yet", counts.desired - known));
     }
-    // All nodes that refuse are named at once.
+    // All nodes that refuse are named at once; those that hang must not hide them.
     if !underway.is_empty() {
+        underway.extend(refused.iter().map(|refusal| format!("refused: {refusal}")));
         Verdict::Wait(underway)
     } else if !refused.is_empty() {
         Verdict::Refused(refused)
@@ -172,7 +265,12 @@ mod tests {
     use super::*;
 
     fn pod(node: &str, status: Value) -> Value {
-        json!({ "metadata": { "name": "x" }, "spec": { "nodeName": node }, "status": status })
+        let owner = json!({ "kind": "DaemonSet", "name": "set", "uid": "u" });
+        json!({
+            "metadata": { "name": "x", "ownerReferences": [owner] },
+            "spec": { "nodeName": node },
+            "status": status,
+        })
     }
 
     fn ready(node: &str) -> Value {
@@ -200,7 +298,7 @@ mod tests {
 
     fn pods(list: &[Value]) -> Pods {
         let mut pods = Pods::new();
-        read_pods(&json!({ "items": list }), &mut pods);
+        read_pods(&json!({ "items": list }), "u", &mut pods);
         pods
     }
 
@@ -261,18 +359,95 @@ mod tests {
     }
 
     #[test]
+    fn a_command_that_was_called_wrongly_is_not_tried_again() {
+        let mut wrong = backing_off(0);
+        wrong["lastState"]["terminated"]["exitCode"] = json!(64);
+        let all = pods(&[refusing("node1", wrong), ready("node2")]);
+        let expected = vec!["node1: clients ask".to_owned()];
+        assert_eq!(judge(TWO, &all, 3, false), Verdict::Refused(expected));
+    }
+
+    #[test]
+    fn what_a_node_refuses_is_told_also_while_another_hangs() {
+        let hangs = pod("node2", json!({ "startTime": "t" }));
+        let all = pods(&[refusing("node1", backing_off(0)), hangs]);
+        let Verdict::Wait(list) = judge(TWO, &all, 1, false) else {
+            panic!("node2 is not done");
+        };
+        assert_eq!(list[1], "refused: node1: clients ask");
+    }
+
+    #[test]
+    fn a_pod_without_a_place_is_named_by_the_node_it_was_made_for_and_is_not_away() {
+        let mut full = pod(
+            "x",
+            json!({ "conditions": [{
+            "type": "PodScheduled", "status": "False", "message": "Too many pods",
+        }] }),
+        );
+        full["spec"] = json!({ "affinity": { "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [{
+                "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["node1"] }],
+            }] },
+        } } });
+        let expected = vec!["node1: it has no place there: Too many pods".to_owned()];
+        let all = pods(&[full, ready("node2")]);
+        assert_eq!(judge(TWO, &all, 1, true), Verdict::Wait(expected));
+    }
+
+    #[test]
+    fn pods_of_the_same_label_that_another_has_made_are_not_counted() {
+        let mut other = ready("node1");
+        other["metadata"]["ownerReferences"][0]["uid"] = json!("v");
+        assert!(pods(&[other]).is_empty());
+    }
+
+    #[test]
+    fn pods_are_gone_when_none_is_left_but_on_nodes_that_are_away() {
+        let leaving = |list: &[Value]| {
+            let mut leaving = Leaving::default();
+            leaving.read(&json!({ "items": list }), "set");
+            leaving
+        };
+        let none = Verdict::Complete(Vec::new());
+        assert_eq!(leaving(&[]).judge(false), none);
+        let alive = ready("node1");
+        let mut ending = ready("node2");
+        ending["metadata"]["deletionTimestamp"] = json!("t");
+        let both = leaving(&[alive.clone(), ending.clone()]);
+        let Verdict::Wait(list) = both.judge(true) else {
+            panic!("node1 is alive");
+        };
+        assert_eq!(list.len(), 2, "{list:?}");
+        let ends = || leaving(std::slice::from_ref(&ending));
+        assert!(matches!(ends().judge(false), Verdict::Wait(_)));
+        let away = Verdict::Complete(vec!["node2".to_owned()]);
+        assert_eq!(ends().judge(true), away);
+        let mut other = alive;
+        other["metadata"]["ownerReferences"][0]["name"] = json!("else");
+        assert_eq!(leaving(&[other]).judge(false), none);
+    }
+
+    #[test]
     fn other_ends_are_no_refusals_and_are_waited_for_with_their_reason() {
         let pulling = json!({
             "name": "check",
             "state": { "waiting": { "reason": "ErrImagePull", "message": "not found" } },
         });
         let crashed = json!({ "state": { "terminated": { "exitCode": 137 } } });
-        let all = pods(&[refusing("node1", pulling), refusing("node2", crashed)]);
+        let mut again = backing_off(4);
+        again["lastState"]["terminated"]["exitCode"] = json!(70);
+        let all = pods(&[
+            refusing("node1", pulling),
+            refusing("node2", crashed),
+            refusing("node3", again),
+        ]);
         assert_eq!(
             judge(TWO, &all, 1, true),
             Verdict::Wait(vec![
                 "node1: check: ErrImagePull not found".to_owned(),
                 "node2: it has not started yet".to_owned(),
+                "node3: check: CrashLoopBackOff after exit code 70 clients ask".to_owned(),
             ])
         );
     }
@@ -300,7 +475,7 @@ mod tests {
             json!({ "items": 3 }),
             json!({ "items": [3, {}] }),
         ] {
-            read_pods(&wrong, &mut pods);
+            read_pods(&wrong, "u", &mut pods);
         }
         assert!(pods.is_empty());
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `nodens chart wait`: waits until a hook's DaemonSet has done its work on every node, as Helm
-//! waits for Jobs and not for DaemonSets. Where nodes refuse it ends with their names and reasons.
+//! waits for Jobs and not for DaemonSets, or until the pods of one that is deleted have ended. Where
+//! nodes refuse it ends with their names and reasons.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,9 +10,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
+use serde_json::Value;
 
 use super::api::{Api, ApiError};
-use super::rollout::{Counts, Pods, Verdict, judge, read_pods};
+use super::rollout::{Counts, Leaving, Pods, Verdict, judge, read_pods};
 use crate::cli::exit::Exit;
 use crate::cli::output;
 use crate::config::duration;
@@ -33,13 +35,17 @@ const PAGES: u32 = 100;
 /// Nodes that are named; the rest is counted.
 const NAMED: usize = 20;
 
+/// The arguments that say what is waited for.
+const DAEMON_SET: &str = "daemonset";
+const GONE: &str = "gone";
+const EVERYWHERE: &str = "everywhere";
+
 /// The subcommand.
 pub(super) fn command() -> Command {
-    let required = |name: &'static str, help: &'static str| {
+    let name = |name: &'static str, help: &'static str| {
         Arg::new(name)
             .long(name)
             .value_name("NAME")
-            .required(true)
             .value_parser(identifier)
             .help(help)
     };
@@ -52,16 +58,31 @@ pub(super) fn command() -> Command {
     };
     Command::new("wait")
         .about("Waits until a DaemonSet has done its work on every node")
-        .arg(required("namespace", "Its namespace"))
-        .arg(required(
-            "daemonset",
-            "Its name, and its pods' label app.kubernetes.io/name",
+        .arg(name("namespace", "Its namespace").required(true))
+        .arg(
+            name(
+                DAEMON_SET,
+                "Its name, and its pods' label app.kubernetes.io/name",
+            )
+            .required_unless_present(GONE),
+        )
+        .arg(
+            name(
+                GONE,
+                "In its place a DaemonSet that is deleted: waits until its pods have ended",
+            )
+            .conflicts_with(DAEMON_SET),
+        )
+        .arg(crate::cli::switch(
+            EVERYWHERE,
+            "That a node is away is an error in the end",
         ))
         .arg(time("patience", HOOK_PATIENCE, "How long [default: 4m]"))
         .arg(time(
             "away-after",
             HOOK_AWAY_AFTER,
-            "A node whose kubelet has not touched its pod by then is away [default: 1m]",
+            "A node whose kubelet has not touched its pod by then, or not ended it, is away \
+             [default: 1m]",
         ))
         .arg(
             Arg::new("tries")
@@ -95,6 +116,10 @@ fn identifier(text: &str) -> Result<String, String> {
 struct Wait {
     namespace: String,
     daemon_set: String,
+    /// For the end of its pods.
+    is_for_the_end: bool,
+    /// Nodes that are away are an error.
+    is_everywhere: bool,
     patience: Duration,
     away_after: Duration,
     tries: u64,
@@ -110,9 +135,12 @@ pub(super) fn execute(
         let given = matches.get_one::<Duration>(name).copied();
         given.unwrap_or(limit.default)
     };
+    let is_for_the_end = matches.contains_id(GONE);
     let wait = Wait {
         namespace: text("namespace"),
-        daemon_set: text("daemonset"),
+        daemon_set: text(if is_for_the_end { GONE } else { DAEMON_SET }),
+        is_for_the_end,
+        is_everywhere: matches.get_flag(EVERYWHERE),
         patience: time("patience", HOOK_PATIENCE),
         away_after: time("away-after", HOOK_AWAY_AFTER),
         tries: matches.get_one::<u64>("tries").copied().unwrap_or(1),
@@ -156,8 +184,12 @@ impl Wait {
         let mut last = "nothing was seen of it yet".to_owned();
         for round in 0_u32.. {
             let waited = began.elapsed();
-            match self.look(api, round, waited) {
-                Ok(Some(Verdict::Complete(away))) => return Ok(complete(&away)),
+            let look = match self.is_for_the_end {
+                true => self.look_for_the_end(api, waited),
+                false => self.look(api, round, waited),
+            };
+            match look {
+                Ok(Some(Verdict::Complete(away))) => return self.complete(&away),
                 Ok(Some(Verdict::Refused(nodes))) => {
                     return Err(format!("refused:\n{}", list(&nodes)));
                 }
@@ -171,11 +203,36 @@ impl Wait {
             }
             tokio::time::sleep(PERIOD).await;
         }
+        let what = match self.is_for_the_end {
+            true => "has pods",
+            false => "is not done everywhere",
+        };
         Err(format!(
-            "daemonset {} is not done everywhere after {} s:\n{last}",
+            "daemonset {} {what} after {} s:\n{last}",
             self.daemon_set,
             self.patience.as_secs()
         ))
+    }
+
+    fn look_for_the_end(&self, api: &Api, waited: Duration) -> Result<Option<Verdict>, ApiError> {
+        let mut leaving = Leaving::default();
+        self.pages(api, |list| leaving.read(list, &self.daemon_set))?;
+        Ok(Some(leaving.judge(waited >= self.away_after)))
+    }
+
+    fn complete(&self, away: &[String]) -> Result<String, String> {
+        match (away, self.is_everywhere) {
+            ([], _) => Ok("done on every node\n".to_owned()),
+            (away, false) => Ok(format!(
+                "done on every node but these, whose kubelet does not answer:\n{}",
+                list(away)
+            )),
+            (away, true) => Err(format!(
+                "done on every node but these, whose kubelet does not answer; when they come back, \
+                 remove there what is left (docs/install.md, Uninstall):\n{}",
+                list(away)
+            )),
+        }
     }
 
     /// None where it is too early to look at pods.
@@ -193,21 +250,25 @@ impl Wait {
         if round % PODS_EVERY != PODS_EVERY - 1 {
             return Ok(None);
         }
-        let pods = self.pods(api)?;
+        let uid = set.pointer("/metadata/uid").and_then(|uid| uid.as_str());
+        let mut pods = Pods::new();
+        self.pages(api, |list| {
+            read_pods(list, uid.unwrap_or_default(), &mut pods);
+        })?;
         let are_away = waited >= self.away_after;
         Ok(Some(judge(counts, &pods, self.tries, are_away)))
     }
 
-    fn pods(&self, api: &Api) -> Result<Pods, ApiError> {
+    /// Reads the pods, page by page.
+    fn pages(&self, api: &Api, mut read: impl FnMut(&Value)) -> Result<(), ApiError> {
         let (namespace, name) = (&self.namespace, &self.daemon_set);
         let first = format!(
             "/api/v1/namespaces/{namespace}/pods?limit={PAGE}&labelSelector=app.kubernetes.io/name%3D{name}"
         );
-        let mut pods = Pods::new();
         let mut page = first.clone();
         for _ in 0..PAGES {
             let list = api.get(&page)?;
-            read_pods(&list, &mut pods);
+            read(&list);
             let next = list
                 .pointer("/metadata/continue")
                 .and_then(|next| next.as_str());
@@ -218,7 +279,7 @@ impl Wait {
                 _ => break,
             }
         }
-        Ok(pods)
+        Ok(())
     }
 }
 
@@ -231,17 +292,6 @@ fn quoted(text: &str) -> String {
         _ => format!("%{byte:02X}"),
     };
     text.bytes().map(quote).collect()
-}
-
-fn complete(away: &[String]) -> String {
-    if away.is_empty() {
-        return "done on every node\n".to_owned();
-    }
-    format!(
-        "done on every node but these, whose kubelet does not answer; when they come back, run \
-         `nodens netsetup down` there (docs/install.md, Uninstall):\n{}",
-        list(away)
-    )
 }
 
 /// A line each, the first of them.
