@@ -254,22 +254,22 @@ fn an_upstream_that_is_the_agent_itself_is_refused_however_it_is_written() {
 
 #[test]
 fn require_upstream_ends_with_75_where_none_takes_a_connection() {
-    let file = File::of(&builder());
+    // That of another zone says nothing of the cluster's DNS.
+    let sample = Sample::start().unwrap();
+    let file = File::of(&builder().zone("example.org", &[sample.addr()]));
     let file_path = file.path();
     let ended = nodens(&["run", "--config", path(&file_path), "--require-upstream"]);
     assert_eq!(ended.code, NO_UPSTREAM, "{}", ended.said);
     ended.assert_said(&[
         "no upstream takes a connection",
         "--require-upstream was given",
-        "check zones[].upstreams and that CoreDNS runs",
+        "check the upstreams of zone . and that CoreDNS runs",
     ]);
     assert!(is_free(file.port), "nothing is left running");
     // One that answers is enough, and without the flag none is needed.
-    let sample = Sample::start().unwrap();
     let nowhere: SocketAddr = NOWHERE.parse().unwrap();
     let one = Agent::builder()
-        .upstream(nowhere)
-        .zone("example.org", &[nowhere, sample.addr()])
+        .zone(".", &[nowhere, sample.addr()])
         .arg("--require-upstream");
     one.start().unwrap();
     builder().start().unwrap();

@@ -104,8 +104,8 @@ impl StartError {
             }
             Self::NoUpstream => {
                 output::complain(
-                    "no upstream takes a connection, and --require-upstream was given; check \
-                     zones[].upstreams and that CoreDNS runs\n",
+                    "no upstream takes a connection, and --require-upstream was given; check the \
+                     upstreams of zone . and that CoreDNS runs\n",
                 );
                 Exit::NoUpstream
             }

@@ -138,11 +138,12 @@ impl Resolver {
         all
     }
 
-    /// Whether any server of any zone takes a connection, or answers where it is asked over UDP.
+    /// Whether a server of the root zone takes a connection, or answers where it is asked over UDP.
+    /// Those of other zones say nothing of CoreDNS.
     pub async fn reaches_an_upstream(&self) -> bool {
         let limits = self.limits.load_full();
         let routes = self.routes.load_full();
-        for server in routes.servers() {
+        for server in routes.of(&[0]).all_servers() {
             if server.way().is_udp() {
                 if self.answers_over_udp(server, &limits).await {
                     return true;
