@@ -127,9 +127,17 @@ impl Rendered {
 /// # Errors
 /// What Helm says.
 pub fn template(arguments: &[&str]) -> anyhow::Result<Rendered> {
+    template_as("nodens", arguments)
+}
+
+/// As [`template`], as a release of this name.
+///
+/// # Errors
+/// What Helm says.
+pub fn template_as(release: &str, arguments: &[&str]) -> anyhow::Result<Rendered> {
     let home = TempDir::new()?;
     let output = helm(&home)?
-        .args(["template", "nodens"])
+        .args(["template", release])
         .arg(chart())
         .args(["--namespace", "kube-system"])
         .args(arguments)

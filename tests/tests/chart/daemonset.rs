@@ -107,14 +107,15 @@ fn metrics_are_on_the_nodes_own_address() {
         let one = all.iter().find(|one| one["name"] == "NODENS_ADMIN_METRICS");
         one.map(|one| one["value"].as_str().unwrap().to_owned())
     };
-    assert_eq!(variable(&[]).unwrap(), "$(HOST_IP):9253");
+    // The node's address need not be of the family of the Service's first.
+    assert_eq!(variable(&[]).unwrap(), "$(HOST_IP)");
     assert_eq!(variable(&["metrics.port=9999"]).unwrap(), "$(HOST_IP):9999");
     let v6 = [
         "cluster.dnsService={fd00:96::a}",
         "listen.addresses={fd00:4e4f::10}",
+        "metrics.port=9999",
     ];
-    assert_eq!(variable(&v6).unwrap(), "[$(HOST_IP)]:9253");
-    assert_eq!(variable(&["config.admin.metrics=192.0.2.1"]), None);
+    assert_eq!(variable(&v6).unwrap(), "[$(HOST_IP)]:9999");
 }
 
 #[test]
@@ -128,6 +129,19 @@ fn without_interception_it_is_a_pod_like_others() {
     let page = &pod["containers"][0]["readinessProbe"]["httpGet"];
     assert_eq!(page, &json!({ "path": "/readyz", "port": 9254 }));
     assert!(rendered.configuration().0.contains("- 0.0.0.0"));
+    // Cilium's LocalRedirectPolicy finds ports by these names (docs/install.md).
+    let ports = json!([
+        { "name": "dns", "protocol": "UDP", "containerPort": 53 },
+        { "name": "dns-tcp", "protocol": "TCP", "containerPort": 53 },
+    ]);
+    assert_eq!(pod["containers"][0]["ports"], ports);
+    let install = std::fs::read_to_string(helm::root().join("docs/install.md")).unwrap();
+    for port in [
+        "{ name: dns, port: \"53\", protocol: UDP }",
+        "{ name: dns-tcp, port: \"53\", protocol: TCP }",
+    ] {
+        assert!(install.contains(port), "{port}");
+    }
     // Nothing is on the node, so nothing is to be removed.
     assert!(
         !rendered
@@ -168,7 +182,7 @@ fn a_release_of_another_name_has_services_and_variables_of_that_name() {
 }
 
 #[test]
-fn files_that_the_configuration_names_are_mounted_wherever_it_is_read() {
+fn files_that_the_configuration_names_are_mounted() {
     let rendered = helm::template(&[
         "--set",
         helm::DNS_SERVICE,
@@ -182,20 +196,23 @@ fn files_that_the_configuration_names_are_mounted_wherever_it_is_read() {
     .unwrap();
     let (text, _) = rendered.configuration();
     assert!(text.contains("caFile: /etc/ca/ca.crt"), "{text}");
+    let pod = &rendered.one("DaemonSet", "nodens")["spec"]["template"]["spec"];
     let volume = json!({ "name": "ca", "configMap": { "name": "corp-ca" } });
+    assert_eq!(pod["volumes"][2], volume);
     let mount = json!({ "name": "ca", "mountPath": "/etc/ca", "readOnly": true });
-    // The hooks read the same configuration.
-    for (name, list, count) in [
-        ("nodens", "containers", 1),
-        ("nodens-uninstall-check", "initContainers", 1),
-        ("nodens-uninstall-remove", "initContainers", 2),
+    assert_eq!(pod["containers"][0]["volumeMounts"][2], mount);
+}
+
+#[test]
+fn a_release_of_any_name_has_services_that_may_be_called_so() {
+    for (release, name) in [
+        ("nodens", "nodens"),
+        ("dns", "dns-nodens"),
+        ("my.nodens", "my-nodens"),
+        ("7nodens", "nodens-7nodens"),
+        ("7", "nodens-7"),
     ] {
-        let pod = &rendered.one("DaemonSet", name)["spec"]["template"]["spec"];
-        assert_eq!(pod["volumes"][2], volume, "{name}");
-        let containers = pod[list].as_array().unwrap();
-        assert_eq!(containers.len(), count, "{name}");
-        for container in containers {
-            assert_eq!(container["volumeMounts"][2], mount, "{name}");
-        }
+        let rendered = helm::template_as(release, &["--set", helm::DNS_SERVICE]).unwrap();
+        let _ = rendered.one("Service", &format!("{name}-upstream"));
     }
 }

@@ -3,6 +3,7 @@
 //! real agent takes every configuration that comes out of it.
 #![expect(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
+mod cluster;
 mod daemonset;
 mod monitoring;
 mod refusals;
@@ -45,7 +46,7 @@ fn check(rendered: &Rendered) -> (bool, String) {
         let name = variable["name"].as_str().unwrap();
         if let Some(value) = variable["value"].as_str() {
             // As kubelet would, from the field above it.
-            let ip = if value.contains('[') {
+            let ip = if value.contains('[') || value == "$(HOST_IP)" {
                 "fd00:9::1"
             } else {
                 "192.0.2.9"
@@ -156,7 +157,7 @@ fn coredns_is_selected_by_a_service_of_each_use_and_family() {
         families(&helm::with(&without).unwrap()),
         [pair("nodens-upstream", "IPv4")]
     );
-    let other = helm::with(&["coredns.selector.k8s-app=null", "coredns.selector.app=dns"]);
+    let other = helm::with(&["coredns.selector.app=dns"]);
     let other = other.unwrap();
     let selector = &other.one("Service", "nodens-upstream")["spec"]["selector"];
     assert_eq!(selector, &serde_json::json!({ "app": "dns" }));
@@ -200,6 +201,14 @@ fn the_values_come_to_what_they_are_named_for() {
 /// What Helm prints at the end. Rendering alone leaves it out, so in a copy of the chart it is
 /// rendered into an object.
 fn notes(values: &[&str]) -> String {
+    let mut arguments = vec!["--set", helm::DNS_SERVICE];
+    for value in values {
+        arguments.extend(["--set", value]);
+    }
+    notes_of(&[], &arguments)
+}
+
+fn notes_of(cluster: &[String], arguments: &[&str]) -> String {
     const OBJECT: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: notes }\ndata:\n  \
                           notes: |-\n    {{- tpl (.Files.Get \"NOTES\") . | nindent 4 }}\n";
     let dir = TempDir::new().unwrap();
@@ -216,11 +225,9 @@ fn notes(values: &[&str]) -> String {
     let mut helm = helm::helm(&home).unwrap();
     helm.args(["template", "nodens", "--namespace", "kube-system"])
         .args(["--show-only", "templates/notes.yaml"])
-        .args(["--set", helm::DNS_SERVICE])
+        .args(cluster)
+        .args(arguments)
         .arg(&chart);
-    for value in values {
-        helm.args(["--set", value]);
-    }
     let output = helm.output().unwrap();
     assert!(output.status.success(), "{}", helm::said(&output));
     let objects = nodens_tests::yaml::documents(&String::from_utf8_lossy(&output.stdout)).unwrap();
@@ -240,6 +247,8 @@ fn it_prints_what_to_run_next() {
         assert!(said.contains(line), "no {line:?} in {said}");
     }
     assert!(!said.contains("uninstall.force"), "{said}");
+    // Before the first pods are ready there is nothing that a roll could wait for.
+    assert!(said.contains("on all nodes at once"), "{said}");
     assert!(notes(&["uninstall.force=true"]).contains("uninstall.force"));
     let without = notes(&["intercept.enabled=false"]);
     assert!(without.contains("LocalRedirectPolicy"), "{without}");

@@ -6,21 +6,28 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use nodens::config::keys::{KEYS, Kind, SECTIONS};
+use nodens::config::limits::{CACHE_SIZE, MAX_UPSTREAMS};
 use nodens_tests::{helm, yaml};
 use serde_json::{Map, Value, json};
+
+/// `ADDRESS`, `ADDRESS:PORT`, `[v6]:PORT` or `env:NAME`.
+const UPSTREAM: &str = r"^(env:[A-Za-z_][A-Za-z0-9_]*|[0-9]{1,3}(\.[0-9]{1,3}){3}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)$";
 
 /// A value of the agent's configuration, as far as a schema can say what it is.
 fn schema_of(kind: &Kind) -> Value {
     match kind {
         Kind::Version => json!({ "const": 1 }),
         Kind::Domain => json!({ "$ref": "#/definitions/domain" }),
-        Kind::Addresses
-        | Kind::Services
-        | Kind::ServicesOrOff
-        | Kind::AddressesOrAuto
-        | Kind::Upstreams => {
+        Kind::Addresses | Kind::Services | Kind::ServicesOrOff | Kind::AddressesOrAuto => {
             json!({ "type": ["array", "string"], "items": { "type": "string" } })
         }
+        Kind::Upstreams => json!({
+            "type": ["array", "string"],
+            "minItems": 1,
+            "maxItems": MAX_UPSTREAMS,
+            "minLength": 1,
+            "items": { "type": "string", "pattern": UPSTREAM },
+        }),
         Kind::Count(limit) => {
             json!({ "type": "integer", "minimum": limit.min, "maximum": limit.max })
         }
@@ -74,6 +81,34 @@ fn of_the_agent() -> (Value, Value) {
     (zone, closed(file))
 }
 
+fn values() -> Value {
+    let values = fs::read_to_string(helm::chart().join("values.yaml")).unwrap();
+    yaml::documents(&values).unwrap().remove(0)
+}
+
+/// Sections whose keys may be left out.
+const OPTIONAL: [&str; 6] = [
+    "affinity",
+    "config",
+    "nodeSelector",
+    "resources",
+    "seLinuxOptions",
+    "labels",
+];
+
+/// Makes every key required that has a default.
+fn require_defaults(schema: &mut Value, values: &Value) {
+    let values = values.as_object().unwrap();
+    let keys: BTreeSet<_> = values.keys().collect();
+    schema["required"] = json!(keys);
+    for (name, inner) in values.iter().filter(|(_, inner)| inner.is_object()) {
+        let below = &mut schema["properties"][name];
+        if !OPTIONAL.contains(&name.as_str()) && below.get("properties").is_some() {
+            require_defaults(below, inner);
+        }
+    }
+}
+
 #[test]
 fn the_schema_of_the_free_form_is_the_agents_table_of_keys() {
     let path = helm::chart().join("values.schema.json");
@@ -82,6 +117,11 @@ fn the_schema_of_the_free_form_is_the_agents_table_of_keys() {
     let (zone, file) = of_the_agent();
     schema["definitions"]["zone"] = zone;
     schema["properties"]["config"] = file;
+    for (bound, limit) in [("minimum", CACHE_SIZE.min), ("maximum", CACHE_SIZE.max)] {
+        schema["definitions"]["size"][bound] = json!(limit);
+    }
+    // Helm leaves out what is null: so a key that has a default is missed by its path.
+    require_defaults(&mut schema, &values());
     let expected = format!("{}\n", serde_json::to_string_pretty(&schema).unwrap());
     if std::env::var_os("UPDATE_DOCS").is_some() {
         fs::write(&path, &expected).unwrap();
@@ -90,29 +130,46 @@ fn the_schema_of_the_free_form_is_the_agents_table_of_keys() {
     }
 }
 
-/// Every place where the schema has properties: it takes no others.
-fn open_objects(schema: &Value, path: &str, open: &mut Vec<String>) {
-    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
-        if schema["additionalProperties"] != false {
-            open.push(path.to_owned());
+/// Every place where the schema takes an object and says nothing of its keys.
+fn open_objects(schema: &Value, path: &str, open: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(keys) => {
+            let is_object = keys.get("type").is_some_and(|it| it == "object");
+            if is_object && !keys.contains_key("additionalProperties") {
+                open.insert(path.to_owned());
+            }
+            for (name, inner) in keys {
+                open_objects(inner, &format!("{path}/{name}"), open);
+            }
         }
-        for (name, inner) in properties {
-            open_objects(inner, &format!("{path}/{name}"), open);
+        Value::Array(list) => {
+            for (index, inner) in list.iter().enumerate() {
+                open_objects(inner, &format!("{path}/{index}"), open);
+            }
         }
-    }
-    if let Some(items) = schema.get("items") {
-        open_objects(items, &format!("{path}/0"), open);
+        _ => {}
     }
 }
 
 #[test]
-fn the_schema_is_closed_everywhere() {
+fn the_schema_is_closed_everywhere_but_in_volumes_of_rare_kinds() {
     let text = fs::read_to_string(helm::chart().join("values.schema.json")).unwrap();
     let schema: Value = serde_json::from_str(&text).unwrap();
-    let mut open = Vec::new();
+    let mut open = BTreeSet::new();
     open_objects(&schema, "", &mut open);
-    open_objects(&schema["definitions"]["zone"], "zone", &mut open);
-    assert!(open.is_empty(), "{open:?}");
+    let volumes = [
+        "csi",
+        "emptyDir",
+        "image",
+        "persistentVolumeClaim",
+        "projected",
+    ];
+    let mut expected: BTreeSet<_> = volumes
+        .map(|kind| format!("/properties/extraVolumes/items/properties/{kind}"))
+        .into();
+    // Helm's own.
+    expected.insert("/properties/global".to_owned());
+    assert_eq!(open, expected);
 }
 
 #[test]
@@ -121,8 +178,7 @@ fn the_schema_knows_the_values_and_no_others() {
     let schema: Value =
         serde_json::from_str(&fs::read_to_string(chart.join("values.schema.json")).unwrap())
             .unwrap();
-    let values = fs::read_to_string(chart.join("values.yaml")).unwrap();
-    let values = yaml::documents(&values).unwrap().remove(0);
+    let values = values();
     let mut known = BTreeSet::new();
     let mut given = BTreeSet::new();
     for (name, inner) in schema["properties"].as_object().unwrap() {
