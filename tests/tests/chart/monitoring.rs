@@ -10,8 +10,8 @@ use nodens_tests::process::TempDir;
 use nodens_tests::{helm, yaml};
 use serde_json::Value;
 
-/// Labels that Prometheus adds.
-const ADDED: [&str; 4] = ["instance", "job", "le", "quantile"];
+/// Labels that Prometheus, or its operator, adds.
+const ADDED: [&str; 5] = ["container", "instance", "job", "le", "quantile"];
 
 /// Every metric with its labels, from docs/metrics.md, which is written from the agent's table.
 fn metrics() -> BTreeMap<String, BTreeSet<String>> {
@@ -198,6 +198,34 @@ fn the_dashboard_asks_for_what_the_agent_exports() {
             assert_exported(target["expr"].as_str().unwrap());
         }
     }
+}
+
+#[test]
+fn nodes_without_an_agent_count_among_all_of_the_dashboard() {
+    let text = fs::read_to_string(helm::chart().join("files/dashboard.json")).unwrap();
+    let board: Value = serde_json::from_str(&text).unwrap();
+    let all = board["panels"][0]["targets"][1]["expr"].as_str().unwrap();
+    let all = all.replace("$node", ".*");
+    let series = |metric: &str, instance: &str, values: &str| {
+        format!(
+            "      - {{ series: '{metric}{{container=\"nodens\",instance=\"{instance}\"}}', values: '{values}' }}\n"
+        )
+    };
+    let test = format!(
+        "tests:\n  - interval: 1m\n    input_series:\n{}{}{}    promql_expr_test:\n      - expr: '{all}'\n        \
+         eval_time: 5m\n        exp_samples: [{{ value: 2 }}]\n",
+        series("up", "good", "1x10"),
+        series("nodens_ready", "good", "1x10"),
+        series("up", "dead", "0x10"),
+    );
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("tests.yaml"), &test).unwrap();
+    let output = Command::new("promtool")
+        .args(["test", "rules", "tests.yaml"])
+        .current_dir(dir.path())
+        .output()
+        .expect("promtool is missing: make deps installs it");
+    assert!(output.status.success(), "{}\n{test}", helm::said(&output));
 }
 
 #[test]
