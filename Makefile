@@ -125,6 +125,11 @@ image: agent ## the image, as an archive that `ctr images import` takes (root; n
 chart: agent helm ## the Helm chart: lint, every scenario, schema, rules, hooks
 	NODENS_BIN=$(BIN)/nodens cargo test --locked -p nodens-tests --test chart
 
+# What the API server would say to each scenario; nothing is changed there.
+.PHONY: chart-dry-run
+chart-dry-run: helm ## asks the cluster of KUBECONFIG whether it takes the chart (KUBECTL=, IPV6=1, OPERATOR=1)
+	HELM=$(HELM) tests/chart-dry-run.sh
+
 .PHONY: model
 model: ## every interleaving of the cache's lock-free reads (loom)
 	RUSTFLAGS="--cfg nodens_loom" \

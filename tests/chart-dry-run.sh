@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Asks the API server of a cluster, without changing anything, whether it takes what the chart comes to in
-# every scenario: KUBECONFIG=FILE tests/chart-dry-run.sh. No part of `make test`, which has no cluster.
+# every scenario: KUBECONFIG=FILE make chart-dry-run. No part of `make test`, which has no cluster.
 # KUBECTL and HELM name the programs. What an API server without IPv6, or without the Prometheus
 # operator, refuses of the scenarios for these is left out: IPV6=1, OPERATOR=1 put it in.
 set -euo pipefail

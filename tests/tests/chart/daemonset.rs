@@ -159,6 +159,9 @@ fn images_are_named_by_tag_or_digest() {
     assert_eq!(image(&[]), shipped);
     let chart = std::fs::read_to_string(helm::chart().join("Chart.yaml")).unwrap();
     assert!(chart.contains(&shipped), "{chart}");
+    for key in ["version", "appVersion"] {
+        assert!(chart.contains(&format!("\n{key}: {version}\n")), "{chart}");
+    }
     assert_eq!(
         image(&["image.repository=r.example/n", "image.tag=x"]),
         "r.example/n:x"
