@@ -25,8 +25,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if .Values.image.digest -}}@{{ .Values.image.digest }}{{- else -}}:{{ .Values.image.tag | default .Chart.AppVersion }}{{- end -}}
 {{- end -}}
 
-{{/* What must hold before anything is rendered. */}}
+{{/* What must hold before anything is rendered. Looked at once: each lookup asks the API server twice. */}}
 {{- define "nodens.validate" -}}
+{{- if not (hasKey . "nodensIsValid") -}}
+{{- $_ := set . "nodensIsValid" true -}}
 {{- if ne .Release.Namespace .Values.coredns.namespace -}}
 {{- fail (printf "\n\nThe release's namespace is %q, and CoreDNS's is %q (coredns.namespace): the Services that nodens asks CoreDNS through select pods of their own namespace alone.\nInstall with --namespace %s, or set coredns.namespace to where CoreDNS runs.\n" .Release.Namespace .Values.coredns.namespace .Values.coredns.namespace) -}}
 {{- end -}}
@@ -37,6 +39,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 {{- include "nodens.validateRoutes" . -}}
 {{- include "nodens.validateMemory" . -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Against what the cluster has already, where it can be asked. */}}
@@ -170,6 +173,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{/* What the cluster says of CoreDNS's Service, as JSON; empty where it cannot be asked or has none. */}}
 {{- define "nodens.corednsSpec" -}}
+{{- if not (hasKey . "nodensCorednsSpec") -}}
 {{- $spec := dict -}}
 {{- range include "nodens.corednsNames" . | fromJsonArray -}}
 {{- if not $spec -}}
@@ -177,7 +181,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if without ($found.clusterIPs | default list) "None" -}}{{- $spec = $found -}}{{- end -}}
 {{- end -}}
 {{- end -}}
-{{- toJson $spec -}}
+{{- $_ := set . "nodensCorednsSpec" (toJson $spec) -}}
+{{- end -}}
+{{- .nodensCorednsSpec -}}
 {{- end -}}
 
 {{/* The addresses of the cluster's DNS Service whose queries are steered, as JSON. */}}
