@@ -59,6 +59,26 @@ fn down_after_a_killed_agent_leaves_the_node_as_it_was() {
     assert_eq!(node.picture().unwrap(), before);
 }
 
+/// As the hooks of the chart call it, which have no configuration.
+#[test]
+fn down_needs_no_more_than_the_addresses() {
+    let (_alone, node) = node(Shape::Nftables);
+    let before = node.picture().unwrap();
+    succeeds(&nodens(&node, &["netsetup", "up"]));
+    assert_ne!(node.picture().unwrap(), before);
+    let ips = |index: usize| {
+        let ips = Family::BOTH.iter().map(|family| family.asked()[index].ip());
+        ips.map(|ip| ip.to_string()).collect::<Vec<_>>().join(",")
+    };
+    let mut down = nodens_tests::agent::command().unwrap();
+    down.args(["netsetup", "down"])
+        .args(["--listen-addresses", &ips(0)])
+        .args(["--cluster-dns-service", &ips(1)]);
+    let output = node.host().within(|| down.output()).unwrap();
+    succeeds(&output);
+    assert_eq!(node.picture().unwrap(), before);
+}
+
 #[test]
 fn check_is_content_with_what_an_agent_has_set_up_and_names_what_is_gone() {
     let (_alone, node) = node(Shape::Nftables);
