@@ -335,6 +335,17 @@ pub(super) const COREDNS: &[Family] = &[
         },
     },
     Family {
+        name: "coredns_forward_healthcheck_broken_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Questions that no upstream of their zone answered; CoreDNS counts when all of them are down.",
+        read: |scrape, series| {
+            if scrape.server.is_some() {
+                series.count(&[], scrape.cells.resolve.happenings(Event::Failure).sum());
+            }
+        },
+    },
+    Family {
         name: "coredns_health_request_failures_total",
         kind: Kind::Counter,
         labels: &[],
