@@ -36,6 +36,15 @@ const OURS: [&str; 5] = [
     "coredns_forward_responses_total",
     "coredns_nodecache_setup_errors_total",
 ];
+/// Names of ours whose first series in CoreDNS comes with an event that does not happen in this test.
+const RARE: [&str; 6] = [
+    "coredns_cache_drops_total",
+    "coredns_cache_evictions_total",
+    "coredns_cache_prefetch_total",
+    "coredns_cache_served_stale_total",
+    "coredns_dns_do_requests_total",
+    "coredns_proxy_healthcheck_failures_total",
+];
 /// Names that CoreDNS has in this test and we do not: what they count does not exist in nodens.
 const THEIRS: [&str; 3] = [
     "coredns_health_request_duration_seconds",
@@ -205,6 +214,6 @@ fn a_dashboard_of_coredns_finds_the_same_labels_and_bounds() {
     let missing: Vec<_> = of(&theirs).difference(&of(&ours)).cloned().collect();
     assert_eq!(missing, THEIRS, "what CoreDNS has and we do not");
     let more: BTreeSet<_> = of(&ours).difference(&of(&theirs)).cloned().collect();
-    let expected = OURS.into_iter().map(str::to_owned).collect();
+    let expected = OURS.into_iter().chain(RARE).map(str::to_owned).collect();
     assert_eq!(more, expected, "what we have and CoreDNS does not");
 }
