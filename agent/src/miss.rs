@@ -45,6 +45,7 @@ pub struct Asked {
     id: u16,
     flags: Flags,
     edns: Option<Edns>,
+    octets: u16,
     len: u16,
     question: [u8; QUESTION],
 }
@@ -61,6 +62,7 @@ impl Asked {
             id: query.id,
             flags: query.flags,
             edns: query.edns,
+            octets: u16::try_from(message.len()).unwrap_or(u16::MAX),
             len: u16::try_from(len).unwrap_or(0),
             question,
         }
@@ -83,6 +85,12 @@ impl Asked {
     #[must_use]
     pub fn id(&self) -> u16 {
         self.id
+    }
+
+    /// The query's length in octets.
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        usize::from(self.octets)
     }
 
     /// Writes header and question as the client sent them, for a reply to be written over.

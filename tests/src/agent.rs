@@ -443,12 +443,30 @@ pub fn http_get(server: SocketAddr, path: &str) -> anyhow::Result<HttpResponse> 
     let is_chunked = head
         .to_ascii_lowercase()
         .contains("transfer-encoding: chunked");
-    ensure!(!is_chunked, "chunked bodies are not read here: {head}");
+    let body = if is_chunked {
+        unchunked(body)?
+    } else {
+        body.to_owned()
+    };
     Ok(HttpResponse {
         status,
         head: head.to_owned(),
-        body: body.to_owned(),
+        body,
     })
+}
+
+/// A body that came in chunks (RFC 9112 section 7.1).
+fn unchunked(mut rest: &str) -> anyhow::Result<String> {
+    let mut body = String::new();
+    loop {
+        let (size, behind) = rest.split_once("\r\n").context("a chunk's size")?;
+        let size = usize::from_str_radix(size, 16).with_context(|| format!("size {size:?}"))?;
+        if size == 0 {
+            return Ok(body);
+        }
+        body.push_str(behind.get(..size).context("a whole chunk")?);
+        rest = behind.get(size + 2..).context("an end of the chunk")?;
+    }
 }
 
 /// The sum of the samples of a metric, in Prometheus' text format, that have all these labels.

@@ -248,6 +248,13 @@ impl<'a> Entry<'a> {
         answers > 0
     }
 
+    /// Whether it says that there is no such name, nothing of the type, or that nobody knows: what
+    /// CoreDNS keeps in its cache of denials.
+    #[must_use]
+    pub fn is_denial(&self) -> bool {
+        self.rcode() != 0 || !self.has_answers()
+    }
+
     /// Whether the entry, if it is asked for often, should be asked for upstream.
     #[must_use]
     pub fn is_ending(&self, now: Tick) -> bool {

@@ -11,6 +11,7 @@
 //! that stop at 3. Only the cold side frees, when no reader can hold what it frees.
 
 mod cell;
+mod census;
 mod entry;
 mod key;
 #[cfg_attr(nodens_loom, path = "model_memory.rs")]
@@ -25,6 +26,7 @@ mod walk;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use self::census::ZoneFigures;
 pub use self::entry::{Draft, Entry};
 pub use self::key::DENIAL;
 pub use self::store::Figures;
@@ -192,6 +194,12 @@ impl Cache {
     #[must_use]
     pub fn figures(&self) -> Figures {
         self.store().figures()
+    }
+
+    /// What the store has of each zone, by the index that it has in counters.
+    #[must_use]
+    pub fn zones(&self) -> Vec<ZoneFigures> {
+        self.store().zones().to_vec()
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {

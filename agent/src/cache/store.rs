@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::cell::{Cell, Handle};
+use super::census::{Census, ZoneFigures};
 use super::entry::{self, Draft, Entry};
 use super::key::{self, Hasher};
 use super::memory::PAGE;
@@ -64,6 +65,7 @@ pub(super) struct Store {
     budget_bytes: u64,
     scratch: Vec<u8>,
     figures: Figures,
+    census: Census,
     next_shard: usize,
 }
 
@@ -94,6 +96,7 @@ impl Store {
             budget_bytes,
             scratch: Vec::new(),
             figures: Figures::default(),
+            census: Census::default(),
             next_shard: 0,
         };
         store.set_budget(budget_bytes)?;
@@ -121,7 +124,13 @@ impl Store {
         view.cell(fresh).reset();
         // To find room the known one may have gone.
         let old = self.table.find(tag, |octets| entry::is_for(octets, wanted));
+        if let Some(came) = Entry::read(&self.scratch) {
+            self.census.came(&came);
+        }
         if let Some(old) = old {
+            if let Some(went) = Entry::read(self.table.octets(old)) {
+                self.census.went(&went);
+            }
             self.policy.inherit(old, fresh, view);
             view.cell(old).state.store(policy::RETIRED, Relaxed);
             self.table.replace(tag, old, fresh, &self.scratch);
@@ -161,6 +170,9 @@ impl Store {
         let cell = self.table.cell(fresh);
         cell.reset();
         cell.state.store(policy::PINNED, Relaxed);
+        if let Some(came) = Entry::read(&self.scratch) {
+            self.census.came(&came);
+        }
         self.table.publish(tag, fresh, &self.scratch);
         Ok(())
     }
@@ -236,6 +248,10 @@ impl Store {
         }
     }
 
+    pub(super) fn zones(&self) -> &[ZoneFigures] {
+        self.census.zones()
+    }
+
     /// Writes the draft's octets and finds them a cell.
     fn place(&mut self, draft: &Draft<'_>) -> Result<(u32, Handle), Refusal> {
         let Some(class) = self.slab.class_for(draft.len()) else {
@@ -298,8 +314,7 @@ impl Store {
     fn evict(&mut self) {
         let view = &View(&self.table, &self.slab);
         if let Some(handle) = self.policy.evict(self.table.live(), view) {
-            self.retire(handle);
-            self.figures.evictions += 1;
+            self.evicted(handle);
         }
     }
 
@@ -370,8 +385,16 @@ impl Store {
     fn let_go(&mut self, handle: Handle) {
         let view = &View(&self.table, &self.slab);
         self.policy.drop(handle, view);
-        self.retire(handle);
+        self.evicted(handle);
+    }
+
+    /// Counts one that leaves to make room, and has it leave.
+    fn evicted(&mut self, handle: Handle) {
+        if let Some(entry) = Entry::read(self.table.octets(handle)) {
+            self.census.evicted(&entry);
+        }
         self.figures.evictions += 1;
+        self.retire(handle);
     }
 
     fn drop_unless(&mut self, shard: usize, keep: impl FnMut(&Entry<'_>) -> bool) -> usize {
@@ -398,6 +421,9 @@ impl Store {
 
     /// Out of the table; free when no reader holds it.
     fn retire(&mut self, handle: Handle) {
+        if let Some(entry) = Entry::read(self.table.octets(handle)) {
+            self.census.went(&entry);
+        }
         let cell = self.table.cell(handle);
         cell.state.store(policy::RETIRED, Relaxed);
         let tag = cell.tag.load(Relaxed);

@@ -420,6 +420,14 @@ pub const KEYS: &[Key] = &[
          address and port as `admin.health`.",
     ),
     key(
+        "admin.corednsNames",
+        Kind::Switch(false),
+        "",
+        false,
+        "Whether `/metrics` has the series of CoreDNS and node-cache too, under their names, for \
+         dashboards and alerts that know them (docs/metrics.md).",
+    ),
+    key(
         "admin.socket",
         Kind::Path,
         "/run/nodens/admin.sock",

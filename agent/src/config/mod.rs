@@ -292,6 +292,8 @@ pub struct Admin {
     pub health: Located<SocketAddr>,
     /// Where `/metrics` answers. May be the same as `health`.
     pub metrics: Located<SocketAddr>,
+    /// `/metrics` has CoreDNS's series too.
+    pub coredns_names: bool,
     /// The admin socket.
     pub socket: Located<PathBuf>,
     /// Somebody asked for a socket there.

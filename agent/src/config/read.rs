@@ -146,6 +146,7 @@ impl Reader<'_> {
             admin: Admin {
                 health: health.located(),
                 metrics: metrics.located(),
+                coredns_names: self.switch("admin.corednsNames").value,
                 is_socket_given: socket.is_given,
                 socket: socket.located(),
             },

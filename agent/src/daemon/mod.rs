@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use self::cold::Cold;
 use self::ground::{Ground, Tools};
 use crate::admin::{self, Pages};
-use crate::cache::{Cache, Draft, Tick};
+use crate::cache::{Cache, Draft, Tick, ZoneFigures};
 use crate::cli::exit::Exit;
 use crate::cli::output;
 use crate::config::{Config, Listen, Loaded, Problem, Sources};
@@ -43,7 +43,9 @@ use crate::stream::Streams;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::counters::NO_ZONE;
 use crate::telemetry::log;
-use crate::telemetry::registry::{CacheFigures, Source, Sources as Scraped, Telemetry};
+use crate::telemetry::registry::{
+    CacheFigures, Source, Sources as Scraped, Telemetry, ZoneEntries,
+};
 use crate::wire::answer::Answer;
 use crate::wire::name::Name;
 use crate::wire::question::Question;
@@ -247,6 +249,9 @@ impl Running {
             &config.listen,
         );
         connect_scrape(&telemetry, &cache, &health, &listeners);
+        if let (true, Some(first)) = (config.admin.coredns_names, config.listen.addresses.first()) {
+            telemetry.show_as_coredns(SocketAddr::new(first.value, config.listen.port.value));
+        }
         telemetry.agent.config_read_from(file);
         telemetry.agent.config_loaded(Clock.wall().as_secs());
         let (workers_ended, workers_have_ended) = oneshot::channel();
@@ -465,11 +470,19 @@ fn connect_scrape(
                 expired: figures.expired,
                 refused: figures.refused_too_large + figures.refused_no_room,
                 ghost_hits: figures.ghost_hits,
+                zones: cache.zones().iter().map(of_zone).collect(),
             }
         }),
         drops: Source::new(move || listeners::drops(&sockets)),
         health: Source::new(move || health.figures(Clock.now_ns())),
     });
+}
+
+fn of_zone(zone: &ZoneFigures) -> ZoneEntries {
+    ZoneEntries {
+        entries: zone.entries,
+        evictions: zone.evictions,
+    }
 }
 
 fn refused(error: nodens_netsetup::Error) -> StartError {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::{Resolver, To, Waiter, lock};
 use crate::telemetry::cells::OverLimit;
 use crate::telemetry::clock::nanoseconds;
-use crate::telemetry::counters::Channel;
-use crate::wire::answer::Answer;
+use crate::telemetry::counters::{Answered, Channel};
+use crate::wire::answer::{Answer, Standing};
 use crate::wire::edns::ExtendedError;
 use crate::wire::query::Query;
 use crate::wire::question::Question;
@@ -56,6 +56,23 @@ impl Drop for Reply {
     }
 }
 
+/// What clients are told, as far as it is counted.
+#[derive(Clone, Copy)]
+struct Told {
+    rcode: u16,
+    /// There is no record in the answer section.
+    is_empty: bool,
+    is_stale: bool,
+}
+
+impl Told {
+    const FAILURE: Self = Self {
+        rcode: rcode::SERVFAIL,
+        is_empty: true,
+        is_stale: false,
+    };
+}
+
 impl Resolver {
     /// Answers all of `waiters`.
     pub(super) fn answer(
@@ -69,7 +86,11 @@ impl Resolver {
             waiters,
             question,
             zone,
-            answer.flags.rcode(),
+            Told {
+                rcode: answer.flags.rcode(),
+                is_empty: answer.counts[0] == 0,
+                is_stale: answer.standing == Standing::Stale,
+            },
             |message, query, shape| reply::answer(message, query, answer, shape),
         );
     }
@@ -86,7 +107,7 @@ impl Resolver {
             waiters,
             question,
             zone,
-            rcode::SERVFAIL,
+            Told::FAILURE,
             |message, query, shape| reply::failure(message, query, rcode::SERVFAIL, why, shape),
         );
     }
@@ -96,7 +117,7 @@ impl Resolver {
         waiters: impl IntoIterator<Item = Waiter>,
         question: &Question,
         zone: u16,
-        rcode: u16,
+        told: Told,
         write: impl Fn(&mut [u8], &Query, &Shape) -> usize,
     ) {
         let mut buffer = lock(&self.buffer);
@@ -107,11 +128,11 @@ impl Resolver {
             let query = waiter.asked.restore(message);
             let shape = self.shape(&waiter.to, &query);
             let mut length = write(message, &query, &shape);
-            let mut rcode = rcode;
+            let mut told = told;
             if length > SMALL && self.has_too_much_for(&waiter.to, length) {
                 let why = Some(ExtendedError::OVER_LIMIT);
-                rcode = rcode::SERVFAIL;
-                length = reply::failure(message, &query, rcode, why, &shape);
+                told = Told::FAILURE;
+                length = reply::failure(message, &query, told.rcode, why, &shape);
                 cells.refuse(OverLimit::Octets);
             }
             if length == 0 {
@@ -135,9 +156,19 @@ impl Resolver {
                     let _ = replies.try_send(reply);
                 }
             }
-            cells.answers.count(zone, channel, question.qtype(), rcode);
+            cells.answers.count(&Answered {
+                zone,
+                channel,
+                qtype: question.qtype(),
+                rcode: told.rcode,
+                is_denial: told.rcode != rcode::NOERROR || told.is_empty,
+                is_stale: told.is_stale,
+                dnssec_ok: query.wants_dnssec(),
+                asked_octets: waiter.asked.octets(),
+                sent_octets: length,
+            });
             let took = Duration::from_nanos(now_ns.saturating_sub(waiter.arrived_ns));
-            cells.miss_latency.record(took, 1);
+            cells.answers.took(zone, took, 1);
         }
     }
 

@@ -306,6 +306,7 @@ impl Server {
 
     fn answered(&self, exchanged: &Exchanged, took: Duration, now: Instant) {
         self.cells().end(exchanged.outcome());
+        self.cells().respond(exchanged.response.rcode, took);
         lock(&self.health).answered(now);
         lock(&self.pace).record(took);
         if lock(&self.words).is_well_again() {

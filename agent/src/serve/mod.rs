@@ -26,6 +26,7 @@ use self::worker::{Command, GROUP, Mailbox, Parsed, Worker};
 use crate::cache::Reader;
 use crate::miss::Sender;
 use crate::telemetry::cells::WorkerCells;
+use crate::telemetry::counters::Hits;
 
 /// Most workers.
 pub const MAX_WORKERS: usize = 64;
@@ -97,6 +98,7 @@ impl Workers {
                 sockets: BTreeMap::new(),
                 batch: Batch::new(usize::from(udp_size)),
                 group: Box::new([Parsed::NONE; GROUP]),
+                hits: Hits::with_capacity(BATCH),
             };
             let cpus = mask.map(|mask| cpus_of(number, count, &mask));
             let failed = Arc::clone(failed);

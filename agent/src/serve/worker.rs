@@ -21,7 +21,8 @@ use crate::miss::{Asked, Miss, Sender};
 use crate::telemetry::asked::LastAsked;
 use crate::telemetry::cells::WorkerCells;
 use crate::telemetry::clock::{Clock, nanoseconds};
-use crate::telemetry::counters::{Channel, NO_ZONE, add};
+use crate::telemetry::counters::{Answered, Channel, Hits, add};
+use crate::wire::answer::Standing;
 use crate::wire::edns::ExtendedError;
 use crate::wire::query::Query;
 use crate::wire::question::Question;
@@ -107,6 +108,7 @@ pub(super) struct Worker {
     pub(super) sockets: BTreeMap<u32, Served>,
     pub(super) batch: Batch,
     pub(super) group: Box<[Parsed; GROUP]>,
+    pub(super) hits: Hits,
 }
 
 /// A listener's socket.
@@ -229,14 +231,14 @@ impl Worker {
                 began,
                 now: Tick::of(began),
                 udp_size: self.udp_size,
-                hits: 0,
+                hits: &mut self.hits,
                 handed_over: 0,
                 asked_ahead: 0,
             };
             for first in (0..received).step_by(GROUP) {
                 turn.answer(first..received.min(first + GROUP), &mut self.group);
             }
-            let (hits, handed_over) = (turn.hits, turn.handed_over);
+            let (hits, handed_over) = (turn.hits.total(), turn.handed_over);
             let must_ring = handed_over + turn.asked_ahead > 0;
             drop(turn);
             // The agent's questions to itself are neither.
@@ -252,7 +254,9 @@ impl Worker {
             add(&self.cells.batches, 1);
             if hits > 0 {
                 let took: Duration = Clock.now().saturating_sub(began);
-                self.cells.hit_latency.record(took, hits);
+                for (zone, hits) in self.hits.drain() {
+                    self.cells.answers.took(zone, took, hits);
+                }
             }
             if received < BATCH {
                 break;
@@ -289,7 +293,7 @@ struct Turn<'a> {
     began: Duration,
     now: Tick,
     udp_size: u16,
-    hits: u64,
+    hits: &'a mut Hits,
     handed_over: u64,
     asked_ahead: u64,
 }
@@ -325,12 +329,23 @@ impl Turn<'_> {
             let shape = self.shape(query.udp_limit(self.udp_size));
             let answer = entry.answer(self.now);
             let mut datagram = self.batch.datagram(index);
+            let asked_octets = datagram.len;
             let length = reply::answer(datagram.buffer, query, &answer, &shape);
             datagram.answer(length);
             let (zone, qtype) = (entry.zone(), parsed.question.qtype());
             let answers = &self.cells.answers;
-            answers.count(zone, self.channel, qtype, entry.rcode());
-            self.hits += u64::from(zone != NO_ZONE);
+            answers.count(&Answered {
+                zone,
+                channel: self.channel,
+                qtype,
+                rcode: entry.rcode(),
+                is_denial: entry.is_denial(),
+                is_stale: entry.standing() == Standing::Stale,
+                dnssec_ok: query.wants_dnssec(),
+                asked_octets,
+                sent_octets: length,
+            });
+            self.hits.note(zone);
         }
     }
 
@@ -351,12 +366,13 @@ impl Turn<'_> {
             Err(rejection) => {
                 parsed.query = None;
                 self.cells.reject(rejection.fault);
-                if let Some(rcode) = rejection.fault.rcode() {
-                    let answers = &self.cells.answers;
-                    answers.count(NO_ZONE, self.channel, rejection.qtype, rcode);
-                }
                 let length = reply::reject(datagram.buffer, &rejection, &shape);
                 datagram.answer(length);
+                if let Some(rcode) = rejection.fault.rcode() {
+                    let octets = [datagram.len, length];
+                    let told = Answered::without_zone(self.channel, rejection.qtype, rcode, octets);
+                    self.cells.answers.count(&told);
+                }
             }
         }
     }
@@ -377,8 +393,9 @@ impl Turn<'_> {
         let mut datagram = self.batch.datagram(index);
         let length = reply::failure(datagram.buffer, query, rcode::SERVFAIL, why, &shape);
         datagram.answer(length);
-        let (answers, qtype) = (&self.cells.answers, parsed.question.qtype());
-        answers.count(NO_ZONE, self.channel, qtype, rcode::SERVFAIL);
+        let (qtype, octets) = (parsed.question.qtype(), [datagram.len, length]);
+        let told = Answered::without_zone(self.channel, qtype, rcode::SERVFAIL, octets);
+        self.cells.answers.count(&told);
     }
 
     fn miss(&self, message: &[u8], query: &Query, client: Option<SocketAddr>) -> Miss {

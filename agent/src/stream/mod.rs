@@ -27,8 +27,9 @@ use crate::resolve::{Reply, Resolver, To, Waiter};
 use crate::telemetry::asked::LastAsked;
 use crate::telemetry::cells::StreamCells;
 use crate::telemetry::clock::{Clock, nanoseconds};
-use crate::telemetry::counters::{Channel, NO_ZONE, add};
+use crate::telemetry::counters::{Answered, Channel, Hits, NO_ZONE, add};
 use crate::wire::MAX_MESSAGE;
+use crate::wire::answer::Standing;
 use crate::wire::query::Query;
 use crate::wire::question::Question;
 use crate::wire::reply::{self, Shape};
@@ -380,7 +381,7 @@ impl Connection {
     /// Answers or hands on every whole query that came.
     async fn take_queries(&mut self) -> io::Result<()> {
         let began = Clock.now();
-        let mut hits = 0;
+        let mut hits = Hits::default();
         let mut taken = self.skip.min(self.inbox.len());
         self.skip -= taken;
         while self.waiting < PIPELINE {
@@ -397,10 +398,10 @@ impl Connection {
             taken += PREFIX + here;
             self.skip = length - here;
             let waited = self.waiting;
-            let is_hit = self.take_query(query, began);
-            hits += u64::from(is_hit);
+            let found = self.take_query(query, began);
+            hits.note(found);
             // The agent's questions to itself are neither.
-            if is_hit || self.waiting > waited {
+            if found != NO_ZONE || self.waiting > waited {
                 self.asked.note(began);
             }
             self.touch();
@@ -410,15 +411,18 @@ impl Connection {
         }
         self.inbox.drain(..taken);
         self.flush().await?;
-        if hits > 0 {
+        if hits.total() > 0 {
             let took = Clock.now().saturating_sub(began);
-            self.streams.cells.hit_latency.record(took, hits);
+            for (zone, hits) in hits.drain() {
+                self.streams.cells.answers.took(zone, took, hits);
+            }
         }
         Ok(())
     }
 
-    /// Answers or hands on one query; `true` where the cache had the answer.
-    fn take_query(&mut self, query: std::ops::Range<usize>, began: Duration) -> bool {
+    /// Answers or hands on one query. Returns the zone of the name that the cache had the answer
+    /// for.
+    fn take_query(&mut self, query: std::ops::Range<usize>, began: Duration) -> u16 {
         let streams = Arc::clone(&self.streams);
         let cells = &streams.cells;
         let channel = Channel::tcp(self.client.is_ipv6());
@@ -429,15 +433,15 @@ impl Connection {
             Ok(query) => query,
             Err(rejection) => {
                 cells.reject(rejection.fault);
-                if let Some(rcode) = rejection.fault.rcode() {
-                    cells
-                        .answers
-                        .count(NO_ZONE, channel, rejection.qtype, rcode);
-                }
                 buffer[..message.len()].copy_from_slice(message);
                 let length = reply::reject(&mut buffer, &rejection, &self.shape());
+                if let Some(rcode) = rejection.fault.rcode() {
+                    let octets = [message.len(), length];
+                    let told = Answered::without_zone(channel, rejection.qtype, rcode, octets);
+                    cells.answers.count(&told);
+                }
                 self.put(&buffer[..length]);
-                return false;
+                return NO_ZONE;
             }
         };
         let now = Tick::of(began);
@@ -450,10 +454,20 @@ impl Connection {
         if let Lookup::Hit(entry) | Lookup::Due(entry) = found {
             buffer[..query.question_end].copy_from_slice(&message[..query.question_end]);
             let length = reply::answer(&mut buffer, &query, &entry.answer(now), &self.shape());
-            let (zone, rcode) = (entry.zone(), entry.rcode());
-            cells.answers.count(zone, channel, question.qtype(), rcode);
+            let zone = entry.zone();
+            cells.answers.count(&Answered {
+                zone,
+                channel,
+                qtype: question.qtype(),
+                rcode: entry.rcode(),
+                is_denial: entry.is_denial(),
+                is_stale: entry.standing() == Standing::Stale,
+                dnssec_ok: query.wants_dnssec(),
+                asked_octets: message.len(),
+                sent_octets: length,
+            });
             self.put(&buffer[..length]);
-            return zone != NO_ZONE;
+            return zone;
         }
         let waiter = Waiter {
             asked: Asked::new(message, &query),
@@ -470,7 +484,7 @@ impl Connection {
         self.waiting += 1;
         add(&cells.handed_over, 1);
         streams.resolver.ask(waiter);
-        false
+        NO_ZONE
     }
 
     fn put(&mut self, message: &[u8]) {

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
 use super::counters::{Answers, MAX_ZONES, add, subtract};
-use super::latency::Latency;
 use crate::wire::fault::Fault;
 
 pub use super::upstream_cells::{Outcome, UpstreamCells, UpstreamGauges};
@@ -113,9 +112,9 @@ impl Event {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct WorkerCells {
-    /// Answers that the worker sent. Those under a zone are hits; what it answers of itself
-    /// (rejections, a full queue, the pulse) belongs under
-    /// [`NO_ZONE`](super::counters::NO_ZONE).
+    /// Answers that the worker sent. Those under a zone are hits, timed from the receipt of their
+    /// batch to its answers being with the kernel; what it answers of itself (rejections, a full
+    /// queue, the pulse) belongs under [`NO_ZONE`](super::counters::NO_ZONE).
     pub answers: Answers,
     /// Batches received with at least one datagram in them.
     pub batches: AtomicU64,
@@ -128,8 +127,6 @@ pub struct WorkerCells {
     /// Moves each time the worker has gone through its loop: a worker whose receive queue is not
     /// empty and whose count stands still hangs.
     pub progress: AtomicU64,
-    /// From the receipt of a batch to its answers being with the kernel, for each hit in it.
-    pub hit_latency: Latency,
     rejected: [AtomicU64; Fault::ALL.len()],
 }
 
@@ -149,11 +146,9 @@ impl WorkerCells {
 /// What the cold thread counts of clients over TCP.
 #[derive(Debug, Default)]
 pub struct StreamCells {
-    /// Answers from the cache, and what is answered without it under
-    /// [`NO_ZONE`](super::counters::NO_ZONE).
+    /// Answers from the cache, timed from a query's last octet to its answer being with the
+    /// kernel, and what is answered without it under [`NO_ZONE`](super::counters::NO_ZONE).
     pub answers: Answers,
-    /// From a query's last octet to its answer being with the kernel, for hits.
-    pub hit_latency: Latency,
     /// Misses given to the resolving side.
     pub handed_over: AtomicU64,
     open: AtomicU64,
@@ -224,10 +219,9 @@ impl StreamCells {
 /// What the cold thread counts of misses and upstreams.
 #[derive(Debug)]
 pub struct ResolveCells {
-    /// Answers to clients after a miss, over UDP and TCP.
+    /// Answers to clients after a miss, over UDP and TCP, timed from its arrival with its client's
+    /// query to its answer being with the kernel.
     pub answers: Answers,
-    /// From a miss's arrival with its client's query to its answer being with the kernel.
-    pub miss_latency: Latency,
     /// Misses that joined an exchange already under way.
     pub coalesced: AtomicU64,
     over_limit: [AtomicU64; OverLimit::ALL.len()],
@@ -245,7 +239,6 @@ impl Default for ResolveCells {
     fn default() -> Self {
         Self {
             answers: Answers::default(),
-            miss_latency: Latency::default(),
             coalesced: AtomicU64::default(),
             over_limit: Default::default(),
             in_flight: AtomicU64::default(),

@@ -7,6 +7,9 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::zone_cells::ZoneCells;
 
 /// Most zones that are told apart over the life of a process.
 pub const MAX_ZONES: usize = 256;
@@ -84,6 +87,12 @@ impl Channel {
         }
     }
 
+    /// Whether it is TCP.
+    #[must_use]
+    pub fn is_tcp(self) -> bool {
+        matches!(self, Self::Tcp4 | Self::Tcp6)
+    }
+
     /// Label value as CoreDNS has it: `1` for IPv4, `2` for IPv6.
     #[must_use]
     pub fn family(self) -> &'static str {
@@ -135,10 +144,103 @@ pub fn rcode_index(rcode: u16) -> usize {
     }
 }
 
+/// One answer, as it is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered {
+    /// The zone it counts for.
+    pub zone: u16,
+    /// How its client asked.
+    pub channel: Channel,
+    /// What its client asked for.
+    pub qtype: u16,
+    /// What the client was told.
+    pub rcode: u16,
+    /// It says that there is no such name, or nothing of the type.
+    pub is_denial: bool,
+    /// Its lifetime has ended, and it was put back as no upstream answered.
+    pub is_stale: bool,
+    /// The client wants DNSSEC's records (the DO bit, RFC 3225).
+    pub dnssec_ok: bool,
+    /// The query's length in octets.
+    pub asked_octets: usize,
+    /// The answer's length in octets.
+    pub sent_octets: usize,
+}
+
+impl Answered {
+    /// An answer that was given without regard to its query's name. `octets` are the query's and
+    /// the answer's.
+    #[must_use]
+    pub fn without_zone(channel: Channel, qtype: u16, rcode: u16, octets: [usize; 2]) -> Self {
+        let [asked_octets, sent_octets] = octets;
+        Self {
+            zone: NO_ZONE,
+            channel,
+            qtype,
+            rcode,
+            is_denial: false,
+            is_stale: false,
+            dnssec_ok: false,
+            asked_octets,
+            sent_octets,
+        }
+    }
+}
+
+/// The hits of one batch by zone: a batch is timed once, and its time counts for each of them.
+#[derive(Debug, Default)]
+pub struct Hits {
+    zones: Vec<(u16, u64)>,
+    total: u64,
+}
+
+impl Hits {
+    /// Room for a batch of so many queries, each of another zone: [`Self::note`] then never
+    /// allocates.
+    #[must_use]
+    pub fn with_capacity(queries: usize) -> Self {
+        Self {
+            zones: Vec::with_capacity(queries),
+            total: 0,
+        }
+    }
+
+    /// Notes an answer; one of no zone is no hit.
+    pub fn note(&mut self, zone: u16) {
+        if zone == NO_ZONE {
+            return;
+        }
+        self.total += 1;
+        match self.zones.iter_mut().find(|(known, _)| *known == zone) {
+            Some((_, hits)) => *hits += 1,
+            None => self.zones.push((zone, 1)),
+        }
+    }
+
+    /// All hits noted.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Each zone with its hits; none are left.
+    pub fn drain(&mut self) -> impl Iterator<Item = (u16, u64)> {
+        self.total = 0;
+        self.zones.drain(..)
+    }
+}
+
+/// The cells of one zone.
+#[derive(Debug)]
+struct Zone {
+    rows: Box<[Row]>,
+    cells: ZoneCells,
+}
+
 /// Answers of one writing thread, by zone, channel, query type and response code.
 #[derive(Debug)]
 pub struct Answers {
-    zones: Box<[OnceLock<Box<[Row]>>]>,
+    zones: Box<[OnceLock<Box<Zone>>]>,
 }
 
 impl Default for Answers {
@@ -162,23 +264,48 @@ impl Answers {
     /// that no worker allocates.
     pub fn open(&self, zone: u16) {
         if let Some(cell) = self.zones.get(usize::from(zone)) {
-            cell.get_or_init(|| (0..ROWS).map(|_| Row::default()).collect());
+            cell.get_or_init(|| {
+                Box::new(Zone {
+                    rows: (0..ROWS).map(|_| Row::default()).collect(),
+                    cells: ZoneCells::default(),
+                })
+            });
         }
     }
 
     /// Counts one answer. Only the thread that owns the block calls it.
-    pub fn count(&self, zone: u16, channel: Channel, qtype: u16, rcode: u16) {
-        let at = channel as usize * TYPES.len() + type_index(qtype);
-        let rows = self.zones.get(usize::from(zone)).and_then(OnceLock::get);
-        if let Some(row) = rows.and_then(|rows| rows.get(at)) {
-            add(&row.0[rcode_index(rcode)], 1);
+    pub fn count(&self, answered: &Answered) {
+        let at = answered.channel as usize * TYPES.len() + type_index(answered.qtype);
+        let Some(zone) = self.zone(answered.zone) else {
+            return;
+        };
+        if let Some(row) = zone.rows.get(at) {
+            add(&row.0[rcode_index(answered.rcode)], 1);
         }
+        zone.cells.count(answered);
+    }
+
+    /// Notes how long `answers` of a zone took each. Only the thread that owns the block calls it.
+    pub fn took(&self, zone: u16, duration: Duration, answers: u64) {
+        if let Some(zone) = self.zone(zone) {
+            zone.cells.latency.record(duration, answers);
+        }
+    }
+
+    /// What is counted of a zone beside its answers; `None` where it was never opened.
+    pub(super) fn cells(&self, zone: u16) -> Option<&ZoneCells> {
+        self.zone(zone).map(|zone| &zone.cells)
+    }
+
+    fn zone(&self, zone: u16) -> Option<&Zone> {
+        let zone = self.zones.get(usize::from(zone)).and_then(OnceLock::get);
+        zone.map(|zone| &**zone)
     }
 
     /// Calls `visit(zone, channel, type index, rcode index, count)` for every cell that is not zero.
     pub fn visit(&self, mut visit: impl FnMut(u16, Channel, usize, usize, u64)) {
-        for (zone, rows) in (0u16..).zip(self.zones.iter()) {
-            let rows = rows.get().into_iter().flat_map(|rows| rows.iter());
+        for (zone, cells) in (0u16..).zip(self.zones.iter()) {
+            let rows = cells.get().into_iter().flat_map(|zone| zone.rows.iter());
             for (at, row) in rows.enumerate() {
                 let Some(&channel) = Channel::ALL.get(at / TYPES.len()) else {
                     continue;
@@ -230,10 +357,21 @@ mod tests {
     fn counts_come_back_by_all_their_labels() {
         let answers = Answers::new();
         answers.open(3);
-        answers.count(3, Channel::Tcp6, 28, 3);
-        answers.count(3, Channel::Tcp6, 28, 3);
-        answers.count(NO_ZONE, Channel::Udp4, 4711, 1);
-        answers.count(9, Channel::Udp4, 1, 0); // never opened: nothing to count in
+        let answered = |zone, channel, qtype, rcode| Answered {
+            zone,
+            channel,
+            qtype,
+            rcode,
+            is_denial: false,
+            is_stale: false,
+            dnssec_ok: false,
+            asked_octets: 40,
+            sent_octets: 80,
+        };
+        answers.count(&answered(3, Channel::Tcp6, 28, 3));
+        answers.count(&answered(3, Channel::Tcp6, 28, 3));
+        answers.count(&answered(NO_ZONE, Channel::Udp4, 4711, 1));
+        answers.count(&answered(9, Channel::Udp4, 1, 0)); // never opened: nothing to count in
         let mut seen = Vec::new();
         answers.visit(|zone, channel, qtype, rcode, count| {
             seen.push((zone, channel, TYPES[qtype].1, RCODES[rcode].1, count));

@@ -13,6 +13,7 @@ use super::families::SECTIONS;
 use super::labels::{LABELS, Label, QUESTIONS};
 use super::latency::Distribution;
 use super::registry::{Scrape, Telemetry};
+use super::sizes::SizeDistribution;
 
 /// The Content-Type of [`Telemetry::expose`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -66,8 +67,31 @@ impl Series {
         self.metrics.push(metric);
     }
 
-    /// A series of a histogram. The encoder adds the bucket `+Inf`.
-    pub(super) fn distribution(&mut self, labels: &[&str], distribution: &Distribution) {
+    /// A series of a histogram of times.
+    pub(super) fn distribution(&mut self, labels: &[&str], times: &Distribution) {
+        self.histogram(
+            labels,
+            times.cumulative(),
+            times.count(),
+            times.sum_seconds(),
+        );
+    }
+
+    /// A series of a histogram of sizes in octets.
+    pub(super) fn sizes(&mut self, labels: &[&str], sizes: &SizeDistribution) {
+        let octets = sizes.octets() as f64;
+        self.histogram(labels, sizes.cumulative(), sizes.count(), octets);
+    }
+
+    /// A series of a histogram: upper bounds with what is at or below each, then how many in all
+    /// and their sum. The encoder adds the bucket `+Inf`.
+    pub(super) fn histogram(
+        &mut self,
+        labels: &[&str],
+        cumulative: impl Iterator<Item = (f64, u64)>,
+        count: u64,
+        sum: f64,
+    ) {
         let bucket = |(bound, count)| {
             let mut bucket = Bucket::default();
             bucket.set_upper_bound(bound);
@@ -75,9 +99,9 @@ impl Series {
             bucket
         };
         let mut histogram = Histogram::default();
-        histogram.set_bucket(distribution.cumulative().map(bucket).collect());
-        histogram.set_sample_count(distribution.count());
-        histogram.set_sample_sum(distribution.sum_seconds());
+        histogram.set_bucket(cumulative.map(bucket).collect());
+        histogram.set_sample_count(count);
+        histogram.set_sample_sum(sum);
         let mut metric = self.metric(labels);
         metric.set_histogram(histogram);
         self.metrics.push(metric);
@@ -191,9 +215,10 @@ mod tests {
 
     use super::*;
     use crate::telemetry::cells::{ConnectionRefusal, Outcome};
-    use crate::telemetry::counters::{Channel, NO_ZONE, add};
+    use crate::telemetry::counters::{Answered, Channel, NO_ZONE, add};
     use crate::telemetry::registry::{
         CacheFigures, HealthFigures, LaneFigures, ProbeFigures, Source, Sources, SteeringFigures,
+        ZoneEntries,
     };
     use crate::telemetry::strict;
     use crate::wire::fault::Fault;
@@ -204,6 +229,13 @@ mod tests {
                 entries: 7,
                 used_bytes: 1120,
                 budget_bytes: 64 << 20,
+                zones: vec![
+                    ZoneEntries::default(),
+                    ZoneEntries {
+                        entries: [4, 3],
+                        evictions: [2, 1],
+                    },
+                ],
                 ..CacheFigures::default()
             }),
             drops: Source::new(|| {
@@ -239,6 +271,29 @@ mod tests {
         }
     }
 
+    fn answered(zone: u16, channel: Channel, qtype: u16, rcode: u16) -> Answered {
+        Answered {
+            zone,
+            channel,
+            qtype,
+            rcode,
+            is_denial: rcode == 3,
+            is_stale: false,
+            dnssec_ok: true,
+            asked_octets: 60,
+            sent_octets: 120,
+        }
+    }
+
+    #[test]
+    fn nothing_has_the_name_of_coredns_unless_it_is_asked_for() {
+        let telemetry = Telemetry::new(1);
+        telemetry.connect(sources());
+        telemetry.zone("cluster.local.");
+        telemetry.upstreams.index("10.96.0.10:53");
+        assert!(!telemetry.expose().contains("coredns_"));
+    }
+
     #[test]
     fn a_scrape_before_the_first_query_is_valid() {
         let scrape = strict::parse(&Telemetry::new(0).expose());
@@ -253,37 +308,46 @@ mod tests {
     #[test]
     fn a_scrape_adds_up_what_all_threads_counted() {
         let telemetry = Telemetry::new(2);
+        telemetry.show_as_coredns("169.254.20.10:53".parse().unwrap());
         assert!(telemetry.connect(sources()));
         assert!(!telemetry.connect(sources()), "only once");
         let zone = telemetry.zone("cluster.local.");
         let root = telemetry.zone("odd\"\\\n.");
         for worker in &telemetry.workers {
-            worker.answers.count(zone, Channel::Udp4, 1, 0);
-            worker.answers.count(NO_ZONE, Channel::Udp6, 252, 5);
+            worker.answers.count(&answered(zone, Channel::Udp4, 1, 0));
+            worker
+                .answers
+                .count(&answered(NO_ZONE, Channel::Udp6, 252, 5));
             worker.reject(Fault::Type);
-            worker.hit_latency.record(Duration::from_micros(5), 3);
+            worker.answers.took(zone, Duration::from_micros(5), 3);
             add(&worker.batches, 1);
             add(&worker.handed_over, 2);
         }
         telemetry.workers[1]
             .answers
-            .count(root, Channel::Udp4, 16, 3);
-        telemetry.stream.answers.count(zone, Channel::Tcp4, 1, 0);
+            .count(&answered(root, Channel::Udp4, 16, 3));
+        telemetry
+            .stream
+            .answers
+            .count(&answered(zone, Channel::Tcp4, 1, 0));
         telemetry.stream.reject(Fault::Short);
         telemetry.stream.open();
         telemetry.stream.open();
         telemetry.stream.idle();
         telemetry.stream.close();
         telemetry.stream.refuse(ConnectionRefusal::Client);
-        telemetry.resolve.answers.count(zone, Channel::Udp4, 1, 0);
-        telemetry.resolve.miss(zone);
         telemetry
             .resolve
-            .miss_latency
-            .record(Duration::from_millis(2), 1);
+            .answers
+            .count(&answered(zone, Channel::Udp4, 1, 0));
+        telemetry.resolve.miss(zone);
+        let took = Duration::from_millis(2);
+        telemetry.resolve.answers.took(zone, took, 1);
         let upstream = telemetry.upstreams.index("10.96.0.10:53");
         let cells = telemetry.resolve.upstream(upstream);
         cells.end(Outcome::WrongId);
+        cells.respond(3, Duration::from_millis(2));
+        cells.respond(3, Duration::from_millis(3));
         cells.open();
         cells.open();
         cells.close();
@@ -372,6 +436,80 @@ mod tests {
                 1.0,
             ),
             (r#"nodens_build_info{version="0.1.0"}"#, 1.0),
+            (
+                r#"coredns_dns_requests_total{server="dns://169.254.20.10:53",zone="cluster.local.",view="",proto="udp",family="1",type="A"}"#,
+                3.0,
+            ),
+            (
+                r#"coredns_dns_requests_total{server="dns://169.254.20.10:53",zone="dropped",view="",proto="udp",family="2",type="other"}"#,
+                2.0,
+            ),
+            (
+                r#"coredns_dns_responses_total{server="dns://169.254.20.10:53",zone="cluster.local.",view="",rcode="NOERROR",plugin="cache"}"#,
+                3.0,
+            ),
+            (
+                r#"coredns_dns_responses_total{server="dns://169.254.20.10:53",zone="cluster.local.",view="",rcode="NOERROR",plugin="forward"}"#,
+                1.0,
+            ),
+            (
+                r#"coredns_dns_request_duration_seconds_bucket{server="dns://169.254.20.10:53",zone="cluster.local.",view="",le="0.00025"}"#,
+                6.0,
+            ),
+            (
+                r#"coredns_dns_request_duration_seconds_count{server="dns://169.254.20.10:53",zone="cluster.local.",view=""}"#,
+                7.0,
+            ),
+            (
+                r#"coredns_dns_request_size_bytes_bucket{server="dns://169.254.20.10:53",zone="cluster.local.",view="",proto="udp",le="100"}"#,
+                3.0,
+            ),
+            (
+                r#"coredns_dns_response_size_bytes_sum{server="dns://169.254.20.10:53",zone="cluster.local.",view="",proto="tcp"}"#,
+                120.0,
+            ),
+            (
+                r#"coredns_dns_do_requests_total{server="dns://169.254.20.10:53",zone="cluster.local.",view=""}"#,
+                4.0,
+            ),
+            (
+                r#"coredns_cache_entries{server="dns://169.254.20.10:53",type="denial",zones="cluster.local.",view=""}"#,
+                3.0,
+            ),
+            (
+                r#"coredns_cache_evictions_total{server="dns://169.254.20.10:53",type="success",zones="cluster.local.",view=""}"#,
+                2.0,
+            ),
+            (
+                r#"coredns_cache_hits_total{server="dns://169.254.20.10:53",type="success",zones="cluster.local.",view=""}"#,
+                3.0,
+            ),
+            (
+                r#"coredns_cache_hits_total{server="dns://169.254.20.10:53",type="denial",zones="odd\"\\\n.",view=""}"#,
+                1.0,
+            ),
+            (
+                r#"coredns_cache_requests_total{server="dns://169.254.20.10:53",zones="cluster.local.",view=""}"#,
+                4.0,
+            ),
+            (
+                r#"coredns_forward_responses_total{to="10.96.0.10:53",rcode="NXDOMAIN"}"#,
+                2.0,
+            ),
+            (r#"coredns_forward_requests_total{to="10.96.0.10:53"}"#, 2.0),
+            (
+                r#"coredns_proxy_request_duration_seconds_bucket{proxy_name="forward",to="10.96.0.10:53",rcode="NXDOMAIN",le="0.002"}"#,
+                1.0,
+            ),
+            (
+                r#"coredns_proxy_conn_cache_misses_total{proxy_name="forward",to="10.96.0.10:53",proto="tcp"}"#,
+                2.0,
+            ),
+            (
+                r#"coredns_nodecache_setup_errors_total{errortype="iptables"}"#,
+                4.0,
+            ),
+            ("coredns_health_request_failures_total", 1.0),
         ] {
             assert!(
                 (scrape.sample(sample) - value).abs() < 1e-9,
@@ -397,7 +535,9 @@ mod tests {
         for row in rows() {
             assert!(names.insert(row.name), "{} twice", row.name);
             assert!(
-                row.name.starts_with("nodens_") || row.name.starts_with("process_"),
+                ["nodens_", "process_", "coredns_"]
+                    .iter()
+                    .any(|prefix| row.name.starts_with(prefix)),
                 "{}",
                 row.name
             );

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::cache_families::CACHE;
 use super::cells::{ConnectionRefusal, Outcome, OverLimit, UpstreamGauges};
+use super::coredns::COREDNS;
 use super::counters::{RCODES, TYPES};
 use super::exposition::{Family, Kind, Series};
 use super::registry::{HealthFigures, Scrape};
@@ -21,6 +22,7 @@ pub(super) const SECTIONS: &[(&str, &[Family])] = &[
     ("Steering", STEERING),
     ("The agent", AGENT),
     ("The process", PROCESS),
+    ("As CoreDNS and node-cache name them", COREDNS),
 ];
 
 const QUERIES: &[Family] = &[

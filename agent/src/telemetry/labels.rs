@@ -22,8 +22,16 @@ pub(super) const LABELS: &[Label] = &[
         },
     },
     Label {
+        name: "errortype",
+        values: || "as node-cache has it".to_owned(),
+    },
+    Label {
         name: "family",
         values: || "`1` IPv4, `2` IPv6, as CoreDNS has it".to_owned(),
+    },
+    Label {
+        name: "goversion",
+        values: || "empty".to_owned(),
     },
     Label {
         name: "limit",
@@ -42,8 +50,27 @@ pub(super) const LABELS: &[Label] = &[
         },
     },
     Label {
+        name: "name",
+        values: || "of a plugin of CoreDNS".to_owned(),
+    },
+    Label {
+        name: "plugin",
+        values: || {
+            "`cache`, `forward`; empty for what was answered without regard to its name".to_owned()
+        },
+    },
+    Label {
         name: "proto",
-        values: || listed(["udp", "tcp"]),
+        values: || {
+            format!(
+                "{}; of CoreDNS's connections always `tcp`",
+                listed(["udp", "tcp"])
+            )
+        },
+    },
+    Label {
+        name: "proxy_name",
+        values: || "`forward`".to_owned(),
     },
     Label {
         name: "rcode",
@@ -66,12 +93,30 @@ pub(super) const LABELS: &[Label] = &[
         },
     },
     Label {
+        name: "revision",
+        values: || "`nodens`".to_owned(),
+    },
+    Label {
+        name: "server",
+        values: || {
+            "`dns://` and the first listen address with its port; what came to another address counts there too"
+                .to_owned()
+        },
+    },
+    Label {
         name: "source",
         values: || listed(["hit", "miss"]),
     },
     Label {
+        name: "to",
+        values: || "as `upstream`".to_owned(),
+    },
+    Label {
         name: "type",
-        values: || listed(TYPES.map(|(_, label)| label)),
+        values: || {
+            let types = listed(TYPES.map(|(_, label)| label));
+            format!("{types}; of CoreDNS's cache `success`, `denial`")
+        },
     },
     Label {
         name: "upstream",
@@ -85,14 +130,22 @@ pub(super) const LABELS: &[Label] = &[
         values: || "the agent's version".to_owned(),
     },
     Label {
+        name: "view",
+        values: || "empty".to_owned(),
+    },
+    Label {
         name: "worker",
         values: || "a worker's number, from 0".to_owned(),
     },
     Label {
         name: "zone",
         values: || {
-            "the longest configured zone of the name, with its final dot; empty for what was answered without regard to its name (rejected queries, a full queue, the agent's own probes); `other` for zones beyond the first 254 since the start".to_owned()
+            "the longest configured zone of the name, with its final dot; empty for what was answered without regard to its name (rejected queries, a full queue, the agent's own probes), under CoreDNS's names `dropped`, without the probes; `other` for zones beyond the first 254 since the start".to_owned()
         },
+    },
+    Label {
+        name: "zones",
+        values: || "as `zone`".to_owned(),
     },
 ];
 

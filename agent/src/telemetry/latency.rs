@@ -15,6 +15,9 @@ use super::counters::add;
 /// Buckets with an upper bound; one more takes what is longer.
 pub const BOUNDS: usize = 24;
 
+/// Of these, the upper ones, which are CoreDNS's.
+const COREDNS_BOUNDS: usize = 16;
+
 /// The upper bound of the last bucket, in seconds.
 const LARGEST_SECONDS: f64 = 8.192;
 
@@ -53,6 +56,14 @@ impl Distribution {
         self.sum_ns = self.sum_ns.wrapping_add(latency.sum_ns.load(Relaxed));
     }
 
+    /// Adds what was added up already.
+    pub fn merge(&mut self, other: &Self) {
+        for (total, bucket) in self.buckets.iter_mut().zip(&other.buckets) {
+            *total += bucket;
+        }
+        self.sum_ns = self.sum_ns.wrapping_add(other.sum_ns);
+    }
+
     /// Upper bounds in seconds, each with the number of queries at or below it.
     pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
         let mut total = 0;
@@ -60,6 +71,11 @@ impl Distribution {
             total += count;
             (bound_seconds(index), total)
         })
+    }
+
+    /// As [`Self::cumulative`], from CoreDNS's least bound on (0.25 ms to 8.192 s).
+    pub fn cumulative_of_coredns(&self) -> impl Iterator<Item = (f64, u64)> {
+        self.cumulative().skip(BOUNDS - COREDNS_BOUNDS)
     }
 
     /// All queries: the sum of the buckets, so that both always agree.
@@ -125,8 +141,11 @@ mod tests {
     #[test]
     fn the_upper_bounds_are_those_of_coredns() {
         let mut coredns = 0.000_25;
-        for index in BOUNDS - 16..BOUNDS {
-            assert_eq!(bound_seconds(index).to_bits(), f64::to_bits(coredns));
+        let distribution = Distribution::default();
+        let bounds: Vec<_> = distribution.cumulative_of_coredns().collect();
+        assert_eq!(bounds.len(), 16);
+        for (bound, _) in bounds {
+            assert_eq!(bound.to_bits(), f64::to_bits(coredns));
             coredns *= 2.0;
         }
         assert_eq!(bound_seconds(0).to_string(), "0.0000009765625");

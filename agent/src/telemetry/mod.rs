@@ -13,6 +13,7 @@ pub mod asked;
 mod cache_families;
 pub mod cells;
 pub mod clock;
+mod coredns;
 pub mod counters;
 pub mod exposition;
 mod families;
@@ -21,8 +22,10 @@ pub mod latency;
 pub mod log;
 mod process;
 pub mod registry;
+mod sizes;
 mod steering;
 #[cfg(test)]
 pub(crate) mod strict;
 pub mod summary;
 mod upstream_cells;
+mod zone_cells;

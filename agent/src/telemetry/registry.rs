@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::cells::{AgentCells, Labels, MAX_UPSTREAMS, ResolveCells, StreamCells,
 use super::counters::{Answers, Channel, MAX_ZONES, NO_ZONE};
 use super::latency::Distribution;
 use super::process;
+use super::zone_cells::ZoneTotals;
 use crate::wire::fault::Fault;
 
 /// All that is counted, and the names of zones and upstreams.
@@ -28,6 +30,8 @@ pub struct Telemetry {
     pub upstreams: Labels,
     pub(super) zones: Labels,
     sources: OnceLock<Sources>,
+    /// CoreDNS's label `server`, where its names are shown too.
+    coredns_server: OnceLock<String>,
 }
 
 impl Telemetry {
@@ -43,6 +47,7 @@ impl Telemetry {
             // Index 0, NO_ZONE.
             zones: Labels::new(&[""], MAX_ZONES),
             sources: OnceLock::new(),
+            coredns_server: OnceLock::new(),
         }
     }
 
@@ -56,6 +61,12 @@ impl Telemetry {
         self.stream.answers.open(zone);
         self.resolve.answers.open(zone);
         zone
+    }
+
+    /// Has scrapes show CoreDNS's and node-cache's series too, with this address as their `server`.
+    /// Once, before the first scrape.
+    pub fn show_as_coredns(&self, first: SocketAddr) {
+        let _ = self.coredns_server.set(format!("dns://{first}"));
     }
 
     /// Says where to ask for what is not in cells. Once: a second call changes nothing and
@@ -99,7 +110,7 @@ impl<T> fmt::Debug for Source<T> {
 }
 
 /// What the answer store says of itself. Counts are since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CacheFigures {
     /// Entries held now.
     pub entries: u64,
@@ -119,6 +130,17 @@ pub struct CacheFigures {
     pub refused: u64,
     /// Inserts of a name that was evicted a short while ago.
     pub ghost_hits: u64,
+    /// Entries and evictions of each zone by its index, data and denials apart.
+    pub zones: Vec<ZoneEntries>,
+}
+
+/// What the answer store has of one zone: first data, then denials.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZoneEntries {
+    /// Entries held now.
+    pub entries: [u64; 2],
+    /// Entries that had to leave for others before their end.
+    pub evictions: [u64; 2],
 }
 
 /// What the health checks say.
@@ -187,6 +209,12 @@ pub(super) struct Scrape<'a> {
     pub(super) upstreams: Arc<Vec<String>>,
     /// By zone, channel, type index and response code index.
     pub(super) answers: BTreeMap<(u16, Channel, usize, usize), u64>,
+    /// Of these, those that an upstream was asked for, by zone and response code index.
+    pub(super) fetched: BTreeMap<(u16, usize), u64>,
+    /// By zone index, what came from the cache and what did not.
+    pub(super) totals: Vec<[ZoneTotals; 2]>,
+    /// As [`Telemetry::show_as_coredns`] had it.
+    pub(super) server: Option<&'a str>,
     /// By zone index, for every zone that has a name.
     pub(super) hits: Vec<u64>,
     /// Answers a worker, in their order.
@@ -207,6 +235,9 @@ impl<'a> Scrape<'a> {
         let mut scrape = Self {
             cells,
             answers: BTreeMap::new(),
+            fetched: BTreeMap::new(),
+            totals: vec![Default::default(); zones.len()],
+            server: cells.coredns_server.get().map(String::as_str),
             hits: vec![0; zones.len()],
             zones,
             upstreams: Arc::clone(&cells.upstreams.load()),
@@ -222,15 +253,21 @@ impl<'a> Scrape<'a> {
         for worker in &cells.workers {
             let answers = scrape.add_hits(&worker.answers);
             scrape.worker_answers.push(answers);
-            scrape.hit_latency.add(&worker.hit_latency);
             for (total, count) in scrape.rejected_udp.iter_mut().zip(worker.rejected()) {
                 *total += count;
             }
         }
         scrape.add_hits(&cells.stream.answers);
-        scrape.hit_latency.add(&cells.stream.hit_latency);
-        scrape.miss_latency.add(&cells.resolve.miss_latency);
-        scrape.add_answers(&cells.resolve.answers, |_, _| {});
+        let mut fetched = BTreeMap::new();
+        scrape.add_answers(&cells.resolve.answers, |(zone, rcode), count| {
+            *fetched.entry((zone, rcode)).or_default() += count;
+        });
+        scrape.fetched = fetched;
+        scrape.add_cells(&cells.resolve.answers, 1);
+        for [hits, misses] in &scrape.totals {
+            scrape.hit_latency.merge(&hits.latency);
+            scrape.miss_latency.merge(&misses.latency);
+        }
         if let Some(sources) = cells.sources.get() {
             scrape.cache = Some((sources.cache.0)());
             scrape.health = Some((sources.health.0)());
@@ -246,23 +283,33 @@ impl<'a> Scrape<'a> {
     fn add_hits(&mut self, block: &Answers) -> u64 {
         let mut hits = std::mem::take(&mut self.hits);
         let mut all = 0;
-        self.add_answers(block, |zone, count| {
+        self.add_answers(block, |(zone, _), count| {
             all += count;
             if let (true, Some(total)) = (zone != NO_ZONE, hits.get_mut(usize::from(zone))) {
                 *total += count;
             }
         });
         self.hits = hits;
+        self.add_cells(block, 0);
         all
     }
 
-    fn add_answers(&mut self, block: &Answers, mut also: impl FnMut(u16, u64)) {
+    /// Adds what a block counts of each zone beside its answers.
+    fn add_cells(&mut self, block: &Answers, source: usize) {
+        for (zone, totals) in (0..).zip(&mut self.totals) {
+            if let Some(cells) = block.cells(zone) {
+                totals[source].add(cells);
+            }
+        }
+    }
+
+    fn add_answers(&mut self, block: &Answers, mut also: impl FnMut((u16, usize), u64)) {
         block.visit(|zone, channel, qtype, rcode, count| {
             *self
                 .answers
                 .entry((zone, channel, qtype, rcode))
                 .or_default() += count;
-            also(zone, count);
+            also((zone, rcode), count);
         });
     }
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is counted of each upstream server. The cold thread writes.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
-use super::counters::add;
+use super::counters::{RCODES, add, rcode_index};
+use super::latency::{Distribution, Latency};
 
 /// How one try at an upstream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +78,8 @@ pub struct UpstreamCells {
     waiting: AtomicU64,
     smoothed_us: AtomicU64,
     p95_us: AtomicU64,
+    /// By response code; made with the first.
+    responses: [OnceLock<Box<Latency>>; RCODES.len()],
 }
 
 /// How an upstream server stood when it was last looked at.
@@ -123,6 +128,22 @@ impl UpstreamCells {
     #[must_use]
     pub fn hedges(&self) -> u64 {
         self.hedges.load(Relaxed)
+    }
+
+    /// Counts a response that belongs to its query.
+    pub fn respond(&self, rcode: u16, took: Duration) {
+        let latency = self.responses[rcode_index(rcode)].get_or_init(Box::default);
+        latency.record(took, 1);
+    }
+
+    /// How long responses took, with the place of their code in [`RCODES`].
+    pub(super) fn responses(&self) -> impl Iterator<Item = (usize, Distribution)> {
+        let responses = self.responses.iter().enumerate();
+        responses.filter_map(|(rcode, latency)| {
+            let mut distribution = Distribution::default();
+            distribution.add(latency.get()?);
+            Some((rcode, distribution))
+        })
     }
 
     /// Counts the end of one try.

@@ -28,6 +28,12 @@ pub struct Query {
 }
 
 impl Query {
+    /// Whether the client wants DNSSEC's records (the DO bit, RFC 3225).
+    #[must_use]
+    pub fn wants_dnssec(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
     /// Reads a query: exactly one question, no answer and no authority record, at most two
     /// additional records and one OPT among them. Other additional records are passed over: their
     /// data is not read. Octets behind the last record are ignored, as CoreDNS and Unbound do.

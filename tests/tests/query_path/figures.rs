@@ -16,7 +16,7 @@ const BENCH: &str = "n1.bench.cluster.local";
 const MISSING: &str = "missing.example.org";
 
 /// Name, type, and what is counted: zone, type, response code. None expires before a test ends.
-const QUESTIONS: [(&str, u16, [&str; 3]); 9] = [
+pub(crate) const QUESTIONS: [(&str, u16, [&str; 3]); 9] = [
     (DAY, A, [".", "A", "NOERROR"]),
     (DAY, AAAA, [".", "AAAA", "NOERROR"]),
     (DAY, 65, [".", "HTTPS", "NOERROR"]),
@@ -28,9 +28,9 @@ const QUESTIONS: [(&str, u16, [&str; 3]); 9] = [
     (BENCH, A, ["cluster.local.", "A", "NOERROR"]),
 ];
 /// Times that each is asked over each transport and family.
-const TIMES: u64 = 3;
+pub(crate) const TIMES: u64 = 3;
 /// Transports and families.
-const CHANNELS: u64 = 4;
+pub(crate) const CHANNELS: u64 = 4;
 
 /// A count.
 fn whole(value: f64) -> u64 {
@@ -39,11 +39,11 @@ fn whole(value: f64) -> u64 {
 
 /// Every sample of a scrape.
 #[derive(Debug)]
-struct Scrape(BTreeMap<String, f64>);
+pub(crate) struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
     /// The sum of a metric's samples whose labels have all of these.
-    fn sum(&self, name: &str, labels: &[&str]) -> u64 {
+    pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> u64 {
         let is_one = |sample: &str| {
             let rest = sample.strip_prefix(name);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
@@ -68,7 +68,7 @@ impl Scrape {
 }
 
 /// Reads a scrape as Prometheus does, and more strictly.
-fn read(text: &str) -> Scrape {
+pub(crate) fn read(text: &str) -> Scrape {
     let mut samples = BTreeMap::new();
     let mut families: BTreeMap<&str, &str> = BTreeMap::new();
     let mut helped = BTreeSet::new();
@@ -121,7 +121,7 @@ fn clients(agent: &Agent) -> [(Client, &'static str); 2] {
 }
 
 /// Asks everything, and gives what must have been counted.
-fn ask_everything(agent: &Agent) -> BTreeMap<String, u64> {
+pub(crate) fn ask_everything(agent: &Agent) -> BTreeMap<String, u64> {
     let mut expected = BTreeMap::new();
     let mut expect = |proto: &str, family: &str, [zone, of_type, rcode]: [&str; 3]| {
         let sample = format!(

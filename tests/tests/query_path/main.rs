@@ -13,12 +13,14 @@
 //! | outage | upstreams that go, names that are always asked for |
 //! | upstream | connections to the upstreams, and which upstream is asked |
 //! | figures | the metrics say what happened |
+//! | dashboards | they say it under CoreDNS's names too |
 #![expect(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 #![expect(
     clippy::disallowed_methods,
     reason = "tests own their clock and their waits"
 )]
 
+mod dashboards;
 mod echo;
 mod figures;
 mod lifetime;
