@@ -1,265 +1,304 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One connection to an upstream, TCP (RFC 7766) or TLS over it (RFC 7858): one question on it at a
-//! time.
+//! One connection to an upstream, TCP (RFC 7766) or TLS over it (RFC 7858), and the questions that
+//! are under way on it: one, or several, which may be answered in any order.
+//!
+//! ```text
+//! ask ─► outgoing ─┐                       ┌─ the answer with its ID ─► who asked
+//! ask ─► outgoing ─┴─► one write ─► one read ─┴─ the answer with its ID ─► who asked
+//! ```
+//!
+//! No task belongs to a connection. Of those who wait on it one reads for all, and writes what others
+//! have asked since; when it has its own answer the next one takes over.
 
+use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
-use tokio_rustls::client::TlsStream;
 
+use super::lock;
+use super::message::{self, Exchanged};
+use super::octets::Stream;
 use super::upstream::Failure;
 use crate::telemetry::cells::{Outcome, UpstreamCells};
 use crate::telemetry::registry::Telemetry;
-use crate::wire::answer::Answer;
-use crate::wire::chain::Chain;
-use crate::wire::edns;
-use crate::wire::header::{Flags, HEADER, Header};
 use crate::wire::question::Question;
-use crate::wire::response::{self, Expected, Lie, Response};
-use crate::wire::{qtype, rcode};
 
 /// Octets of the length in front of a message (RFC 1035 section 4.2.2).
 const PREFIX: usize = 2;
-/// Room for most responses; a longer one gets what its length says.
-const BUFFER: usize = 1024;
-/// Responses that do not belong to the question, before the connection is given up.
+/// Room for what one read brings: most responses, or a few of them.
+const ROOM: usize = 1024;
+/// Room that a connection without a question keeps.
+const ROOM_KEPT: usize = 8 << 10;
+/// Responses in a row that belong to no question, before the connection is given up.
 const LIES: usize = 8;
-/// The UDP size that a question announces in octets. It says nothing about an answer over TCP.
-const UDP_SIZE: u16 = 1232;
 
-/// A question as it goes over the wire, with its length in front.
-#[derive(Debug)]
-pub(super) struct Request {
-    id: u16,
-    frame: Vec<u8>,
-    question_end: usize,
-}
-
-impl Request {
-    /// `turn` makes the ID: nobody outside sees a connection's octets, so it need only differ from
-    /// those before it.
-    pub(super) fn new(question: &Question, turn: u64) -> Self {
-        let [.., a, b] = turn
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .swap_bytes()
-            .to_be_bytes();
-        Self::with_id(question, u16::from_be_bytes([a, b]))
-    }
-
-    /// With this ID.
-    pub(super) fn with_id(question: &Question, id: u16) -> Self {
-        let checking_disabled = if question.checking_disabled() {
-            Flags::CD
-        } else {
-            0
-        };
-        let header = Header {
-            id,
-            // AD asks to be told whether the data was validated (RFC 6840 section 5.7).
-            flags: Flags(Flags::RD | Flags::AD | checking_disabled),
-            questions: 1,
-            additionals: 1,
-            ..Header::default()
-        };
-        let length = HEADER + question.name().len() + 4 + edns::OPT_LEN;
-        let mut frame = Vec::with_capacity(PREFIX + length);
-        frame.extend(u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
-        frame.resize(PREFIX + HEADER, 0);
-        header.write(&mut frame[PREFIX..]);
-        frame.extend(question.name());
-        frame.extend(question.qtype().to_be_bytes());
-        frame.extend(question.qclass().to_be_bytes());
-        let question_end = frame.len();
-        let dnssec_ok = if question.dnssec_ok() { edns::DO } else { 0 };
-        frame.push(0);
-        frame.extend(qtype::OPT.to_be_bytes());
-        frame.extend(UDP_SIZE.to_be_bytes());
-        frame.extend([0, 0]);
-        frame.extend(dnssec_ok.to_be_bytes());
-        frame.extend([0, 0]);
-        Self {
-            id,
-            frame,
-            question_end,
-        }
-    }
-
-    /// The message alone, as it goes in a datagram.
-    pub(super) fn datagram(&self) -> &[u8] {
-        &self.frame[PREFIX..]
-    }
-
-    fn expected(&self) -> Expected<'_> {
-        Expected {
-            id: self.id,
-            question: &self.frame[PREFIX + HEADER..self.question_end],
-        }
-    }
-}
-
-/// A response that belongs to its question.
-#[derive(Debug)]
-pub(super) struct Exchanged {
-    pub(super) response: Response,
-    message: Vec<u8>,
-    offsets: Vec<u8>,
-}
-
-impl Exchanged {
-    /// Reads a message that came after a question.
-    pub(super) fn read(mut message: Vec<u8>, request: &Request) -> Result<Self, Outcome> {
-        let mut offsets = vec![0; response::offsets_needed(&message)];
-        match Response::parse(&mut message, &request.expected(), &mut offsets) {
-            Ok(mut response) => {
-                response.shorten(&mut message, &mut offsets);
-                Ok(Self {
-                    response,
-                    message,
-                    offsets,
-                })
-            }
-            Err(Lie::Malformed) => Err(Outcome::Malformed),
-            Err(Lie::WrongId) => Err(Outcome::WrongId),
-            Err(Lie::WrongQuestion) => Err(Outcome::WrongQuestion),
-        }
-    }
-
-    /// The response as it is kept and sent on.
-    pub(super) fn answer(&self) -> Answer<'_> {
-        self.response.answer(&self.message, &self.offsets)
-    }
-
-    /// How the try ended. Over TCP nothing has to be cut, so a server that does it is to be seen.
-    pub(super) fn outcome(&self) -> Outcome {
-        if self.response.flags.has(Flags::TC) {
-            Outcome::Truncated
-        } else {
-            Outcome::Answered
-        }
-    }
-
-    /// The SOA that it denies with, its names in full, and where in it the TTL stands.
-    pub(super) fn soa(&self) -> Option<(Vec<u8>, usize)> {
-        let (octets, length, ttl_at) = self.response.plain_soa(&self.message)?;
-        Some((octets.get(..length)?.to_vec(), ttl_at))
-    }
-
-    /// Whether its CNAMEs lead nowhere.
-    pub(super) fn is_loop(&self) -> bool {
-        self.response.chain == Chain::Loop
-    }
-
-    /// Whether the server could or would not answer: another may.
-    pub(super) fn is_refusal(&self) -> bool {
-        matches!(
-            self.response.rcode,
-            rcode::SERVFAIL | rcode::REFUSED | rcode::NOTIMP
-        ) || self.response.rcode > 15
-    }
-}
-
-/// What octets go over.
-#[derive(Debug)]
-pub(super) enum Stream {
-    /// TCP alone.
-    Plain(TcpStream),
-    /// TLS, its handshake done. On the heap: its state is a kilobyte and more.
-    Secure(Box<TlsStream<TcpStream>>),
-}
-
-impl Stream {
-    /// What it is at the bottom.
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
-            Self::Secure(stream) => stream.get_ref().0,
-        }
-    }
-
-    /// Whether nothing has come that nobody asked for, nor the end. What TLS itself has to say, such
-    /// as tickets for the next handshake, is none of it.
-    pub(super) fn is_silent(&mut self) -> bool {
-        match self {
-            Self::Plain(stream) => {
-                let read = stream.try_read(&mut [0]);
-                matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-            }
-            Self::Secure(stream) => {
-                let mut octet = [0];
-                let mut octet = ReadBuf::new(&mut octet);
-                let mut context = Context::from_waker(Waker::noop());
-                let read = Pin::new(stream).poll_read(&mut context, &mut octet);
-                read.is_pending()
-            }
-        }
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Secure(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        octets: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, octets),
-            Self::Secure(stream) => Pin::new(stream).poll_write(context, octets),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Secure(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Secure(stream) => Pin::new(stream).poll_shutdown(context),
-        }
-    }
-}
-
-/// An open connection. It moves from hand to hand: on the heap, so that futures stay small.
+/// An open connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: Stream,
     opened: Instant,
     /// When it should end.
     ends: Instant,
-    used: Instant,
-    is_fresh: bool,
-    /// A question is under way on it.
-    is_asked: bool,
+    wire: Mutex<Wire>,
     _count: Count,
 }
 
-impl Drop for Connection {
+/// Its octets, and who waits for them.
+#[derive(Debug)]
+struct Wire {
+    stream: Stream,
+    used: Instant,
+    /// Nothing was answered on it yet.
+    is_fresh: bool,
+    /// It must take no more questions.
+    is_spoilt: bool,
+    /// How it ended.
+    ended: Option<Outcome>,
+    /// Somebody was told of its end as of a failure of the server.
+    is_blamed: bool,
+    /// Places that were given to who has not asked yet.
+    boarding: usize,
+    /// Questions under way, in the order in which they were asked.
+    asked: VecDeque<Entry>,
+    /// Who reads and writes for all.
+    reader: Option<u16>,
+    /// The reader was woken and has not run yet.
+    is_called: bool,
+    /// What is asked in this turn of the thread goes out together.
+    is_gathering: bool,
+    outgoing: Vec<u8>,
+    /// Octets of it that are gone already.
+    written: usize,
+    /// TLS may keep what the socket had no room for.
+    is_unflushed: bool,
+    incoming: Vec<u8>,
+    lies: usize,
+}
+
+/// A question under way.
+#[derive(Debug)]
+struct Entry {
+    id: u16,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// It is waited for; whom to wake, where that is known yet.
+    Waiting(Option<Waker>),
+    /// This has come.
+    Answered(Vec<u8>),
+    /// Nobody waits any more. An answer may still come.
+    Left,
+}
+
+impl Wire {
+    fn entry(&mut self, id: u16) -> Option<&mut Entry> {
+        self.asked.iter_mut().find(|entry| entry.id == id)
+    }
+
+    fn take(&mut self, id: u16) -> Option<Vec<u8>> {
+        let entry = self.entry(id)?;
+        if !matches!(entry.state, State::Answered(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut entry.state, State::Waiting(None)) {
+            State::Answered(message) => Some(message),
+            State::Waiting(_) | State::Left => None,
+        }
+    }
+
+    fn places(&self) -> usize {
+        let is_taken = |entry: &&Entry| !matches!(entry.state, State::Left);
+        self.boarding + self.asked.iter().filter(is_taken).count()
+    }
+
+    /// Takes in that an answer was taken.
+    fn answered(&mut self, id: u16) {
+        self.is_fresh = false;
+        self.lies = 0;
+        self.used = Instant::now();
+        if let Some(at) = self.asked.iter().position(|entry| entry.id == id) {
+            self.asked.remove(at);
+        }
+        if self.reader == Some(id) {
+            self.hand_over();
+        }
+        if self.asked.is_empty() && self.incoming.capacity() > ROOM_KEPT {
+            self.incoming = Vec::new();
+        }
+    }
+
+    /// Has the next one read who waits.
+    fn hand_over(&mut self) {
+        self.reader = None;
+        self.is_called = false;
+        let next = self
+            .asked
+            .iter_mut()
+            .find_map(|entry| match &mut entry.state {
+                State::Waiting(waker) => Some(waker.take()),
+                State::Answered(_) | State::Left => None,
+            });
+        // One that was not looked at yet will be.
+        if let Some(Some(waker)) = next {
+            waker.wake();
+        }
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        self.is_spoilt = true;
+        self.ended.get_or_insert(outcome);
+        for entry in &mut self.asked {
+            if let State::Waiting(waker) = &mut entry.state
+                && let Some(waker) = waker.take()
+            {
+                waker.wake();
+            }
+        }
+    }
+
+    /// How its end is told to the next one of those who waited: the first of them hears what became
+    /// of the server, the others had not their turn yet.
+    fn failure(&mut self, outcome: Outcome) -> Failure {
+        // The last two are how the kernel's own patience ends.
+        let is_quiet = matches!(
+            outcome,
+            Outcome::Reset | Outcome::Closed | Outcome::ConnectTimeout | Outcome::Unreachable
+        );
+        if std::mem::replace(&mut self.is_blamed, true) || is_quiet && !self.is_fresh {
+            Failure::Stale
+        } else {
+            Failure::Outcome(outcome)
+        }
+    }
+
+    /// Writes what was asked, reads what has come.
+    fn work(&mut self, context: &mut Context<'_>, cells: &UpstreamCells) {
+        if let Err(error) = self.write(context).and_then(|()| self.read(context, cells)) {
+            self.end(Outcome::of(&error));
+        }
+    }
+
+    fn write(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        while let Some(rest) = self.outgoing.get(self.written..)
+            && !rest.is_empty()
+        {
+            match pin!(self.stream.write(rest)).poll(context) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(written)) => self.written += written,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => return Ok(()),
+            }
+        }
+        if self.written > 0 {
+            self.outgoing.clear();
+            self.written = 0;
+            self.is_unflushed = true;
+        }
+        if self.is_unflushed {
+            match pin!(self.stream.flush()).poll(context) {
+                Poll::Ready(flushed) => {
+                    flushed?;
+                    self.is_unflushed = false;
+                }
+                Poll::Pending => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, context: &mut Context<'_>, cells: &UpstreamCells) -> io::Result<()> {
+        while self.ended.is_none() {
+            if self.incoming.capacity() - self.incoming.len() < ROOM / 2 {
+                self.incoming.reserve(ROOM);
+            }
+            match pin!(self.stream.read_buf(&mut self.incoming)).poll(context) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Poll::Ready(Ok(_)) => self.sort(cells),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the messages that are whole to those who wait for them.
+    fn sort(&mut self, cells: &UpstreamCells) {
+        let incoming = std::mem::take(&mut self.incoming);
+        let mut at = 0;
+        while let Some((prefix, rest)) = incoming[at..].split_first_chunk::<PREFIX>() {
+            let length = usize::from(u16::from_be_bytes(*prefix));
+            let Some(message) = rest.get(..length) else {
+                break;
+            };
+            self.deliver(message, cells);
+            at += PREFIX + length;
+        }
+        self.incoming = incoming;
+        self.incoming.drain(..at);
+        if let Some(prefix) = self.incoming.first_chunk::<PREFIX>() {
+            let length = PREFIX + usize::from(u16::from_be_bytes(*prefix));
+            self.incoming
+                .reserve(length.saturating_sub(self.incoming.len()));
+        }
+    }
+
+    fn deliver(&mut self, message: &[u8], cells: &UpstreamCells) {
+        let id = message.first_chunk().map(|id| u16::from_be_bytes(*id));
+        let at = id.and_then(|id| self.asked.iter().position(|entry| entry.id == id));
+        let Some(at) = at else {
+            // A message without an ID is for the one that is due.
+            let waits = |entry: &&mut Entry| matches!(entry.state, State::Waiting(_));
+            let lie = if id.is_some() {
+                Outcome::WrongId
+            } else {
+                Outcome::Malformed
+            };
+            match self.asked.iter_mut().find(waits) {
+                Some(_) => self.lie(lie, cells),
+                // More than what was asked for: nobody knows what comes next.
+                None => self.is_spoilt = true,
+            }
+            return;
+        };
+        let entry = &mut self.asked[at];
+        match std::mem::replace(&mut entry.state, State::Left) {
+            State::Waiting(waker) => {
+                entry.state = State::Answered(message.to_vec());
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            // The first one counts.
+            State::Answered(first) => {
+                entry.state = State::Answered(first);
+                self.is_spoilt = true;
+            }
+            State::Left => drop(self.asked.remove(at)),
+        }
+    }
+
+    /// Counts a message that does not belong to a question.
+    fn lie(&mut self, lie: Outcome, cells: &UpstreamCells) {
+        self.lies += 1;
+        if self.lies < LIES {
+            cells.end(lie);
+        } else if self.ended.is_none() {
+            self.end(lie);
+        }
+    }
+}
+
+impl Drop for Wire {
     /// One that may lead into the void ends at once: the kernel would keep it, and its port, for
     /// minutes, to say goodbye.
     fn drop(&mut self) {
-        if self.is_asked {
+        if !self.asked.is_empty() {
             let _ = self.stream.tcp().set_zero_linger();
         }
     }
@@ -281,34 +320,54 @@ impl Connection {
         max_age: Duration,
         telemetry: &Arc<Telemetry>,
         index: u16,
-    ) -> Box<Self> {
+    ) -> Arc<Self> {
         telemetry.resolve.upstream(index).open();
         let now = Instant::now();
-        Box::new(Self {
+        let wire = Wire {
             stream,
-            opened: now,
-            ends: now + max_age,
             used: now,
             is_fresh: true,
-            is_asked: false,
+            is_spoilt: false,
+            ended: None,
+            is_blamed: false,
+            boarding: 0,
+            asked: VecDeque::new(),
+            reader: None,
+            is_called: false,
+            is_gathering: false,
+            outgoing: Vec::new(),
+            written: 0,
+            is_unflushed: false,
+            incoming: Vec::new(),
+            lies: 0,
+        };
+        Arc::new(Self {
+            opened: now,
+            ends: now + max_age,
+            wire: Mutex::new(wire),
             _count: Count(Arc::clone(telemetry), index),
         })
     }
 
-    /// Whether a question may go over it: not too old, and nothing came that nobody asked for, nor
-    /// its end.
-    pub(super) fn is_usable(&mut self, now: Instant, idle: Duration) -> bool {
-        now < self.ends && now < self.used + idle && self.stream.is_silent()
+    /// Whether a question may go over it that nothing is under way on: not too old, and nothing came
+    /// that nobody asked for, nor its end.
+    pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
+        let mut wire = lock(&self.wire);
+        now < self.ends
+            && now < wire.used + idle
+            && !wire.is_spoilt
+            && wire.incoming.is_empty()
+            && wire.stream.is_silent()
     }
 
     /// Whether it was used at this moment or later.
     pub(super) fn was_used_since(&self, moment: Instant) -> bool {
-        self.used >= moment
+        lock(&self.wire).used >= moment
     }
 
-    /// Whether nothing was asked on it yet.
+    /// Whether nothing was answered on it yet.
     pub(super) fn is_fresh(&self) -> bool {
-        self.is_fresh
+        lock(&self.wire).is_fresh
     }
 
     /// Whether it has to end by this moment.
@@ -321,81 +380,193 @@ impl Connection {
         now - self.opened
     }
 
-    /// Asks and waits for the answer; gives the connection back with it. What does not belong to
-    /// the question is dropped and counted.
-    pub(super) async fn exchange(
-        mut self: Box<Self>,
-        request: &Request,
-        cells: &UpstreamCells,
-    ) -> Result<(Box<Self>, Exchanged), Failure> {
-        self.is_asked = true;
-        let result = self.ask(request, cells).await;
-        match result {
-            Ok(exchanged) => {
-                self.is_asked = false;
-                self.is_fresh = false;
-                self.used = Instant::now();
-                Ok((self, exchanged))
-            }
-            // The last two are how the kernel's own patience ends.
-            Err(
-                Outcome::Reset | Outcome::Closed | Outcome::ConnectTimeout | Outcome::Unreachable,
-            ) if !self.is_fresh => Err(Failure::Stale),
-            Err(outcome) => Err(Failure::Outcome(outcome)),
+    /// Places for further questions, where so many may be under way.
+    pub(super) fn room(&self, most: usize) -> usize {
+        let wire = lock(&self.wire);
+        if wire.is_spoilt {
+            0
+        } else {
+            most.saturating_sub(wire.boarding + wire.asked.len())
         }
     }
 
-    async fn ask(
-        &mut self,
-        request: &Request,
+    /// The same where it has not been written yet what was asked in this turn.
+    pub(super) fn room_in_turn(&self, most: usize) -> usize {
+        if lock(&self.wire).is_gathering {
+            self.room(most)
+        } else {
+            0
+        }
+    }
+
+    /// Whether it may take questions when those under way are answered.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        now >= self.ends || lock(&self.wire).is_spoilt
+    }
+
+    /// Questions that somebody waits for, or is about to ask.
+    pub(super) fn places(&self) -> usize {
+        lock(&self.wire).places()
+    }
+}
+
+/// A question's place on a connection. Dropping it leaves the connection, which ends where the answer
+/// has not come.
+#[derive(Debug)]
+pub(super) struct Place {
+    connection: Arc<Connection>,
+    id: Option<u16>,
+    has_left: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Place {
+    /// Takes a place.
+    pub(super) fn on(connection: &Arc<Connection>) -> Self {
+        lock(&connection.wire).boarding += 1;
+        Self {
+            connection: Arc::clone(connection),
+            id: None,
+            has_left: false,
+        }
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Waits for the answer to what was asked. What does not belong to the question is dropped and
+    /// counted.
+    pub(super) async fn answer(
+        &self,
+        question: &Question,
         cells: &UpstreamCells,
-    ) -> Result<Exchanged, Outcome> {
-        let written = self.stream.write_all(&request.frame).await;
-        written.map_err(|error| Outcome::of(&error))?;
-        // TLS may keep what the socket had no room for.
-        let flushed = self.stream.flush().await;
-        flushed.map_err(|error| Outcome::of(&error))?;
-        // One read has both length and message, where the server wrote both at once.
-        let mut inbox = Vec::with_capacity(BUFFER);
-        let mut lies = 0;
+    ) -> Result<Exchanged, Failure> {
+        let Some(id) = self.id else {
+            return Err(Failure::Outcome(Outcome::Failed));
+        };
         loop {
-            let read = self.read(&mut inbox).await;
-            let message = read.map_err(|error| Outcome::of(&error))?;
-            match Exchanged::read(message, request) {
+            let answer = std::future::poll_fn(|context| self.poll(id, context, cells));
+            match Exchanged::read(answer.await?, question, id) {
                 Ok(exchanged) => {
-                    if !inbox.is_empty() {
-                        // More than one question has answers: nobody knows what comes next.
-                        self.ends = self.used;
-                    }
+                    lock(&self.connection.wire).answered(id);
                     return Ok(exchanged);
                 }
-                Err(lie) => {
-                    lies += 1;
-                    if lies == LIES {
-                        return Err(lie);
-                    }
-                    cells.end(lie);
-                }
+                Err(lie) => lock(&self.connection.wire).lie(lie, cells),
             }
         }
     }
 
-    /// Reads one message. What came behind it stays in `inbox`, for the next call.
-    async fn read(&mut self, inbox: &mut Vec<u8>) -> io::Result<Vec<u8>> {
-        loop {
-            if let Some((prefix, rest)) = inbox.split_first_chunk::<PREFIX>() {
-                let length = usize::from(u16::from_be_bytes(*prefix));
-                if rest.len() >= length {
-                    let behind = inbox.split_off(PREFIX + length);
-                    let mut message = std::mem::replace(inbox, behind);
-                    message.drain(..PREFIX);
-                    return Ok(message);
+    /// Asks. `draw` is where the search for an ID begins that nobody else has here. With `gathers` others
+    /// of this turn may have their questions written together with this one.
+    pub(super) fn ask(&mut self, question: &Question, draw: u16, gathers: bool) {
+        let mut wire = lock(&self.connection.wire);
+        let mut id = draw;
+        while wire.entry(id).is_some() {
+            id = id.wrapping_add(1);
+        }
+        wire.boarding -= usize::from(self.id.replace(id).is_none());
+        let state = State::Waiting(None);
+        wire.asked.push_back(Entry { id, state });
+        message::write_frame(question, id, &mut wire.outgoing);
+        match wire.reader {
+            None => wire.is_gathering |= gathers,
+            // It sleeps until something comes to be read.
+            Some(reader) if !wire.is_called => {
+                wire.is_called = true;
+                if let Some(Entry {
+                    state: State::Waiting(Some(waker)),
+                    ..
+                }) = wire.entry(reader)
+                {
+                    waker.wake_by_ref();
                 }
-                inbox.reserve(PREFIX + length - inbox.len());
             }
-            if self.stream.read_buf(inbox).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            Some(_) => {}
+        }
+    }
+
+    fn poll(
+        &self,
+        id: u16,
+        context: &mut Context<'_>,
+        cells: &UpstreamCells,
+    ) -> Poll<Result<Vec<u8>, Failure>> {
+        let mut wire = lock(&self.connection.wire);
+        let wire = &mut *wire;
+        if let Some(message) = wire.take(id) {
+            return Poll::Ready(Ok(message));
+        }
+        if wire.ended.is_none() && wire.reader.is_none_or(|reader| reader == id) {
+            wire.reader = Some(id);
+            if wire.is_gathering && !wire.is_called {
+                // When all others have run that were ready.
+                wire.is_called = true;
+                context.waker().wake_by_ref();
+            } else {
+                wire.is_called = false;
+                wire.is_gathering = false;
+                wire.work(context, cells);
+                if let Some(message) = wire.take(id) {
+                    return Poll::Ready(Ok(message));
+                }
             }
         }
+        if let Some(outcome) = wire.ended {
+            return Poll::Ready(Err(wire.failure(outcome)));
+        }
+        if let Some(entry) = wire.entry(id)
+            && let State::Waiting(waker) = &mut entry.state
+            && !waker
+                .as_ref()
+                .is_some_and(|waker| waker.will_wake(context.waker()))
+        {
+            *waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Whether an earlier question is not answered yet on the same connection: a server that answers
+    /// in order has not come to this one.
+    pub(super) fn is_behind(&self) -> bool {
+        let wire = lock(&self.connection.wire);
+        let others = wire
+            .asked
+            .iter()
+            .take_while(|entry| Some(entry.id) != self.id);
+        let mut others = others.filter(|entry| !matches!(entry.state, State::Answered(_)));
+        others.next().is_some()
+    }
+
+    /// Whether others have places on the same connection.
+    pub(super) fn is_shared(&self) -> bool {
+        let wire = lock(&self.connection.wire);
+        wire.boarding + wire.asked.len() > 1
+    }
+
+    /// Gives the place up. Whether an answer was still waited for.
+    pub(super) fn leave(&mut self) -> bool {
+        if std::mem::replace(&mut self.has_left, true) {
+            return false;
+        }
+        let mut wire = lock(&self.connection.wire);
+        let Some(id) = self.id else {
+            wire.boarding -= 1;
+            return false;
+        };
+        let Some(entry) = wire.entry(id) else {
+            return false;
+        };
+        entry.state = State::Left;
+        wire.is_spoilt = true;
+        if wire.reader == Some(id) {
+            wire.hand_over();
+        }
+        true
     }
 }

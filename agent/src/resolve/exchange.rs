@@ -18,7 +18,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::choice::Visited;
-use super::connection::Exchanged;
+use super::message::Exchanged;
+use super::pace;
 use super::pool::{Lent, Take};
 use super::routes::Route;
 use super::upstream::{Failure, Server};
@@ -138,7 +139,7 @@ async fn try_once(
     }
     let (mut take, mut now) = (Take::Any, began);
     for _ in 0..MOST_STALE {
-        let (lent, sent) = match server.lend(take, asking.limits, now) {
+        let (mut lent, sent) = match server.lend(take, asking.limits, now) {
             Some(lent) => (lent, now),
             None => {
                 let lent = wait(asking, server, is_last, now).await?;
@@ -146,12 +147,16 @@ async fn try_once(
             }
         };
         let until = asking.deadline.min(sent + asking.limits.attempt_timeout);
-        let request = server.request(asking.question);
-        let mut first = pin!(server.exchange(lent, &request, sent));
-        let patience = server.patience(asking.limits);
+        lent.ask(asking.question, sent);
+        let patience = match server.patience(asking.limits) {
+            None if lent.is_shared() => Some(pace::SOONEST),
+            patience => patience,
+        };
         let soon = patience.map_or(until, |patience| until.min(sent + patience));
+        let mut first = pin!(server.answer(&lent, asking.question, sent));
         let result = match timeout_at(soon, first.as_mut()).await {
             Ok(result) => result.map(|exchanged| (exchanged, server)),
+            Err(_) if soon < until && lent.is_behind() && server.may_move() => Err(Failure::Stale),
             // Rare, and on the heap: it must not make every query larger.
             Err(_) => Box::pin(insist(asking, server, visited, [sent, until], first)).await,
         };
@@ -160,7 +165,7 @@ async fn try_once(
                 note(asking.question, by, Ok(&exchanged), sent);
                 return Ok((exchanged, by.index()));
             }
-            // It ended while it waited, most likely: at once over another.
+            // It ended while it waited, most likely, or others hold it up: at once over another.
             Err(Failure::Stale) => {
                 take = Take::HeardSince(sent);
                 now = Instant::now();
@@ -277,19 +282,20 @@ fn again<'a>(
     }
     let other = asking.route.other(visited, Instant::now());
     let (other, take) = match other {
-        Some(other) if !Arc::ptr_eq(other, server) => (other, Take::Any),
+        Some(other) if !Arc::ptr_eq(other, server) => (other, Take::Alone),
         _ => (server, Take::HeardSince(sent)),
     };
     let answering = async move {
-        let lent = match other.lend(take, asking.limits, Instant::now()) {
+        let mut lent = match other.lend(take, asking.limits, Instant::now()) {
             Some(lent) => lent,
             None => {
                 let waited = other.wait(asking.client).await;
                 waited.map_err(Failure::Outcome)?
             }
         };
-        let request = other.request(asking.question);
-        other.exchange(lent, &request, Instant::now()).await
+        let now = Instant::now();
+        lent.ask(asking.question, now);
+        other.answer(&lent, asking.question, now).await
     };
     Some((other, Box::pin(answering)))
 }

@@ -150,7 +150,7 @@ impl Resolver {
                 continue;
             }
             if let Ok(connection) = server.connect(limits.connect_timeout).await {
-                server.adopt(connection);
+                server.adopt(&connection);
                 return true;
             }
         }

@@ -8,21 +8,29 @@
 //! ```
 //!
 //! A query never waits for *its* handshake: a connection that comes back is as good, so that a
-//! lost SYN costs nothing while others answer.
+//! lost SYN costs nothing while others answer. Where several queries may be under way on a connection
+//! (`depth`), those of one turn of the thread share one, and so do those that would have to wait while
+//! there are as many connections as there may be.
 
-use std::collections::{HashMap, VecDeque};
+mod waiting;
+
+use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::connection::Connection;
+use self::waiting::Waiting;
+use super::connection::{Connection, Place};
+use super::depth::{Depth, Round};
 use super::lock;
-use super::upstream::Server;
+use super::message::Exchanged;
+use super::upstream::{Failure, Server};
 use crate::config::Limits;
 use crate::telemetry::cells::Outcome;
+use crate::wire::question::Question;
 
 /// Handshakes under way at one time.
 const MOST_DIALS: usize = 32;
@@ -46,23 +54,66 @@ const LOOKED_AFTER: Duration = Duration::from_secs(1);
 /// CoreDNS closes a connection on which nothing was asked after 3 s.
 const UNUSED: Duration = Duration::from_millis(2500);
 
-/// A connection that carries a query. Dropping it closes it.
+/// A query's place on a connection to a server. Dropping it gives the connection back where the query
+/// was answered.
 #[derive(Debug)]
 pub(super) struct Lent {
-    pub(super) connection: Box<Connection>,
-    pub(super) place: Place,
+    place: Place,
+    server: Arc<Server>,
+    round: Option<Round>,
 }
 
-/// A place among the connections in use.
-#[derive(Debug)]
-pub(super) struct Place(Option<Arc<Server>>);
-
-impl Drop for Place {
+impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some(server) = self.0.take() {
-            lock(server.pool()).busy -= 1;
-            server.dial_as_needed();
+        let is_unanswered = self.place.leave();
+        let unanswered = self.round.filter(|_| is_unanswered);
+        self.server.left(self.place.connection(), unanswered);
+    }
+}
+
+impl Lent {
+    fn new(server: &Arc<Server>, connection: &Arc<Connection>) -> Self {
+        Self {
+            place: Place::on(connection),
+            server: Arc::clone(server),
+            round: None,
         }
+    }
+
+    /// Asks.
+    pub(super) fn ask(&mut self, question: &Question, now: Instant) {
+        let gathers = {
+            let mut pool = lock(self.server.pool());
+            let under_way = pool.under_way;
+            self.round = Some(pool.depth.asked(under_way, now));
+            pool.depth.allowed(now) > 1
+        };
+        self.place.ask(question, self.server.draw(), gathers);
+    }
+
+    /// Waits for the answer to what was asked at `sent`. When it came is told, too.
+    pub(super) async fn answer(
+        &self,
+        question: &Question,
+        sent: Instant,
+    ) -> Result<(Exchanged, Instant), Failure> {
+        let exchanged = self.place.answer(question, self.server.cells()).await?;
+        let now = Instant::now();
+        if let Some(round) = self.round {
+            let mut pool = lock(self.server.pool());
+            pool.depth.answered(round, now - sent, now);
+        }
+        Ok((exchanged, now))
+    }
+
+    /// Whether the server may not have come to the query because of others before it.
+    pub(super) fn is_behind(&self) -> bool {
+        self.place.is_behind()
+    }
+
+    /// Whether others have places on the same connection.
+    pub(super) fn is_shared(&self) -> bool {
+        self.place.is_shared()
     }
 }
 
@@ -72,8 +123,11 @@ type Got = Result<Lent, Outcome>;
 /// Which connection a query takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Take {
-    /// The one used longest ago: so all take turns, and with them the pods behind them.
+    /// The one used longest ago: so all take turns, and with them the pods behind them. Or one that
+    /// others use, where several may.
     Any,
+    /// The one used longest ago, and nobody else on it.
+    Alone,
     /// One that something came over at this moment or later, the last of them; or a new one.
     HeardSince(Instant),
 }
@@ -82,9 +136,17 @@ pub(super) enum Take {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     /// Those that wait for a query, the one used longest ago in front.
-    idle: VecDeque<Box<Connection>>,
+    idle: VecDeque<Arc<Connection>>,
+    /// Those with queries, in no order, and where the search for a place on one of them goes on.
+    busy: Vec<Arc<Connection>>,
+    next: usize,
+    /// The one that takes the queries of this turn.
+    filling: Weak<Connection>,
     waiting: Waiting,
-    busy: usize,
+    /// Queries that have a place on a connection.
+    under_way: usize,
+    /// How many may have one on the same.
+    pub(super) depth: Depth,
     dialling: usize,
     /// Dials in a row that came to nothing.
     in_vain: u32,
@@ -103,7 +165,7 @@ pub(super) struct Pool {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) idle: usize,
-    pub(super) busy: usize,
+    pub(super) under_way: usize,
     pub(super) dialling: usize,
     pub(super) waiting: usize,
 }
@@ -113,7 +175,7 @@ impl Pool {
     pub(super) fn counts(&self) -> Counts {
         Counts {
             idle: self.idle.len(),
-            busy: self.busy,
+            under_way: self.under_way,
             dialling: self.dialling,
             waiting: self.waiting.len(),
         }
@@ -132,7 +194,7 @@ impl Pool {
 
     /// Whether there are as many connections as there may be, all of them in use.
     pub(super) fn is_full(&self) -> bool {
-        self.busy >= self.most
+        self.busy.len() >= self.most
     }
 
     /// How long a handshake takes, exponentially smoothed; zero before the first.
@@ -152,14 +214,50 @@ impl Pool {
     }
 
     fn open(&self) -> usize {
-        self.idle.len() + self.busy + self.dialling
+        self.idle.len() + self.busy.len() + self.dialling
     }
 
-    /// An idle connection, where there is one to the purpose.
-    fn take(&mut self, take: Take, now: Instant, idle: Duration) -> Option<Box<Connection>> {
+    /// A connection for a query, where there is one to the purpose.
+    fn take(&mut self, take: Take, now: Instant, idle: Duration) -> Option<Arc<Connection>> {
+        let depth = self.depth.allowed(now);
+        let may_share = matches!(take, Take::Any) && depth > 1;
+        if may_share
+            && let Some(filling) = self.filling.upgrade()
+            && filling.room_in_turn(depth) > 0
+        {
+            return Some(filling);
+        }
+        let connection = self.take_idle(take, now, idle);
+        if let Some(connection) = &connection {
+            self.busy.push(Arc::clone(connection));
+        }
+        if !may_share {
+            return connection;
+        }
+        let connection = connection.or_else(|| {
+            let shares = self.is_full() || self.depth.is_fixed();
+            shares.then(|| self.with_room(depth, now)).flatten()
+        });
+        self.filling = connection.as_ref().map(Arc::downgrade).unwrap_or_default();
+        connection
+    }
+
+    /// A connection in use that has room for another query.
+    fn with_room(&mut self, depth: usize, now: Instant) -> Option<Arc<Connection>> {
+        for _ in 0..self.busy.len() {
+            self.next = (self.next + 1) % self.busy.len();
+            let connection = &self.busy[self.next];
+            if !connection.ends_by(now) && connection.room(depth) > 0 {
+                return Some(Arc::clone(connection));
+            }
+        }
+        None
+    }
+
+    fn take_idle(&mut self, take: Take, now: Instant, idle: Duration) -> Option<Arc<Connection>> {
         loop {
-            let mut connection = match take {
-                Take::Any => self.idle.pop_front()?,
+            let connection = match take {
+                Take::Any | Take::Alone => self.idle.pop_front()?,
                 Take::HeardSince(moment) => {
                     let last = self.idle.pop_back()?;
                     if !last.was_used_since(moment) {
@@ -180,6 +278,17 @@ impl Pool {
         }
     }
 
+    /// Lets go of a connection that is in use no more.
+    fn remove(&mut self, connection: &Arc<Connection>) {
+        if let Some(at) = self
+            .busy
+            .iter()
+            .position(|one| Arc::ptr_eq(one, connection))
+        {
+            self.busy.swap_remove(at);
+        }
+    }
+
     /// Connections to dial now, for those who wait.
     fn dials_wanted(&self) -> usize {
         let most = if self.in_vain == 0 {
@@ -195,7 +304,7 @@ impl Pool {
 
     /// Closes what has waited too long, and says how many connections to open ahead.
     fn look_after(&mut self, now: Instant, idle: Duration) -> usize {
-        self.idle.retain_mut(|connection| {
+        self.idle.retain(|connection| {
             let most = idle.min(unused(connection));
             connection.is_usable(now, most)
         });
@@ -210,7 +319,7 @@ impl Pool {
         }
         let wanted = (1 + self.rate / RATE_FOR_ONE).min(MOST_KEPT).min(self.most);
         let lasting = self.idle.iter().filter(|one| !one.ends_by(now + SOON));
-        let there = lasting.count() + self.busy + self.dialling;
+        let there = lasting.count() + self.busy.len() + self.dialling;
         let room = self.most.saturating_sub(self.open());
         if self.in_vain > 0 {
             return 0;
@@ -228,7 +337,7 @@ fn unused(connection: &Connection) -> Duration {
 }
 
 impl Server {
-    /// An idle connection for a query, where there is one to the purpose.
+    /// A place on a connection for a query, where there is one to the purpose.
     pub(super) fn lend(
         self: &Arc<Self>,
         take: Take,
@@ -241,10 +350,8 @@ impl Server {
         pool.asked += 1;
         pool.last_asked = Some(now);
         let connection = pool.take(take, now, limits.upstream_idle)?;
-        pool.busy += 1;
-        drop(pool);
-        let place = Place(Some(Arc::clone(self)));
-        Some(Lent { connection, place })
+        pool.under_way += 1;
+        Some(Lent::new(self, &connection))
     }
 
     /// Waits for a connection: a new one, or one that comes back. Among clients they go round.
@@ -256,36 +363,50 @@ impl Server {
         receiver.await.unwrap_or(Err(Outcome::Failed))
     }
 
-    /// Takes a connection back that has answered.
-    pub(super) fn give_back(&self, lent: Lent, now: Instant) {
-        if !lent.connection.ends_by(now) {
-            self.pass_on(lent);
+    /// Takes a place back.
+    fn left(self: &Arc<Self>, connection: &Arc<Connection>, unanswered: Option<Round>) {
+        let now = Instant::now();
+        let is_over = connection.is_over(now);
+        {
+            let mut pool = lock(self.pool());
+            pool.under_way -= 1;
+            if let Some(round) = unanswered {
+                pool.depth.failed(round);
+            }
+            if is_over && connection.places() == 0 {
+                pool.remove(connection);
+            }
+        }
+        if is_over {
+            self.dial_as_needed();
+        } else {
+            self.offer(connection, now);
         }
     }
 
-    /// Gives a connection to who waits for one, or keeps it.
-    fn pass_on(&self, mut given: Lent) {
+    /// Gives places on a connection to those who wait for one, or keeps it for who comes.
+    fn offer(self: &Arc<Self>, connection: &Arc<Connection>, now: Instant) {
         loop {
             let mut pool = lock(self.pool());
+            if connection.room(pool.depth.allowed(now)) == 0 {
+                return;
+            }
             let Some(waiter) = pool.waiting.pop() else {
-                let Lent {
-                    connection,
-                    mut place,
-                } = given;
-                if connection.is_fresh() {
-                    // The other end does not wait long for the first query.
-                    pool.idle.push_front(connection);
-                } else {
-                    pool.idle.push_back(connection);
+                if connection.places() == 0 {
+                    pool.remove(connection);
+                    if connection.is_fresh() {
+                        // The other end does not wait long for the first query.
+                        pool.idle.push_front(Arc::clone(connection));
+                    } else {
+                        pool.idle.push_back(Arc::clone(connection));
+                    }
                 }
-                pool.busy -= usize::from(place.0.take().is_some());
                 return;
             };
+            pool.under_way += 1;
             drop(pool);
-            match waiter.send(Ok(given)) {
-                Err(Ok(back)) => given = back,
-                Ok(()) | Err(Err(_)) => return,
-            }
+            // Who has gone meanwhile gives it back by dropping it.
+            let _ = waiter.send(Ok(Lent::new(self, connection)));
         }
     }
 
@@ -321,7 +442,7 @@ impl Server {
         tokio::spawn(dialling);
     }
 
-    fn dialled(self: &Arc<Self>, dialled: Result<Box<Connection>, Outcome>, began: Instant) {
+    fn dialled(self: &Arc<Self>, dialled: Result<Arc<Connection>, Outcome>, began: Instant) {
         let now = Instant::now();
         match dialled {
             Ok(connection) => {
@@ -330,7 +451,7 @@ impl Server {
                     pool.dialling -= 1;
                     pool.in_vain = 0;
                 }
-                self.adopt(connection);
+                self.adopt(&connection);
                 self.dial_as_needed();
             }
             Err(outcome) => {
@@ -341,7 +462,7 @@ impl Server {
                     let mut pool = lock(self.pool());
                     pool.dialling -= 1;
                     pool.in_vain = pool.in_vain.saturating_add(1);
-                    let is_alone = is_alone || pool.busy == 0;
+                    let is_alone = is_alone || pool.busy.is_empty();
                     let waiter = is_alone.then(|| pool.waiting.pop()).flatten();
                     (
                         waiter,
@@ -390,80 +511,9 @@ impl Server {
     }
 
     /// Takes in a connection that was opened.
-    pub(super) fn adopt(self: &Arc<Self>, connection: Box<Connection>) {
-        lock(self.pool()).busy += 1;
-        let place = Place(Some(Arc::clone(self)));
-        self.pass_on(Lent { connection, place });
-    }
-}
-
-/// Queries that wait for a connection. Clients take turns: one that asks for what nobody answers
-/// does not stand in front of the others with all its queries.
-#[derive(Debug, Default)]
-struct Waiting {
-    of: HashMap<IpAddr, VecDeque<oneshot::Sender<Got>>, foldhash::quality::RandomState>,
-    turn: VecDeque<IpAddr>,
-    held: usize,
-    /// With as many held, those are let go that wait no more.
-    clear_at: usize,
-}
-
-impl Waiting {
-    /// Those that wait; some may have gone.
-    fn len(&self) -> usize {
-        self.held
-    }
-
-    fn push(&mut self, client: IpAddr, sender: oneshot::Sender<Got>) {
-        const FEW: usize = 64;
-        if self.held >= self.clear_at.max(FEW) {
-            self.clear();
-            self.clear_at = self.held * 2;
-        }
-        self.held += 1;
-        let queue = self.of.entry(client).or_default();
-        if queue.is_empty() {
-            self.turn.push_back(client);
-        }
-        queue.push_back(sender);
-    }
-
-    /// The next one that still waits.
-    fn pop(&mut self) -> Option<oneshot::Sender<Got>> {
-        while let Some(client) = self.turn.pop_front() {
-            let Some(queue) = self.of.get_mut(&client) else {
-                continue;
-            };
-            // Those who wait no more take no turn.
-            let mut waits = None;
-            while let Some(next) = queue.pop_front() {
-                self.held -= 1;
-                if !next.is_closed() {
-                    waits = Some(next);
-                    break;
-                }
-            }
-            if queue.is_empty() {
-                self.of.remove(&client);
-            } else {
-                self.turn.push_back(client);
-            }
-            if waits.is_some() {
-                return waits;
-            }
-        }
-        None
-    }
-
-    fn clear(&mut self) {
-        self.of.retain(|_, queue| {
-            queue.retain(|sender| !sender.is_closed());
-            !queue.is_empty()
-        });
-        self.turn.retain(|client| self.of.contains_key(client));
-        self.held = self.of.values().map(VecDeque::len).sum();
-        self.of.shrink_to_fit();
-        self.turn.shrink_to_fit();
+    pub(super) fn adopt(self: &Arc<Self>, connection: &Arc<Connection>) {
+        lock(self.pool()).busy.push(Arc::clone(connection));
+        self.offer(connection, Instant::now());
     }
 }
 
