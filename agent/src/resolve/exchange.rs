@@ -12,10 +12,11 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::choice::Visited;
 use super::message::Exchanged;
@@ -47,6 +48,31 @@ pub(super) struct Asking<'a> {
     /// Who asked first.
     pub(super) client: IpAddr,
     pub(super) deadline: Instant,
+    /// When who waits gets an earlier answer, where there is one.
+    pub(super) patience: Instant,
+    /// A timer is set for it that goes off before anybody's patience is over.
+    pub(super) wakes: AtomicBool,
+}
+
+impl Asking<'_> {
+    /// What comes of `exchange`, or `None` when the patience is over. A timer of its own is set only
+    /// where no other goes off before: most queries are answered by then, and each timer costs them.
+    pub(super) fn patiently<T>(
+        &self,
+        mut exchange: Pin<&mut impl Future<Output = T>>,
+    ) -> impl Future<Output = Option<T>> {
+        let mut timer = None;
+        std::future::poll_fn(move |context| {
+            if let Poll::Ready(result) = exchange.as_mut().poll(context) {
+                return Poll::Ready(Some(result));
+            }
+            if self.wakes.load(Relaxed) {
+                return Poll::Pending;
+            }
+            let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(self.patience)));
+            timer.as_mut().poll(context).map(|()| None)
+        })
+    }
 }
 
 /// Why there is no answer.
@@ -80,7 +106,11 @@ const MOST_RIVALS: u32 = 2;
 impl Resolver {
     /// Asks servers until one answers, none is left to try, or the time is up. The answer comes with
     /// the index of its server.
-    pub(super) async fn exchange(&self, asking: &Asking<'_>) -> Result<(Exchanged, u16), Failed> {
+    pub(super) async fn exchange(
+        &self,
+        asking: &Asking<'_>,
+        began: Instant,
+    ) -> Result<(Exchanged, u16), Failed> {
         let mut failed = Failed {
             refusal: None,
             why: asking.route.why_nobody(),
@@ -88,7 +118,7 @@ impl Resolver {
         let mut visited = Visited::default();
         let tries = TRIES.max(asking.route.server_count());
         for number in 0..tries {
-            let now = Instant::now();
+            let now = if number == 0 { began } else { Instant::now() };
             if now >= asking.deadline {
                 break;
             }
@@ -154,7 +184,10 @@ async fn try_once(
         };
         let soon = patience.map_or(until, |patience| until.min(sent + patience));
         let mut first = pin!(server.answer(&lent, asking.question, sent));
-        let result = match timeout_at(soon, first.as_mut()).await {
+        asking.wakes.store(soon < asking.patience, Relaxed);
+        let answered = timeout_at(soon, first.as_mut()).await;
+        asking.wakes.store(false, Relaxed);
+        let result = match answered {
             Ok(result) => result.map(|exchanged| (exchanged, server)),
             Err(_) if soon < until && lent.is_behind() && server.may_move() => Err(Failure::Stale),
             // Rare, and on the heap: it must not make every query larger.

@@ -39,14 +39,14 @@ mod way;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 pub use self::cuts::Known;
 use self::cuts::{Cuts, Renewing};
@@ -284,7 +284,7 @@ impl Resolver {
             return;
         };
         let cells = &self.telemetry.resolve;
-        if route.is_overrun(Instant::now()) {
+        if route.is_overrun() {
             cells.miss(route.zone);
             cells.refuse(OverLimit::Upstream);
             if let Err(waiters) = self.answer_stale(&question, &route, vec![waiter]) {
@@ -331,8 +331,9 @@ impl Resolver {
     /// Asks upstream for all who wait on a flight. The second straight line of the program.
     async fn resolve(self: Arc<Self>, flight: Flight, route: Arc<Route>, arrived_ns: u64) {
         let limits = self.limits.load_full();
-        let waited = Duration::from_nanos(nanoseconds(self.now()).saturating_sub(arrived_ns));
         let now = Instant::now();
+        let so_far = nanoseconds(self.timeline.at(now)).saturating_sub(arrived_ns);
+        let waited = Duration::from_nanos(so_far);
         let deadline = now + limits.query_timeout.saturating_sub(waited);
         let patience = now + stale::PATIENCE.saturating_sub(waited);
         let _renewal = match self.renewing(&flight.question, &route) {
@@ -355,12 +356,14 @@ impl Resolver {
                 limits: &limits,
                 client: flight.client,
                 deadline,
+                patience,
+                wakes: AtomicBool::new(false),
             };
-            let exchange = self.exchange(&asking);
+            let exchange = self.exchange(&asking, now);
             tokio::pin!(exchange);
-            match timeout_at(patience, exchange.as_mut()).await {
-                Ok(result) => result,
-                Err(_) => {
+            match asking.patiently(exchange.as_mut()).await {
+                Some(result) => result,
+                None => {
                     flight.settle_stale();
                     exchange.await
                 }

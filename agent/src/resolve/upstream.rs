@@ -162,8 +162,8 @@ impl Server {
     }
 
     /// Whether many queries wait for it, and nothing comes from it.
-    pub(super) fn is_overrun(&self, now: Instant) -> bool {
-        lock(&self.pool).is_crowded() && !self.has_answered_lately(now)
+    pub(super) fn is_overrun(&self) -> bool {
+        lock(&self.pool).is_crowded() && !self.has_answered_lately(Instant::now())
     }
 
     /// What one more query would have to wait for, about: a query on each connection is one that

@@ -12,6 +12,7 @@
 //! (`depth`), those of one turn of the thread share one, and so do those that would have to wait while
 //! there are as many connections as there may be.
 
+mod lent;
 mod waiting;
 
 use std::collections::VecDeque;
@@ -22,15 +23,14 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+pub(super) use self::lent::Lent;
 use self::waiting::Waiting;
-use super::connection::{Connection, Place};
+use super::connection::Connection;
 use super::depth::{Depth, Round};
 use super::lock;
-use super::message::Exchanged;
-use super::upstream::{Failure, Server};
+use super::upstream::Server;
 use crate::config::Limits;
 use crate::telemetry::cells::Outcome;
-use crate::wire::question::Question;
 
 /// Handshakes under way at one time.
 const MOST_DIALS: usize = 32;
@@ -53,69 +53,6 @@ const QUIET: Duration = Duration::from_secs(2);
 const LOOKED_AFTER: Duration = Duration::from_secs(1);
 /// CoreDNS closes a connection on which nothing was asked after 3 s.
 const UNUSED: Duration = Duration::from_millis(2500);
-
-/// A query's place on a connection to a server. Dropping it gives the connection back where the query
-/// was answered.
-#[derive(Debug)]
-pub(super) struct Lent {
-    place: Place,
-    server: Arc<Server>,
-    round: Option<Round>,
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        let is_unanswered = self.place.leave();
-        let unanswered = self.round.filter(|_| is_unanswered);
-        self.server.left(self.place.connection(), unanswered);
-    }
-}
-
-impl Lent {
-    fn new(server: &Arc<Server>, connection: &Arc<Connection>) -> Self {
-        Self {
-            place: Place::on(connection),
-            server: Arc::clone(server),
-            round: None,
-        }
-    }
-
-    /// Asks.
-    pub(super) fn ask(&mut self, question: &Question, now: Instant) {
-        let gathers = {
-            let mut pool = lock(self.server.pool());
-            let under_way = pool.under_way;
-            self.round = Some(pool.depth.asked(under_way, now));
-            pool.depth.allowed(now) > 1
-        };
-        self.place.ask(question, self.server.draw(), gathers);
-    }
-
-    /// Waits for the answer to what was asked at `sent`. When it came is told, too.
-    pub(super) async fn answer(
-        &self,
-        question: &Question,
-        sent: Instant,
-    ) -> Result<(Exchanged, Instant), Failure> {
-        let exchanged = self.place.answer(question, self.server.cells()).await?;
-        let now = Instant::now();
-        if let Some(round) = self.round {
-            let mut pool = lock(self.server.pool());
-            pool.depth.answered(round, now - sent, now);
-        }
-        Ok((exchanged, now))
-    }
-
-    /// Whether the server may not have come to the query because of others before it.
-    pub(super) fn is_behind(&self) -> bool {
-        self.place.is_behind()
-    }
-
-    /// Whether others have places on the same connection.
-    pub(super) fn is_shared(&self) -> bool {
-        self.place.is_shared()
-    }
-}
 
 /// What a query gets that waited: a connection, or how dialling ended.
 type Got = Result<Lent, Outcome>;
@@ -156,6 +93,8 @@ pub(super) struct Pool {
     asked: usize,
     rate: usize,
     last_asked: Option<Instant>,
+    /// When something was last asked or answered: near enough for what may be a moment late.
+    latest: Option<Instant>,
     looked: Option<Instant>,
     opened: u64,
     usual_dial: Duration,
@@ -349,6 +288,7 @@ impl Server {
         pool.within = limits.connect_timeout;
         pool.asked += 1;
         pool.last_asked = Some(now);
+        pool.latest = Some(now);
         let connection = pool.take(take, now, limits.upstream_idle)?;
         pool.under_way += 1;
         Some(Lent::new(self, &connection))
@@ -365,23 +305,22 @@ impl Server {
 
     /// Takes a place back.
     fn left(self: &Arc<Self>, connection: &Arc<Connection>, unanswered: Option<Round>) {
-        let now = Instant::now();
-        let is_over = connection.is_over(now);
-        {
-            let mut pool = lock(self.pool());
-            pool.under_way -= 1;
-            if let Some(round) = unanswered {
-                pool.depth.failed(round);
-            }
-            if is_over && connection.places() == 0 {
-                pool.remove(connection);
-            }
+        let mut pool = lock(self.pool());
+        pool.under_way -= 1;
+        if let Some(round) = unanswered {
+            pool.depth.failed(round);
         }
-        if is_over {
-            self.dial_as_needed();
-        } else {
+        let now = pool.latest.unwrap_or_else(Instant::now);
+        if !connection.is_over(now) {
+            drop(pool);
             self.offer(connection, now);
+            return;
         }
+        if connection.places() == 0 {
+            pool.remove(connection);
+        }
+        drop(pool);
+        self.dial_as_needed();
     }
 
     /// Gives places on a connection to those who wait for one, or keeps it for who comes.
