@@ -218,11 +218,13 @@ impl Resolver {
         let ear = pipe::Receiver::from_owned_fd(ear)?;
         loop {
             let mut taken = 0;
+            self.telemetry.resolve.queue(queue.len() as u64);
             while let Some(miss) = queue.pop() {
                 self.take(miss);
                 taken += 1;
                 if taken % TURN == 0 {
                     tokio::task::yield_now().await;
+                    self.telemetry.resolve.queue(queue.len() as u64);
                 }
             }
             if queue.sleep() {

@@ -286,7 +286,11 @@ impl Server {
     /// says so, it counts among those that are asked twice.
     pub(super) fn may_move(&self) -> bool {
         let is_fixed = lock(&self.pool).depth.is_fixed();
-        !is_fixed || self.may_ask_again()
+        let may = !is_fixed || self.may_ask_again();
+        if may {
+            self.cells().move_on();
+        }
+        may
     }
 
     /// How long a query waits before it is asked a second time; `None` is that it is not. Counts
@@ -331,9 +335,9 @@ impl Server {
 
     /// What is known of it, for those who look on. The zone's name is theirs to fill in.
     pub(super) fn snapshot(&self, now: Instant) -> Snapshot {
-        let (counts, ages) = {
+        let (counts, ages, depth) = {
             let pool = lock(&self.pool);
-            (pool.counts(), pool.ages(now))
+            (pool.counts(), pool.ages(now), pool.depth.allowed(now))
         };
         let (smoothed, p95) = {
             let pace = lock(&self.pace);
@@ -353,6 +357,7 @@ impl Server {
             smoothed: (!smoothed.is_zero()).then_some(smoothed),
             p95,
             in_flight: counts.under_way,
+            depth,
             waiting: counts.waiting,
             idle: counts.idle,
             dialling: counts.dialling,

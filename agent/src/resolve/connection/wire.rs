@@ -15,8 +15,10 @@ use crate::telemetry::cells::{Outcome, UpstreamCells};
 
 /// Octets of the length in front of a message (RFC 1035 section 4.2.2).
 pub(super) const PREFIX: usize = 2;
-/// Room for what one read brings: most responses, or a few of them.
+/// Room for what one read brings: most responses alone.
 const ROOM: usize = 1024;
+/// And so much for each that may come with it.
+const ROOM_EACH: usize = 128;
 /// Room that a connection without a question keeps.
 const ROOM_KEPT: usize = 8 << 10;
 /// Responses in a row that belong to no question, before the connection is given up.
@@ -223,9 +225,7 @@ impl Wire {
 
     fn read(&mut self, context: &mut Context<'_>, cells: &UpstreamCells) -> io::Result<()> {
         while self.ended.is_none() {
-            if self.incoming.capacity() - self.incoming.len() < ROOM / 2 {
-                self.incoming.reserve(ROOM);
-            }
+            self.incoming.reserve(ROOM + ROOM_EACH * self.asked.len());
             match pin!(self.stream.read_buf(&mut self.incoming)).poll(context) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Poll::Ready(Ok(_)) => self.sort(cells),
