@@ -179,7 +179,7 @@ async fn try_once(
         let until = asking.deadline.min(sent + asking.limits.attempt_timeout);
         lent.ask(asking.question, sent);
         let patience = match server.patience(asking.limits) {
-            None if lent.is_shared() => Some(pace::SOONEST),
+            None if server.shares_by_itself() && lent.is_shared() => Some(pace::SOONEST),
             patience => patience,
         };
         let soon = patience.map_or(until, |patience| until.min(sent + patience));

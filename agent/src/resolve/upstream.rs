@@ -281,12 +281,16 @@ impl Server {
         lock(&self.pool).depth.fix(pipeline.map(usize::from));
     }
 
+    /// Whether the configuration leaves it to us how many queries are on one connection.
+    pub(super) fn shares_by_itself(&self) -> bool {
+        !lock(&self.pool).depth.is_fixed()
+    }
+
     /// Whether a query that others hold up on its connection may be asked again over another one. What
     /// we put behind each other ourselves was paid for with quick answers; where the configuration
     /// says so, it counts among those that are asked twice.
     pub(super) fn may_move(&self) -> bool {
-        let is_fixed = lock(&self.pool).depth.is_fixed();
-        let may = !is_fixed || self.may_ask_again();
+        let may = self.shares_by_itself() || self.may_ask_again();
         if may {
             self.cells().move_on();
         }
