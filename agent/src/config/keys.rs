@@ -380,7 +380,7 @@ pub const KEYS: &[Key] = &[
         "",
         true,
         "Connections of one zone to one of its upstream servers at one time; each carries one query, \
-         as CoreDNS answers in order. So names that nobody answers hold up their own zone alone.",
+         or as many as `zones[].pipeline` allows. So names that nobody answers hold up their own zone alone.",
     ),
     key(
         "limits.upstreamIdle",

@@ -310,7 +310,8 @@ fn again<'a>(
     visited: &mut Visited,
     sent: Instant,
 ) -> Option<Rival<'a>> {
-    if lock(server.pool()).is_full() || !server.may_ask_again() {
+    let is_off = asking.limits.hedge_percent == 0;
+    if is_off || lock(server.pool()).is_full() || !server.may_ask_again() {
         return None;
     }
     let other = asking.route.other(visited, Instant::now());

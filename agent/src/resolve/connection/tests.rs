@@ -46,6 +46,7 @@ impl Lab {
     fn ask_one(&self) -> Asked {
         let telemetry = Arc::clone(&self.telemetry);
         let mut place = Place::on(&self.connection);
+        #[expect(clippy::disallowed_methods, reason = "a test waits for each by name")]
         tokio::spawn(async move {
             let question = Question::of(&Name::ROOT, 1);
             place.ask(&question, DRAW, true);
