@@ -45,6 +45,7 @@ pub struct Agent {
 pub struct Builder {
     keys: BTreeMap<String, String>,
     zones: Vec<(String, Vec<SocketAddr>)>,
+    zone_keys: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     descriptors: Option<u32>,
@@ -251,6 +252,7 @@ impl Builder {
         Self {
             keys: BTreeMap::new(),
             zones: Vec::new(),
+            zone_keys: Vec::new(),
             environment: Vec::new(),
             arguments: Vec::new(),
             descriptors: None,
@@ -261,6 +263,13 @@ impl Builder {
     #[must_use]
     pub fn upstream(self, server: SocketAddr) -> Self {
         self.zone(".", &[server])
+    }
+
+    /// Gives every zone a key, its value as YAML writes it.
+    #[must_use]
+    pub fn each_zone(mut self, key: &str, value: &str) -> Self {
+        self.zone_keys.push((key.to_owned(), value.to_owned()));
+        self
     }
 
     /// Sends the queries of a zone to these servers.
@@ -341,6 +350,9 @@ impl Builder {
                 .collect();
             let servers = servers.join(", ");
             text.push_str(&format!("  - name: {zone:?}\n    upstreams: [{servers}]\n"));
+            for (key, value) in &self.zone_keys {
+                text.push_str(&format!("    {key}: {value}\n"));
+            }
         }
         text
     }

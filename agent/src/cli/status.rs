@@ -169,10 +169,13 @@ fn upstream(upstream: &Upstream) -> Vec<String> {
         (Some(youngest), Some(oldest)) => format!(" ({youngest:.0} to {oldest:.0} s old)"),
         _ => String::new(),
     };
-    let under_way = match upstream.waiting {
-        0 => upstream.in_flight.to_string(),
-        waiting => format!("{}, {waiting} wait", upstream.in_flight),
-    };
+    let mut under_way = upstream.in_flight.to_string();
+    if upstream.depth > 1 {
+        under_way.push_str(&format!(" (up to {} a connection)", upstream.depth));
+    }
+    if upstream.waiting > 0 {
+        under_way.push_str(&format!(", {} wait", upstream.waiting));
+    }
     row([
         &upstream.address,
         &upstream.zone,
@@ -239,7 +242,7 @@ mod tests {
         );
         page.state = "down".to_owned();
         (page.smoothed, page.p95) = (Some(0.001_24), Some(0.02));
-        (page.in_flight, page.waiting) = (3, 2);
+        (page.in_flight, page.depth, page.waiting) = (3, 8, 2);
         (page.idle, page.youngest, page.oldest) = (4, Some(1.2), Some(29.0));
         page.answered = Some(75.0);
         page.failed = Some(0.5);
@@ -251,7 +254,7 @@ mod tests {
             [
                 "down",
                 "1.2 ms / 20.0 ms",
-                "3, 2 wait",
+                "3 (up to 8 a connection), 2 wait",
                 "4 (1 to 29 s old)",
                 "1 min 15 s ago",
                 "0.5 s ago: no answer came in time",

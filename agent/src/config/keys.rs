@@ -287,6 +287,16 @@ pub const KEYS: &[Key] = &[
          is not asked in clear text.",
     ),
     key(
+        "zones[].pipeline",
+        Kind::CountOrAuto(limits::PIPELINE),
+        "auto",
+        true,
+        "Queries that may be under way on one connection to a server (RFC 7766 section 6.2.1.1). `auto` \
+         is for servers that answer a connection in order, as CoreDNS does: one, and a few more, up to 32, \
+         while many misses come at one time and each is answered within 4 ms; one again with the first \
+         that is not. A number is for servers that answer in any order. `1`: never more.",
+    ),
+    key(
         "zones[].serverName",
         Kind::ServerName,
         "the server's address",
@@ -370,7 +380,7 @@ pub const KEYS: &[Key] = &[
         "",
         true,
         "Connections of one zone to one of its upstream servers at one time; each carries one query, \
-         as CoreDNS answers in order. So names that nobody answers hold up their own zone alone.",
+         or as many as `zones[].pipeline` allows. So names that nobody answers hold up their own zone alone.",
     ),
     key(
         "limits.upstreamIdle",

@@ -80,6 +80,10 @@ pub const MAX_NEGATIVE_TTL: Limit<Duration> = secs(30, 0, 3 * 3600);
 /// `zones[].maxNegativeTtl` of the cluster zone: a Service just made is found within 5 s.
 pub const CLUSTER_MAX_NEGATIVE_TTL: Limit<Duration> = secs(5, 0, 3 * 3600);
 
+/// `zones[].pipeline`, queries on one connection; the default of 0 stands for `auto`. Servers that answer
+/// in any order commonly work on some tens of queries of one connection at a time.
+pub const PIPELINE: Limit<u64> = count(0, 1, 64);
+
 /// `limits.inFlight`, misses under way at one time.
 pub const IN_FLIGHT: Limit<u64> = count(10_000, 1, 1_000_000);
 /// `limits.queryTimeout`: below the 5 s after which the resolvers of glibc and musl ask again.

@@ -213,6 +213,8 @@ pub struct Zone {
     pub resolv_conf: Option<Located<PathBuf>>,
     /// How the upstreams are spoken to.
     pub transport: Transport,
+    /// Queries that may be under way on one connection to a server; `None` is what is found out.
+    pub pipeline: Option<u16>,
     /// Longest lifetime of a positive answer, in seconds.
     pub max_ttl: u32,
     /// Longest lifetime of a negative answer, in seconds (RFC 2308 section 5).

@@ -238,15 +238,7 @@ impl Reader<'_> {
             unreachable!("workers is a number or auto");
         };
         self.scalar("workers", None, |text| {
-            if text == "auto" {
-                return Ok(None);
-            }
-            text::count(text, &limit)
-                .map(|number| u16::try_from(number).ok())
-                .map_err(|wrong| Wrong {
-                    expected: format!("auto or {}", wrong.expected),
-                    remedy: "write auto, or a number of threads like 2".to_owned(),
-                })
+            text::count_or_auto(text, &limit, "a number of threads like 2")
         })
         .value
     }

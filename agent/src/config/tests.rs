@@ -418,7 +418,7 @@ lmits: {}
             "FILE:10:16: zones[0].transport: found \"dot\", expected one of tcp, udp, tls; \
              choose one of these",
             "FILE:11:5: zones[1].upstream: found the unknown key \"upstream\", expected one of \
-             name, upstreams, resolv.conf, transport, serverName, caFile, maxTtl, maxNegativeTtl, \
+             name, upstreams, resolv.conf, transport, pipeline, serverName, caFile, maxTtl, maxNegativeTtl, \
              rotate, cuts; did you mean upstreams?",
             "FILE:11:5: zones[1]: found a zone without servers, expected upstreams or resolv.conf; \
              add the servers to ask, e.g. `upstreams: [10.96.0.10]`",
@@ -659,7 +659,7 @@ fn problems_of_variables_and_flags_name_them_and_the_key() {
              names are not resolved here",
             "environment variable NODENS_ZONES: zones[0].transprot (line 3, column 3 of the \
              value): found the unknown key \"transprot\", expected one of name, upstreams, \
-             resolv.conf, transport, serverName, caFile, maxTtl, maxNegativeTtl, rotate, cuts; did you \
+             resolv.conf, transport, pipeline, serverName, caFile, maxTtl, maxNegativeTtl, rotate, cuts; did you \
              mean transport?",
             "environment variable NODENS_CACHE_SIZE: cache.size: found \"64Mi\", expected a size \
              from 1MiB to 64GiB; write 64MiB",
@@ -740,6 +740,10 @@ fn both_bounds_of_every_number_are_accepted_and_what_lies_beyond_is_not() {
             _ => continue,
         };
         let load = |value: &str| {
+            if let Some(name) = key.path.strip_prefix("zones[].") {
+                let zones = format!("[{{name: \".\", upstreams: [10.96.0.10], {name}: {value}}}]");
+                return load_from(&bare(&[], &[("zones", &zones)]));
+            }
             let mut flags = vec![(key.path, value), ("zones", &ROOT["zones: ".len()..])];
             // The three timeouts hold each other: move the others out of the way.
             let timeouts = [

@@ -45,6 +45,23 @@ pub(super) fn count(text: &str, limit: &Limit<u64>) -> Result<u64, Wrong> {
         })
 }
 
+/// A whole number within bounds, or `auto`: then `None`. `example` stands in the remedy.
+pub(super) fn count_or_auto(
+    text: &str,
+    limit: &Limit<u64>,
+    example: &str,
+) -> Result<Option<u16>, Wrong> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    count(text, limit)
+        .map(|number| u16::try_from(number).ok())
+        .map_err(|wrong| Wrong {
+            expected: format!("auto or {}", wrong.expected),
+            remedy: format!("write auto, or {example}"),
+        })
+}
+
 /// Units of sizes, in the order in which one is chosen to show a size.
 const SIZE_UNITS: [(&str, u64); 7] = [
     ("GiB", 1 << 30),

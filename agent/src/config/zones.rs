@@ -30,6 +30,7 @@ pub(super) struct ZoneReading {
     /// The file that the upstreams are from.
     pub(super) resolv_conf: Option<(PathBuf, Spot)>,
     transport: Transport,
+    pipeline: Option<u16>,
     max_ttl: Option<u32>,
     max_negative_ttl: Option<u32>,
     rotate: Option<bool>,
@@ -157,6 +158,14 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
         let (node, spot) = given.get(key)?;
         reader.scalar_at(node, spot, text::switch)
     };
+    let pipeline = given.get("pipeline").and_then(|(node, spot)| {
+        let Kind::CountOrAuto(limit) = kind("zones[].pipeline") else {
+            unreachable!("zones[].pipeline is a number or auto");
+        };
+        reader.scalar_at(node, spot, |text| {
+            text::count_or_auto(text, &limit, "a number of queries like 16")
+        })
+    });
     let rotate = switch("rotate", reader);
     let cuts = switch("cuts", reader);
     let mut file = None;
@@ -199,6 +208,7 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
         upstreams: upstreams.unwrap_or_default(),
         resolv_conf: file,
         transport,
+        pipeline: pipeline.flatten(),
         max_ttl,
         max_negative_ttl,
         rotate,
@@ -375,6 +385,7 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
                     origin: spot.origin(),
                 }),
                 transport: reading.transport,
+                pipeline: reading.pipeline,
                 max_ttl: reading.max_ttl.unwrap_or(ttl),
                 max_negative_ttl: reading.max_negative_ttl.unwrap_or(negative_ttl),
                 rotate: reading.rotate.unwrap_or(reading.name.0 == *cluster),

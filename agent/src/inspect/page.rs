@@ -345,6 +345,8 @@ pub struct Upstream {
     pub p95: Option<f64>,
     /// Queries that it is being asked.
     pub in_flight: usize,
+    /// How many of them may be on one connection.
+    pub depth: usize,
     /// Queries that wait for a connection.
     pub waiting: usize,
     /// Connections that wait for a query.

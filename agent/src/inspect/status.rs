@@ -66,6 +66,7 @@ impl Inspector {
             smoothed: server.smoothed.map(|time| time.as_secs_f64()),
             p95: server.p95.map(|time| time.as_secs_f64()),
             in_flight: server.in_flight,
+            depth: server.depth,
             waiting: server.waiting,
             idle: server.idle,
             dialling: server.dialling,

@@ -122,9 +122,9 @@ impl Visited {
 
 impl Route {
     /// Whether many queries wait for its servers, and nothing comes from any of them.
-    pub(super) fn is_overrun(&self, now: Instant) -> bool {
+    pub(super) fn is_overrun(&self) -> bool {
         let all = self.all_servers();
-        !all.is_empty() && all.iter().all(|server| server.is_overrun(now))
+        !all.is_empty() && all.iter().all(|server| server.is_overrun())
     }
 
     /// The server to ask next: one that the query has not been to, while there is one.

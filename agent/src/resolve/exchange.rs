@@ -12,13 +12,15 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::choice::Visited;
-use super::connection::Exchanged;
+use super::message::Exchanged;
+use super::pace;
 use super::pool::{Lent, Take};
 use super::routes::Route;
 use super::upstream::{Failure, Server};
@@ -46,6 +48,31 @@ pub(super) struct Asking<'a> {
     /// Who asked first.
     pub(super) client: IpAddr,
     pub(super) deadline: Instant,
+    /// When who waits gets an earlier answer, where there is one.
+    pub(super) patience: Instant,
+    /// A timer is set for it that goes off before anybody's patience is over.
+    pub(super) wakes: AtomicBool,
+}
+
+impl Asking<'_> {
+    /// What comes of `exchange`, or `None` when the patience is over. A timer of its own is set only
+    /// where no other goes off before: most queries are answered by then, and each timer costs them.
+    pub(super) fn patiently<T>(
+        &self,
+        mut exchange: Pin<&mut impl Future<Output = T>>,
+    ) -> impl Future<Output = Option<T>> {
+        let mut timer = None;
+        std::future::poll_fn(move |context| {
+            if let Poll::Ready(result) = exchange.as_mut().poll(context) {
+                return Poll::Ready(Some(result));
+            }
+            if self.wakes.load(Relaxed) {
+                return Poll::Pending;
+            }
+            let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(self.patience)));
+            timer.as_mut().poll(context).map(|()| None)
+        })
+    }
 }
 
 /// Why there is no answer.
@@ -79,7 +106,11 @@ const MOST_RIVALS: u32 = 2;
 impl Resolver {
     /// Asks servers until one answers, none is left to try, or the time is up. The answer comes with
     /// the index of its server.
-    pub(super) async fn exchange(&self, asking: &Asking<'_>) -> Result<(Exchanged, u16), Failed> {
+    pub(super) async fn exchange(
+        &self,
+        asking: &Asking<'_>,
+        began: Instant,
+    ) -> Result<(Exchanged, u16), Failed> {
         let mut failed = Failed {
             refusal: None,
             why: asking.route.why_nobody(),
@@ -87,7 +118,7 @@ impl Resolver {
         let mut visited = Visited::default();
         let tries = TRIES.max(asking.route.server_count());
         for number in 0..tries {
-            let now = Instant::now();
+            let now = if number == 0 { began } else { Instant::now() };
             if now >= asking.deadline {
                 break;
             }
@@ -138,7 +169,7 @@ async fn try_once(
     }
     let (mut take, mut now) = (Take::Any, began);
     for _ in 0..MOST_STALE {
-        let (lent, sent) = match server.lend(take, asking.limits, now) {
+        let (mut lent, sent) = match server.lend(take, asking.limits, now) {
             Some(lent) => (lent, now),
             None => {
                 let lent = wait(asking, server, is_last, now).await?;
@@ -146,12 +177,19 @@ async fn try_once(
             }
         };
         let until = asking.deadline.min(sent + asking.limits.attempt_timeout);
-        let request = server.request(asking.question);
-        let mut first = pin!(server.exchange(lent, &request, sent));
-        let patience = server.patience(asking.limits);
+        lent.ask(asking.question, sent);
+        let patience = match server.patience(asking.limits) {
+            None if server.shares_by_itself() && lent.is_shared() => Some(pace::SOONEST),
+            patience => patience,
+        };
         let soon = patience.map_or(until, |patience| until.min(sent + patience));
-        let result = match timeout_at(soon, first.as_mut()).await {
+        let mut first = pin!(server.answer(&lent, asking.question, sent));
+        asking.wakes.store(soon < asking.patience, Relaxed);
+        let answered = timeout_at(soon, first.as_mut()).await;
+        asking.wakes.store(false, Relaxed);
+        let result = match answered {
             Ok(result) => result.map(|exchanged| (exchanged, server)),
+            Err(_) if soon < until && lent.is_behind() && server.may_move() => Err(Failure::Stale),
             // Rare, and on the heap: it must not make every query larger.
             Err(_) => Box::pin(insist(asking, server, visited, [sent, until], first)).await,
         };
@@ -160,7 +198,7 @@ async fn try_once(
                 note(asking.question, by, Ok(&exchanged), sent);
                 return Ok((exchanged, by.index()));
             }
-            // It ended while it waited, most likely: at once over another.
+            // It ended while it waited, most likely, or others hold it up: at once over another.
             Err(Failure::Stale) => {
                 take = Take::HeardSince(sent);
                 now = Instant::now();
@@ -272,24 +310,26 @@ fn again<'a>(
     visited: &mut Visited,
     sent: Instant,
 ) -> Option<Rival<'a>> {
-    if lock(server.pool()).is_full() || !server.may_ask_again() {
+    let is_off = asking.limits.hedge_percent == 0;
+    if is_off || lock(server.pool()).is_full() || !server.may_ask_again() {
         return None;
     }
     let other = asking.route.other(visited, Instant::now());
     let (other, take) = match other {
-        Some(other) if !Arc::ptr_eq(other, server) => (other, Take::Any),
+        Some(other) if !Arc::ptr_eq(other, server) => (other, Take::Alone),
         _ => (server, Take::HeardSince(sent)),
     };
     let answering = async move {
-        let lent = match other.lend(take, asking.limits, Instant::now()) {
+        let mut lent = match other.lend(take, asking.limits, Instant::now()) {
             Some(lent) => lent,
             None => {
                 let waited = other.wait(asking.client).await;
                 waited.map_err(Failure::Outcome)?
             }
         };
-        let request = other.request(asking.question);
-        other.exchange(lent, &request, Instant::now()).await
+        let now = Instant::now();
+        lent.ask(asking.question, now);
+        other.answer(&lent, asking.question, now).await
     };
     Some((other, Box::pin(answering)))
 }

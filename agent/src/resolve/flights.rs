@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::connection::Exchanged;
 use super::exchange::Failed;
+use super::message::Exchanged;
 use super::routes::Route;
 use super::{Resolver, To, Waiter, lock};
 use crate::telemetry::cells::OverLimit;

@@ -2,8 +2,8 @@
 //! What is kept of an answer, under which question, for how long (RFC 2181 section 8, RFC 2308,
 //! RFC 8767, RFC 9520).
 
-use super::connection::Exchanged;
 use super::cuts::Cut;
+use super::message::Exchanged;
 use super::routes::Route;
 use super::{Resolver, lock};
 use crate::cache::{Cache, Draft, Tick};

@@ -18,7 +18,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::connection::Request;
+use super::connection::Place;
 use super::upstream::Server;
 use super::{Resolver, Routes, Waiter, lock};
 use crate::config::{Limits, ca};
@@ -234,8 +234,9 @@ impl Resolver {
         let Ok(connection) = server.connect(limits.connect_timeout).await else {
             return false;
         };
-        let request = Request::new(question, u64::from(spread()));
-        connection.exchange(&request, cells).await.is_ok()
+        let mut place = Place::on(&connection);
+        place.ask(question, server.draw(), false);
+        place.answer(question, cells).await.is_ok()
     }
 
     /// Answers a question of our own that has come back, and asks its server no more.

@@ -14,11 +14,14 @@ mod choice;
 mod connection;
 mod cuts;
 mod denial;
+mod depth;
 mod dial;
 mod exchange;
 mod flights;
 mod keep;
 mod loops;
+mod message;
+mod octets;
 mod outbox;
 mod pace;
 mod pool;
@@ -36,14 +39,14 @@ mod way;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 pub use self::cuts::Known;
 use self::cuts::{Cuts, Renewing};
@@ -215,11 +218,13 @@ impl Resolver {
         let ear = pipe::Receiver::from_owned_fd(ear)?;
         loop {
             let mut taken = 0;
+            self.telemetry.resolve.queue(queue.len() as u64);
             while let Some(miss) = queue.pop() {
                 self.take(miss);
                 taken += 1;
                 if taken % TURN == 0 {
                     tokio::task::yield_now().await;
+                    self.telemetry.resolve.queue(queue.len() as u64);
                 }
             }
             if queue.sleep() {
@@ -281,7 +286,7 @@ impl Resolver {
             return;
         };
         let cells = &self.telemetry.resolve;
-        if route.is_overrun(Instant::now()) {
+        if route.is_overrun() {
             cells.miss(route.zone);
             cells.refuse(OverLimit::Upstream);
             if let Err(waiters) = self.answer_stale(&question, &route, vec![waiter]) {
@@ -328,8 +333,9 @@ impl Resolver {
     /// Asks upstream for all who wait on a flight. The second straight line of the program.
     async fn resolve(self: Arc<Self>, flight: Flight, route: Arc<Route>, arrived_ns: u64) {
         let limits = self.limits.load_full();
-        let waited = Duration::from_nanos(nanoseconds(self.now()).saturating_sub(arrived_ns));
         let now = Instant::now();
+        let so_far = nanoseconds(self.timeline.at(now)).saturating_sub(arrived_ns);
+        let waited = Duration::from_nanos(so_far);
         let deadline = now + limits.query_timeout.saturating_sub(waited);
         let patience = now + stale::PATIENCE.saturating_sub(waited);
         let _renewal = match self.renewing(&flight.question, &route) {
@@ -352,12 +358,14 @@ impl Resolver {
                 limits: &limits,
                 client: flight.client,
                 deadline,
+                patience,
+                wakes: AtomicBool::new(false),
             };
-            let exchange = self.exchange(&asking);
+            let exchange = self.exchange(&asking, now);
             tokio::pin!(exchange);
-            match timeout_at(patience, exchange.as_mut()).await {
-                Ok(result) => result,
-                Err(_) => {
+            match asking.patiently(exchange.as_mut()).await {
+                Some(result) => result,
+                None => {
                     flight.settle_stale();
                     exchange.await
                 }

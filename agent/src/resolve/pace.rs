@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 /// Nobody is asked a second time before that.
-const SOONEST: Duration = Duration::from_millis(20);
+pub(super) const SOONEST: Duration = Duration::from_millis(20);
 /// Answers before their times say anything.
 const ENOUGH: u32 = 16;
 /// Answers that are looked back on: with as many, each counts half from then on.

@@ -99,6 +99,7 @@ impl Routes {
                     let new = || Server::new(address, &zone.transport, telemetry);
                     known.map_or_else(new, Arc::clone)
                 });
+                server.set_pipeline(zone.pipeline);
                 if !server.way().circle.is_closed() {
                     of_zone.push(Arc::clone(server));
                 }

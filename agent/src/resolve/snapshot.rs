@@ -48,8 +48,10 @@ pub struct Snapshot {
     pub smoothed: Option<Duration>,
     /// The time below which 95 of 100 answers came; `None` before there were enough.
     pub p95: Option<Duration>,
-    /// Queries under way, each on a connection of its own.
+    /// Queries under way.
     pub in_flight: usize,
+    /// How many of them may be on one connection.
+    pub depth: usize,
     /// Queries that wait for a connection.
     pub waiting: usize,
     /// Connections that wait for a query.
@@ -111,6 +113,7 @@ impl Resolver {
             gauges.is_up |= snapshot.state == State::Up;
             gauges.in_flight += count(snapshot.in_flight);
             gauges.waiting += count(snapshot.waiting);
+            gauges.depth = gauges.depth.max(count(snapshot.depth));
             gauges.smoothed_us = gauges.smoothed_us.max(micros(snapshot.smoothed));
             gauges.p95_us = gauges.p95_us.max(micros(snapshot.p95));
         }
@@ -119,6 +122,7 @@ impl Resolver {
         }
         let outgoing = self.outgoing.load(std::sync::atomic::Ordering::Relaxed);
         let largest = lock(&self.flights).largest_share();
+        cells.show_queue();
         cells.show_use(count(outgoing), count(largest));
     }
 
@@ -151,7 +155,7 @@ impl Resolver {
                 continue;
             }
             if let Ok(connection) = server.connect(limits.connect_timeout).await {
-                server.adopt(connection);
+                server.adopt(&connection);
                 return true;
             }
         }

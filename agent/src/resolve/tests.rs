@@ -52,6 +52,7 @@ fn seconds(response: &Response) -> Option<u32> {
         upstreams: Vec::new(),
         resolv_conf: None,
         transport: Transport::Tcp,
+        pipeline: None,
         max_ttl: 60,
         max_negative_ttl: 10,
         rotate: false,

@@ -28,6 +28,11 @@ impl Timeline {
 
     /// What [`Clock::now`] says while nobody holds the runtime's clock.
     pub(super) fn now(&self) -> Duration {
-        self.agent + self.runtime.elapsed()
+        self.at(Instant::now())
+    }
+
+    /// The same for a moment that was read already.
+    pub(super) fn at(&self, moment: Instant) -> Duration {
+        self.agent + moment.saturating_duration_since(self.runtime)
     }
 }

@@ -146,7 +146,7 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
-    use crate::resolve::connection::Stream;
+    use crate::resolve::octets::Stream;
 
     /// A server with a certificate for these names, that sends back what it gets.
     async fn echo(names: &[&str]) -> (SocketAddr, RootCertStore) {

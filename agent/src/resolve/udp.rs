@@ -13,7 +13,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::{Exchanged, Request};
+use super::message::{self, Exchanged};
 use crate::telemetry::cells::{Outcome, UpstreamCells};
 use crate::wire::question::Question;
 
@@ -85,26 +85,33 @@ fn judge(said: Result<Said, Outcome>, lies: &mut usize, cells: &UpstreamCells) -
 
 /// One datagram on its way, and its socket.
 #[derive(Debug)]
-struct Try {
+struct Try<'a> {
     socket: UdpSocket,
-    request: Request,
+    question: &'a Question,
+    id: u16,
 }
 
-impl Try {
-    async fn send(server: SocketAddr, question: &Question) -> Result<Self, Outcome> {
+impl<'a> Try<'a> {
+    async fn send(server: SocketAddr, question: &'a Question) -> Result<Self, Outcome> {
         let any: SocketAddr = match server {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        let request = Request::with_id(question, id()?);
+        let id = id()?;
+        let mut query = Vec::new();
+        message::write(question, id, &mut query);
         let sent = async {
             let socket = UdpSocket::bind(any).await?;
             socket.connect(server).await?;
-            socket.send(request.datagram()).await?;
+            socket.send(&query).await?;
             Ok(socket)
         };
         let socket = sent.await.map_err(|error| Outcome::of(&error))?;
-        Ok(Self { socket, request })
+        Ok(Self {
+            socket,
+            question,
+            id,
+        })
     }
 
     /// The next datagram: an answer, or why it is none.
@@ -112,7 +119,7 @@ impl Try {
         let mut message = Vec::with_capacity(LARGEST);
         let received = self.socket.recv_buf(&mut message).await;
         received.map_err(|error| Outcome::of(&error))?;
-        Ok(match Exchanged::read(message, &self.request) {
+        Ok(match Exchanged::read(message, self.question, self.id) {
             Ok(exchanged) if exchanged.outcome() == Outcome::Truncated => Ok(Said::Truncated),
             Ok(exchanged) => Ok(Said::Whole(exchanged)),
             Err(lie) => Err(lie),

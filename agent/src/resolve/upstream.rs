@@ -2,9 +2,10 @@
 //! One upstream server: what is known of it, and one query to it. Its connections are in `pool`.
 //!
 //! CoreDNS answers a connection strictly in order and closes it after 10 s without a query, so a
-//! connection carries one query at a time, there are as many as are needed at once, and we close
-//! them before it does.
+//! connection carries one query at a time, or a few where all answers come quickly (`depth`); there are
+//! as many connections as are needed at once, and we close them before it does.
 
+use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -13,7 +14,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::choice::{Health, Standing};
-use super::connection::{Connection, Exchanged, Request};
+use super::connection::Connection;
+use super::message::Exchanged;
 use super::pace::Pace;
 use super::pool::{Lent, Pool};
 use super::snapshot::{Snapshot, State};
@@ -86,6 +88,8 @@ pub(super) struct Server {
     health: Mutex<Health>,
     words: Mutex<Words>,
     asked: AtomicU64,
+    /// What makes IDs of it.
+    dice: foldhash::quality::RandomState,
 }
 
 /// What the log was told, and the last failure.
@@ -114,6 +118,7 @@ impl Server {
             health: Mutex::default(),
             words: Mutex::default(),
             asked: AtomicU64::new(0),
+            dice: foldhash::quality::RandomState::default(),
         })
     }
 
@@ -157,8 +162,8 @@ impl Server {
     }
 
     /// Whether many queries wait for it, and nothing comes from it.
-    pub(super) fn is_overrun(&self, now: Instant) -> bool {
-        lock(&self.pool).is_crowded() && !self.has_answered_lately(now)
+    pub(super) fn is_overrun(&self) -> bool {
+        lock(&self.pool).is_crowded() && !self.has_answered_lately(Instant::now())
     }
 
     /// What one more query would have to wait for, about: a query on each connection is one that
@@ -166,36 +171,34 @@ impl Server {
     pub(super) fn burden(&self) -> u64 {
         let us = lock(&self.pace).smoothed().as_micros().max(100);
         let counts = lock(&self.pool).counts();
-        let queries = counts.busy + counts.waiting + 1;
+        let queries = counts.under_way + counts.waiting + 1;
         u64::try_from(us)
             .unwrap_or(u64::MAX)
             .saturating_mul(queries as u64)
     }
 
-    /// A question as it goes to this server.
-    pub(super) fn request(&self, question: &Question) -> Request {
-        Request::new(question, self.asked.fetch_add(1, Relaxed))
+    /// An ID for a query: nobody outside can tell it from those before it.
+    pub(super) fn draw(&self) -> u16 {
+        let turn = self.asked.fetch_add(1, Relaxed);
+        let [high, low, ..] = self.dice.hash_one(turn).to_be_bytes();
+        u16::from_be_bytes([high, low])
     }
 
-    /// Asks one question over a connection, now. Dropping the future ends the connection.
-    pub(super) async fn exchange(
+    /// Waits for the answer to a question that was asked over a connection.
+    pub(super) async fn answer(
         &self,
-        lent: Lent,
-        request: &Request,
-        began: Instant,
+        lent: &Lent,
+        question: &Question,
+        sent: Instant,
     ) -> Result<Exchanged, Failure> {
-        let Lent { connection, place } = lent;
-        let result = connection.exchange(request, self.cells()).await;
-        let now = Instant::now();
-        match result {
-            Ok((connection, exchanged)) => {
-                self.answered(&exchanged, now - began, now);
-                self.give_back(Lent { connection, place }, now);
+        match lent.answer(question, sent).await {
+            Ok((exchanged, now)) => {
+                self.answered(&exchanged, now - sent, now);
                 Ok(exchanged)
             }
             Err(failure) => {
                 if let Failure::Outcome(outcome) = failure {
-                    self.failed(outcome, began, now);
+                    self.failed(outcome, sent, Instant::now());
                 }
                 Err(failure)
             }
@@ -225,7 +228,7 @@ impl Server {
     }
 
     /// Opens a connection, or says how that ended.
-    pub(super) async fn connect(&self, within: Duration) -> Result<Box<Connection>, Outcome> {
+    pub(super) async fn connect(&self, within: Duration) -> Result<Arc<Connection>, Outcome> {
         let began = Instant::now();
         let race = dial::race(lock(&self.pool).usual_dial());
         let stream = self.way.connect(within, race, self.cells()).await?;
@@ -273,6 +276,27 @@ impl Server {
         lock(&self.health).failed(began, Instant::now());
     }
 
+    /// Says how many queries may be under way on a connection; `None` is as many as is found out.
+    pub(super) fn set_pipeline(&self, pipeline: Option<u16>) {
+        lock(&self.pool).depth.fix(pipeline.map(usize::from));
+    }
+
+    /// Whether the configuration leaves it to us how many queries are on one connection.
+    pub(super) fn shares_by_itself(&self) -> bool {
+        !lock(&self.pool).depth.is_fixed()
+    }
+
+    /// Whether a query that others hold up on its connection may be asked again over another one. What
+    /// we put behind each other ourselves was paid for with quick answers; where the configuration
+    /// says so, it counts among those that are asked twice.
+    pub(super) fn may_move(&self) -> bool {
+        let may = self.shares_by_itself() || self.may_ask_again();
+        if may {
+            self.cells().move_on();
+        }
+        may
+    }
+
     /// How long a query waits before it is asked a second time; `None` is that it is not. Counts
     /// the query.
     pub(super) fn patience(&self, limits: &Limits) -> Option<Duration> {
@@ -316,9 +340,9 @@ impl Server {
 
     /// What is known of it, for those who look on. The zone's name is theirs to fill in.
     pub(super) fn snapshot(&self, now: Instant) -> Snapshot {
-        let (counts, ages) = {
+        let (counts, ages, depth) = {
             let pool = lock(&self.pool);
-            (pool.counts(), pool.ages(now))
+            (pool.counts(), pool.ages(now), pool.depth.allowed(now))
         };
         let (smoothed, p95) = {
             let pace = lock(&self.pace);
@@ -337,7 +361,8 @@ impl Server {
             },
             smoothed: (!smoothed.is_zero()).then_some(smoothed),
             p95,
-            in_flight: counts.busy,
+            in_flight: counts.under_way,
+            depth,
             waiting: counts.waiting,
             idle: counts.idle,
             dialling: counts.dialling,

@@ -12,10 +12,10 @@ use rustls::RootCertStore;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::connection::Stream;
 use super::dial::dial;
 use super::lock;
 use super::loops::Circle;
+use super::octets::Stream;
 use super::tls::Tls;
 use super::udp::{self, Said};
 use crate::config::Transport;

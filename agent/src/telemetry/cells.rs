@@ -229,6 +229,8 @@ pub struct ResolveCells {
     pub in_flight: AtomicU64,
     outgoing_octets: AtomicU64,
     largest_share: AtomicU64,
+    queued_now: AtomicU64,
+    queued_most: AtomicU64,
     misses: Box<[AtomicU64]>,
     unfit: [AtomicU64; Unfit::ALL.len()],
     events: [Box<[AtomicU64]>; Event::COUNT],
@@ -244,6 +246,8 @@ impl Default for ResolveCells {
             in_flight: AtomicU64::default(),
             outgoing_octets: AtomicU64::default(),
             largest_share: AtomicU64::default(),
+            queued_now: AtomicU64::default(),
+            queued_most: AtomicU64::default(),
             misses: by_zone(),
             unfit: Default::default(),
             events: std::array::from_fn(|_| by_zone()),
@@ -284,6 +288,23 @@ impl ResolveCells {
             self.outgoing_octets.load(Relaxed),
             self.largest_share.load(Relaxed),
         )
+    }
+
+    /// Notes how many misses wait to be taken in.
+    pub fn queue(&self, misses: u64) {
+        self.queued_now.fetch_max(misses, Relaxed);
+    }
+
+    /// Begins another second of [`Self::queue`].
+    pub fn show_queue(&self) {
+        let most = self.queued_now.swap(0, Relaxed);
+        self.queued_most.store(most, Relaxed);
+    }
+
+    /// The most that were noted in the last second.
+    #[must_use]
+    pub fn queued(&self) -> u64 {
+        self.queued_most.load(Relaxed)
     }
 
     /// Counts an answer that is not kept as it is.

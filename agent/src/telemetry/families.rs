@@ -95,6 +95,13 @@ const QUERIES: &[Family] = &[
         read: |scrape, series| series.count(&[], scrape.cells.resolve.used().1),
     },
     Family {
+        name: "nodens_queries_queued_most",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Most misses that waited to be taken in, within a second before the last look. 2048 is the most that may.",
+        read: |scrape, series| series.count(&[], scrape.cells.resolve.queued()),
+    },
+    Family {
         name: "nodens_answers_waiting_bytes",
         kind: Kind::Gauge,
         labels: &[],
@@ -186,10 +193,21 @@ const UPSTREAM: &[Family] = &[
         },
     },
     Family {
+        name: "nodens_upstream_moves_total",
+        kind: Kind::Counter,
+        labels: &["upstream"],
+        help: "Queries to an upstream that were asked again over another connection, because an earlier one on theirs was not answered (zones[].pipeline).",
+        read: |scrape, series| {
+            for (index, upstream) in (0..).zip(scrape.upstreams.iter()) {
+                series.count(&[upstream], scrape.cells.resolve.upstream(index).moves());
+            }
+        },
+    },
+    Family {
         name: "nodens_upstream_up",
         kind: Kind::Gauge,
         labels: &["upstream"],
-        help: "1 while an upstream is asked, 0 while it is left alone because it failed. As it was a second ago at most, like the four that follow.",
+        help: "1 while an upstream is asked, 0 while it is left alone because it failed. As it was a second ago at most, like the five that follow.",
         read: |scrape, series| gauge(scrape, series, |gauges| f64::from(u8::from(gauges.is_up))),
     },
     Family {
@@ -205,6 +223,13 @@ const UPSTREAM: &[Family] = &[
         labels: &["upstream"],
         help: "Queries that wait for a connection to an upstream.",
         read: |scrape, series| gauge(scrape, series, |gauges| decimal(gauges.waiting)),
+    },
+    Family {
+        name: "nodens_upstream_pipeline_depth",
+        kind: Kind::Gauge,
+        labels: &["upstream"],
+        help: "Queries that may be under way on one connection to an upstream (zones[].pipeline).",
+        read: |scrape, series| gauge(scrape, series, |gauges| decimal(gauges.depth)),
     },
     Family {
         name: "nodens_upstream_rtt_seconds",

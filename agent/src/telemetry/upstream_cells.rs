@@ -73,9 +73,11 @@ pub struct UpstreamCells {
     circles: AtomicU64,
     without_tcp: AtomicU64,
     hedges: AtomicU64,
+    moves: AtomicU64,
     is_up: AtomicU64,
     in_flight: AtomicU64,
     waiting: AtomicU64,
+    depth: AtomicU64,
     smoothed_us: AtomicU64,
     p95_us: AtomicU64,
     /// By response code; made with the first.
@@ -91,6 +93,8 @@ pub struct UpstreamGauges {
     pub in_flight: u64,
     /// Queries that wait for a connection.
     pub waiting: u64,
+    /// Queries that may be under way on one connection.
+    pub depth: u64,
     /// The smoothed time of an answer in µs; 0 before the first.
     pub smoothed_us: u64,
     /// The time below which 95 of 100 answers came, in µs; 0 before there were enough.
@@ -103,6 +107,7 @@ impl UpstreamCells {
         self.is_up.store(gauges.is_up.into(), Relaxed);
         self.in_flight.store(gauges.in_flight, Relaxed);
         self.waiting.store(gauges.waiting, Relaxed);
+        self.depth.store(gauges.depth, Relaxed);
         self.smoothed_us.store(gauges.smoothed_us, Relaxed);
         self.p95_us.store(gauges.p95_us, Relaxed);
     }
@@ -114,6 +119,7 @@ impl UpstreamCells {
             is_up: self.is_up.load(Relaxed) == 1,
             in_flight: self.in_flight.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
+            depth: self.depth.load(Relaxed),
             smoothed_us: self.smoothed_us.load(Relaxed),
             p95_us: self.p95_us.load(Relaxed),
         }
@@ -144,6 +150,17 @@ impl UpstreamCells {
             distribution.add(latency.get()?);
             Some((rcode, distribution))
         })
+    }
+
+    /// Counts a query that is asked again because others hold it up on its connection.
+    pub fn move_on(&self) {
+        add(&self.moves, 1);
+    }
+
+    /// Queries that were asked again because others held them up on their connection.
+    #[must_use]
+    pub fn moves(&self) -> u64 {
+        self.moves.load(Relaxed)
     }
 
     /// Counts the end of one try.

@@ -34,10 +34,16 @@ pub(super) fn judge(message: &[u8], start: usize, answers: u16) -> Option<(Chain
     if aliases >= LONGEST {
         return Some((Chain::Loop, Name::ROOT));
     }
+    let question = expand(message, HEADER)?;
+    if aliases == 0 {
+        // Most have none, and room for a whole chain is some 5 kB.
+        let chain = owners(message, start, answers, &[question])?;
+        return Some((chain, question));
+    }
     let mut names = [Name::ROOT; LONGEST];
     let (first, others) = names.split_first_mut()?;
-    *first = expand(message, HEADER)?;
-    let mut end = *first;
+    *first = question;
+    let mut end = question;
     let mut length = 1_usize;
     for place in others {
         let Some(target) = target_of(message, start, answers, &end)? else {
@@ -52,6 +58,11 @@ pub(super) fn judge(message: &[u8], start: usize, answers: u16) -> Option<(Chain
     if length == LONGEST || before.contains(&end) {
         return Some((Chain::Loop, end));
     }
+    Some((owners(message, start, answers, chain)?, end))
+}
+
+/// Whether every record belongs to one of these names.
+fn owners(message: &[u8], start: usize, answers: u16, chain: &[Name]) -> Option<Chain> {
     let mut judgement = Chain::Sound;
     let mut last = None;
     visit(message, start, answers, |at, rtype, _| {
@@ -71,7 +82,7 @@ pub(super) fn judge(message: &[u8], start: usize, answers: u16) -> Option<(Chain
         }
         Some(())
     })?;
-    Some((judgement, end))
+    Some(judgement)
 }
 
 /// Where the CNAME of `owner` leads; `Some(None)` where it has none.

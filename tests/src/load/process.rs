@@ -191,6 +191,7 @@ cache:
 zones:
   - name: "."
     upstreams: ["{upstream}"]
+    pipeline: 1
 admin:
   health: 127.0.0.1:{health}
   metrics: 127.0.0.1:{metrics}

@@ -12,6 +12,7 @@
 //! | twins | A and AAAA in one burst |
 //! | outage | upstreams that go, names that are always asked for |
 //! | upstream | connections to the upstreams, and which upstream is asked |
+//! | pipeline | several queries on one upstream connection |
 //! | figures | the metrics say what happened |
 //! | dashboards | they say it under CoreDNS's names too |
 #![expect(clippy::unwrap_used, reason = "a test fails where it is surprised")]
@@ -26,6 +27,7 @@ mod figures;
 mod lifetime;
 mod names;
 mod outage;
+mod pipeline;
 mod search_lists;
 mod sharing;
 mod streams;

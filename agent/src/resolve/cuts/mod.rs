@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::state::Cuts;
-use super::connection::Exchanged;
+use super::message::Exchanged;
 use super::routes::Route;
 use super::{Resolver, Waiter, keep, lock};
 use crate::cache::{DENIAL, Draft, Tick};

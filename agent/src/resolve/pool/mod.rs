@@ -8,17 +8,25 @@
 //! ```
 //!
 //! A query never waits for *its* handshake: a connection that comes back is as good, so that a
-//! lost SYN costs nothing while others answer.
+//! lost SYN costs nothing while others answer. Where several queries may be under way on a connection
+//! (`depth`), those of one turn of the thread share one, and so do those that would have to wait while
+//! there are as many connections as there may be.
 
-use std::collections::{HashMap, VecDeque};
+mod lent;
+mod waiting;
+
+use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+pub(super) use self::lent::Lent;
+use self::waiting::Waiting;
 use super::connection::Connection;
+use super::depth::{Depth, Round};
 use super::lock;
 use super::upstream::Server;
 use crate::config::Limits;
@@ -46,34 +54,17 @@ const LOOKED_AFTER: Duration = Duration::from_secs(1);
 /// CoreDNS closes a connection on which nothing was asked after 3 s.
 const UNUSED: Duration = Duration::from_millis(2500);
 
-/// A connection that carries a query. Dropping it closes it.
-#[derive(Debug)]
-pub(super) struct Lent {
-    pub(super) connection: Box<Connection>,
-    pub(super) place: Place,
-}
-
-/// A place among the connections in use.
-#[derive(Debug)]
-pub(super) struct Place(Option<Arc<Server>>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(server) = self.0.take() {
-            lock(server.pool()).busy -= 1;
-            server.dial_as_needed();
-        }
-    }
-}
-
 /// What a query gets that waited: a connection, or how dialling ended.
 type Got = Result<Lent, Outcome>;
 
 /// Which connection a query takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Take {
-    /// The one used longest ago: so all take turns, and with them the pods behind them.
+    /// The one used longest ago: so all take turns, and with them the pods behind them. Or one that
+    /// others use, where several may.
     Any,
+    /// The one used longest ago, and nobody else on it.
+    Alone,
     /// One that something came over at this moment or later, the last of them; or a new one.
     HeardSince(Instant),
 }
@@ -82,9 +73,17 @@ pub(super) enum Take {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     /// Those that wait for a query, the one used longest ago in front.
-    idle: VecDeque<Box<Connection>>,
+    idle: VecDeque<Arc<Connection>>,
+    /// Those with queries, in no order, and where the search for a place on one of them goes on.
+    busy: Vec<Arc<Connection>>,
+    next: usize,
+    /// The one that takes the queries of this turn.
+    filling: Weak<Connection>,
     waiting: Waiting,
-    busy: usize,
+    /// Queries that have a place on a connection.
+    under_way: usize,
+    /// How many may have one on the same.
+    pub(super) depth: Depth,
     dialling: usize,
     /// Dials in a row that came to nothing.
     in_vain: u32,
@@ -94,6 +93,8 @@ pub(super) struct Pool {
     asked: usize,
     rate: usize,
     last_asked: Option<Instant>,
+    /// When something was last asked or answered: near enough for what may be a moment late.
+    latest: Option<Instant>,
     looked: Option<Instant>,
     opened: u64,
     usual_dial: Duration,
@@ -103,7 +104,7 @@ pub(super) struct Pool {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) idle: usize,
-    pub(super) busy: usize,
+    pub(super) under_way: usize,
     pub(super) dialling: usize,
     pub(super) waiting: usize,
 }
@@ -113,7 +114,7 @@ impl Pool {
     pub(super) fn counts(&self) -> Counts {
         Counts {
             idle: self.idle.len(),
-            busy: self.busy,
+            under_way: self.under_way,
             dialling: self.dialling,
             waiting: self.waiting.len(),
         }
@@ -132,7 +133,7 @@ impl Pool {
 
     /// Whether there are as many connections as there may be, all of them in use.
     pub(super) fn is_full(&self) -> bool {
-        self.busy >= self.most
+        self.busy.len() >= self.most
     }
 
     /// How long a handshake takes, exponentially smoothed; zero before the first.
@@ -152,14 +153,50 @@ impl Pool {
     }
 
     fn open(&self) -> usize {
-        self.idle.len() + self.busy + self.dialling
+        self.idle.len() + self.busy.len() + self.dialling
     }
 
-    /// An idle connection, where there is one to the purpose.
-    fn take(&mut self, take: Take, now: Instant, idle: Duration) -> Option<Box<Connection>> {
+    /// A connection for a query, where there is one to the purpose.
+    fn take(&mut self, take: Take, now: Instant, idle: Duration) -> Option<Arc<Connection>> {
+        let depth = self.depth.allowed(now);
+        let may_share = matches!(take, Take::Any) && depth > 1;
+        if may_share
+            && let Some(filling) = self.filling.upgrade()
+            && filling.room_in_turn(depth) > 0
+        {
+            return Some(filling);
+        }
+        let connection = self.take_idle(take, now, idle);
+        if let Some(connection) = &connection {
+            self.busy.push(Arc::clone(connection));
+        }
+        if !may_share {
+            return connection;
+        }
+        let connection = connection.or_else(|| {
+            let shares = self.is_full() || self.depth.is_fixed();
+            shares.then(|| self.with_room(depth, now)).flatten()
+        });
+        self.filling = connection.as_ref().map(Arc::downgrade).unwrap_or_default();
+        connection
+    }
+
+    /// A connection in use that has room for another query.
+    fn with_room(&mut self, depth: usize, now: Instant) -> Option<Arc<Connection>> {
+        for _ in 0..self.busy.len() {
+            self.next = (self.next + 1) % self.busy.len();
+            let connection = &self.busy[self.next];
+            if !connection.ends_by(now) && connection.room(depth) > 0 {
+                return Some(Arc::clone(connection));
+            }
+        }
+        None
+    }
+
+    fn take_idle(&mut self, take: Take, now: Instant, idle: Duration) -> Option<Arc<Connection>> {
         loop {
-            let mut connection = match take {
-                Take::Any => self.idle.pop_front()?,
+            let connection = match take {
+                Take::Any | Take::Alone => self.idle.pop_front()?,
                 Take::HeardSince(moment) => {
                     let last = self.idle.pop_back()?;
                     if !last.was_used_since(moment) {
@@ -180,6 +217,17 @@ impl Pool {
         }
     }
 
+    /// Lets go of a connection that is in use no more.
+    fn remove(&mut self, connection: &Arc<Connection>) {
+        if let Some(at) = self
+            .busy
+            .iter()
+            .position(|one| Arc::ptr_eq(one, connection))
+        {
+            self.busy.swap_remove(at);
+        }
+    }
+
     /// Connections to dial now, for those who wait.
     fn dials_wanted(&self) -> usize {
         let most = if self.in_vain == 0 {
@@ -195,7 +243,7 @@ impl Pool {
 
     /// Closes what has waited too long, and says how many connections to open ahead.
     fn look_after(&mut self, now: Instant, idle: Duration) -> usize {
-        self.idle.retain_mut(|connection| {
+        self.idle.retain(|connection| {
             let most = idle.min(unused(connection));
             connection.is_usable(now, most)
         });
@@ -210,7 +258,7 @@ impl Pool {
         }
         let wanted = (1 + self.rate / RATE_FOR_ONE).min(MOST_KEPT).min(self.most);
         let lasting = self.idle.iter().filter(|one| !one.ends_by(now + SOON));
-        let there = lasting.count() + self.busy + self.dialling;
+        let there = lasting.count() + self.busy.len() + self.dialling;
         let room = self.most.saturating_sub(self.open());
         if self.in_vain > 0 {
             return 0;
@@ -228,7 +276,7 @@ fn unused(connection: &Connection) -> Duration {
 }
 
 impl Server {
-    /// An idle connection for a query, where there is one to the purpose.
+    /// A place on a connection for a query, where there is one to the purpose.
     pub(super) fn lend(
         self: &Arc<Self>,
         take: Take,
@@ -240,11 +288,10 @@ impl Server {
         pool.within = limits.connect_timeout;
         pool.asked += 1;
         pool.last_asked = Some(now);
+        pool.latest = Some(now);
         let connection = pool.take(take, now, limits.upstream_idle)?;
-        pool.busy += 1;
-        drop(pool);
-        let place = Place(Some(Arc::clone(self)));
-        Some(Lent { connection, place })
+        pool.under_way += 1;
+        Some(Lent::new(self, &connection))
     }
 
     /// Waits for a connection: a new one, or one that comes back. Among clients they go round.
@@ -256,36 +303,49 @@ impl Server {
         receiver.await.unwrap_or(Err(Outcome::Failed))
     }
 
-    /// Takes a connection back that has answered.
-    pub(super) fn give_back(&self, lent: Lent, now: Instant) {
-        if !lent.connection.ends_by(now) {
-            self.pass_on(lent);
+    /// Takes a place back.
+    fn left(self: &Arc<Self>, connection: &Arc<Connection>, unanswered: Option<Round>) {
+        let mut pool = lock(self.pool());
+        pool.under_way -= 1;
+        if let Some(round) = unanswered {
+            pool.depth.failed(round);
         }
+        let now = pool.latest.unwrap_or_else(Instant::now);
+        if !connection.is_over(now) {
+            drop(pool);
+            self.offer(connection, now);
+            return;
+        }
+        if connection.places() == 0 {
+            pool.remove(connection);
+        }
+        drop(pool);
+        self.dial_as_needed();
     }
 
-    /// Gives a connection to who waits for one, or keeps it.
-    fn pass_on(&self, mut given: Lent) {
+    /// Gives places on a connection to those who wait for one, or keeps it for who comes.
+    fn offer(self: &Arc<Self>, connection: &Arc<Connection>, now: Instant) {
         loop {
             let mut pool = lock(self.pool());
+            if connection.room(pool.depth.allowed(now)) == 0 {
+                return;
+            }
             let Some(waiter) = pool.waiting.pop() else {
-                let Lent {
-                    connection,
-                    mut place,
-                } = given;
-                if connection.is_fresh() {
-                    // The other end does not wait long for the first query.
-                    pool.idle.push_front(connection);
-                } else {
-                    pool.idle.push_back(connection);
+                if connection.places() == 0 {
+                    pool.remove(connection);
+                    if connection.is_fresh() {
+                        // The other end does not wait long for the first query.
+                        pool.idle.push_front(Arc::clone(connection));
+                    } else {
+                        pool.idle.push_back(Arc::clone(connection));
+                    }
                 }
-                pool.busy -= usize::from(place.0.take().is_some());
                 return;
             };
+            pool.under_way += 1;
             drop(pool);
-            match waiter.send(Ok(given)) {
-                Err(Ok(back)) => given = back,
-                Ok(()) | Err(Err(_)) => return,
-            }
+            // Who has gone meanwhile gives it back by dropping it.
+            let _ = waiter.send(Ok(Lent::new(self, connection)));
         }
     }
 
@@ -321,7 +381,7 @@ impl Server {
         tokio::spawn(dialling);
     }
 
-    fn dialled(self: &Arc<Self>, dialled: Result<Box<Connection>, Outcome>, began: Instant) {
+    fn dialled(self: &Arc<Self>, dialled: Result<Arc<Connection>, Outcome>, began: Instant) {
         let now = Instant::now();
         match dialled {
             Ok(connection) => {
@@ -330,7 +390,7 @@ impl Server {
                     pool.dialling -= 1;
                     pool.in_vain = 0;
                 }
-                self.adopt(connection);
+                self.adopt(&connection);
                 self.dial_as_needed();
             }
             Err(outcome) => {
@@ -341,7 +401,7 @@ impl Server {
                     let mut pool = lock(self.pool());
                     pool.dialling -= 1;
                     pool.in_vain = pool.in_vain.saturating_add(1);
-                    let is_alone = is_alone || pool.busy == 0;
+                    let is_alone = is_alone || pool.busy.is_empty();
                     let waiter = is_alone.then(|| pool.waiting.pop()).flatten();
                     (
                         waiter,
@@ -390,80 +450,9 @@ impl Server {
     }
 
     /// Takes in a connection that was opened.
-    pub(super) fn adopt(self: &Arc<Self>, connection: Box<Connection>) {
-        lock(self.pool()).busy += 1;
-        let place = Place(Some(Arc::clone(self)));
-        self.pass_on(Lent { connection, place });
-    }
-}
-
-/// Queries that wait for a connection. Clients take turns: one that asks for what nobody answers
-/// does not stand in front of the others with all its queries.
-#[derive(Debug, Default)]
-struct Waiting {
-    of: HashMap<IpAddr, VecDeque<oneshot::Sender<Got>>, foldhash::quality::RandomState>,
-    turn: VecDeque<IpAddr>,
-    held: usize,
-    /// With as many held, those are let go that wait no more.
-    clear_at: usize,
-}
-
-impl Waiting {
-    /// Those that wait; some may have gone.
-    fn len(&self) -> usize {
-        self.held
-    }
-
-    fn push(&mut self, client: IpAddr, sender: oneshot::Sender<Got>) {
-        const FEW: usize = 64;
-        if self.held >= self.clear_at.max(FEW) {
-            self.clear();
-            self.clear_at = self.held * 2;
-        }
-        self.held += 1;
-        let queue = self.of.entry(client).or_default();
-        if queue.is_empty() {
-            self.turn.push_back(client);
-        }
-        queue.push_back(sender);
-    }
-
-    /// The next one that still waits.
-    fn pop(&mut self) -> Option<oneshot::Sender<Got>> {
-        while let Some(client) = self.turn.pop_front() {
-            let Some(queue) = self.of.get_mut(&client) else {
-                continue;
-            };
-            // Those who wait no more take no turn.
-            let mut waits = None;
-            while let Some(next) = queue.pop_front() {
-                self.held -= 1;
-                if !next.is_closed() {
-                    waits = Some(next);
-                    break;
-                }
-            }
-            if queue.is_empty() {
-                self.of.remove(&client);
-            } else {
-                self.turn.push_back(client);
-            }
-            if waits.is_some() {
-                return waits;
-            }
-        }
-        None
-    }
-
-    fn clear(&mut self) {
-        self.of.retain(|_, queue| {
-            queue.retain(|sender| !sender.is_closed());
-            !queue.is_empty()
-        });
-        self.turn.retain(|client| self.of.contains_key(client));
-        self.held = self.of.values().map(VecDeque::len).sum();
-        self.of.shrink_to_fit();
-        self.turn.shrink_to_fit();
+    pub(super) fn adopt(self: &Arc<Self>, connection: &Arc<Connection>) {
+        lock(self.pool()).busy.push(Arc::clone(connection));
+        self.offer(connection, Instant::now());
     }
 }
 

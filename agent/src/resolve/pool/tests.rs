@@ -67,7 +67,7 @@ fn as_many_are_dialled_as_are_waited_for_and_few_while_none_succeeds() {
     pool.dialling = 0;
     pool.in_vain = 1;
     assert_eq!(pool.dials_wanted(), MOST_DIALS_IN_VAIN);
-    pool.busy = 254;
+    pool.most = 2;
     assert_eq!(pool.dials_wanted(), 2, "no more than there may be");
 }
 
@@ -97,9 +97,9 @@ async fn connections_are_opened_ahead_for_the_rate_of_queries_and_not_without_an
         look(&mut pool, 5000);
     }
     assert_eq!(look(&mut pool, 5000), OPENED_AHEAD);
-    pool.busy = MOST_KEPT;
+    pool.dialling = MOST_KEPT;
     assert_eq!(look(&mut pool, 5000), 0);
-    pool.busy = 0;
+    pool.dialling = 0;
     pool.in_vain = 1;
     assert_eq!(look(&mut pool, 5000), 0, "not while nobody takes one");
     pool.in_vain = 0;

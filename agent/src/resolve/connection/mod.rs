@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One connection to an upstream, TCP (RFC 7766) or TLS over it (RFC 7858), and the questions that
+//! are under way on it: one, or several, which may be answered in any order.
+//!
+//! ```text
+//! ask ─► outgoing ─┐                       ┌─ the answer with its ID ─► who asked
+//! ask ─► outgoing ─┴─► one write ─► one read ─┴─ the answer with its ID ─► who asked
+//! ```
+//!
+//! No task belongs to a connection. Of those who wait on it one reads for all, and writes what others
+//! have asked since; when it has its own answer the next one takes over.
+
+mod wire;
+
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use self::wire::{Entry, State, Wire};
+use super::lock;
+use super::message::{self, Exchanged};
+use super::octets::Stream;
+use super::upstream::Failure;
+use crate::telemetry::cells::{Outcome, UpstreamCells};
+use crate::telemetry::registry::Telemetry;
+use crate::wire::question::Question;
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    opened: Instant,
+    /// When it should end.
+    ends: Instant,
+    wire: Mutex<Wire>,
+    _count: Count,
+}
+
+/// Counts a connection from its beginning to its end.
+#[derive(Debug)]
+struct Count(Arc<Telemetry>, u16);
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.0.resolve.upstream(self.1).close();
+    }
+}
+
+impl Connection {
+    pub(super) fn new(
+        stream: Stream,
+        max_age: Duration,
+        telemetry: &Arc<Telemetry>,
+        index: u16,
+    ) -> Arc<Self> {
+        telemetry.resolve.upstream(index).open();
+        let now = Instant::now();
+        let wire = Wire::new(stream, now);
+        Arc::new(Self {
+            opened: now,
+            ends: now + max_age,
+            wire: Mutex::new(wire),
+            _count: Count(Arc::clone(telemetry), index),
+        })
+    }
+
+    /// Whether a question may go over it that nothing is under way on: not too old, and nothing came
+    /// that nobody asked for, nor its end.
+    pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
+        let mut wire = lock(&self.wire);
+        now < self.ends
+            && now < wire.used + idle
+            && !wire.is_spoilt
+            && wire.incoming.is_empty()
+            && wire.stream.is_silent()
+    }
+
+    /// Whether it was used at this moment or later.
+    pub(super) fn was_used_since(&self, moment: Instant) -> bool {
+        lock(&self.wire).used >= moment
+    }
+
+    /// Whether nothing was answered on it yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        lock(&self.wire).is_fresh
+    }
+
+    /// Whether it has to end by this moment.
+    pub(super) fn ends_by(&self, moment: Instant) -> bool {
+        self.ends <= moment
+    }
+
+    /// How long it has been open.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now - self.opened
+    }
+
+    /// Places for further questions, where so many may be under way.
+    pub(super) fn room(&self, most: usize) -> usize {
+        let wire = lock(&self.wire);
+        if wire.is_spoilt {
+            0
+        } else {
+            most.saturating_sub(wire.boarding + wire.asked.len())
+        }
+    }
+
+    /// The same where it has not been written yet what was asked in this turn.
+    pub(super) fn room_in_turn(&self, most: usize) -> usize {
+        if lock(&self.wire).is_gathering {
+            self.room(most)
+        } else {
+            0
+        }
+    }
+
+    /// Whether it may take questions when those under way are answered.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        now >= self.ends || lock(&self.wire).is_spoilt
+    }
+
+    /// Questions that somebody waits for, or is about to ask.
+    pub(super) fn places(&self) -> usize {
+        lock(&self.wire).places()
+    }
+}
+
+/// A question's place on a connection. Dropping it leaves the connection, which ends where the answer
+/// has not come.
+#[derive(Debug)]
+pub(super) struct Place {
+    connection: Arc<Connection>,
+    id: Option<u16>,
+    has_left: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Place {
+    /// Takes a place.
+    pub(super) fn on(connection: &Arc<Connection>) -> Self {
+        lock(&connection.wire).boarding += 1;
+        Self {
+            connection: Arc::clone(connection),
+            id: None,
+            has_left: false,
+        }
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Waits for the answer to what was asked; with the moment at which it came. What does not belong to
+    /// the question is dropped and counted.
+    pub(super) async fn answer(
+        &self,
+        question: &Question,
+        cells: &UpstreamCells,
+    ) -> Result<(Exchanged, Instant), Failure> {
+        let Some(id) = self.id else {
+            return Err(Failure::Outcome(Outcome::Failed));
+        };
+        loop {
+            let answer = std::future::poll_fn(|context| self.poll(id, context, cells));
+            match Exchanged::read(answer.await?, question, id) {
+                Ok(exchanged) => {
+                    let now = Instant::now();
+                    lock(&self.connection.wire).answered(id, now);
+                    return Ok((exchanged, now));
+                }
+                Err(lie) => {
+                    let mut wire = lock(&self.connection.wire);
+                    wire.lie(lie, cells);
+                    wire.take_spare(id);
+                }
+            }
+        }
+    }
+
+    /// Asks. `draw` is where the search for an ID begins that nobody else has here. With `gathers` others
+    /// of this turn may have their questions written together with this one.
+    pub(super) fn ask(&mut self, question: &Question, draw: u16, gathers: bool) {
+        let mut wire = lock(&self.connection.wire);
+        let mut id = draw;
+        while wire.entry(id).is_some() {
+            id = id.wrapping_add(1);
+        }
+        wire.boarding -= usize::from(self.id.replace(id).is_none());
+        let state = State::Waiting(None);
+        wire.asked.push_back(Entry { id, state });
+        message::write_frame(question, id, &mut wire.outgoing);
+        match wire.reader {
+            None => wire.is_gathering |= gathers,
+            // It sleeps until something comes to be read.
+            Some(reader) if !wire.is_called => {
+                wire.is_called = true;
+                if let Some(Entry {
+                    state: State::Waiting(Some(waker)),
+                    ..
+                }) = wire.entry(reader)
+                {
+                    waker.wake_by_ref();
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn poll(
+        &self,
+        id: u16,
+        context: &mut Context<'_>,
+        cells: &UpstreamCells,
+    ) -> Poll<Result<Vec<u8>, Failure>> {
+        let mut wire = lock(&self.connection.wire);
+        let wire = &mut *wire;
+        if let Some(message) = wire.take(id) {
+            return Poll::Ready(Ok(message));
+        }
+        if wire.ended.is_none() && wire.reader.is_none_or(|reader| reader == id) {
+            wire.reader = Some(id);
+            if wire.is_gathering && !wire.is_called {
+                // When all others have run that were ready.
+                wire.is_called = true;
+                context.waker().wake_by_ref();
+            } else {
+                wire.is_called = false;
+                wire.is_gathering = false;
+                wire.work(context, cells);
+                if let Some(message) = wire.take(id) {
+                    return Poll::Ready(Ok(message));
+                }
+            }
+        }
+        if let Some(outcome) = wire.ended {
+            return Poll::Ready(Err(wire.failure(outcome)));
+        }
+        if let Some(entry) = wire.entry(id)
+            && let State::Waiting(waker) = &mut entry.state
+            && !waker
+                .as_ref()
+                .is_some_and(|waker| waker.will_wake(context.waker()))
+        {
+            *waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Whether an earlier question is not answered yet on the same connection: a server that answers
+    /// in order has not come to this one.
+    pub(super) fn is_behind(&self) -> bool {
+        let wire = lock(&self.connection.wire);
+        let others = wire
+            .asked
+            .iter()
+            .take_while(|entry| Some(entry.id) != self.id);
+        let mut others = others.filter(|entry| !matches!(entry.state, State::Answered(_)));
+        others.next().is_some()
+    }
+
+    /// Whether others have places on the same connection.
+    pub(super) fn is_shared(&self) -> bool {
+        let wire = lock(&self.connection.wire);
+        wire.boarding + wire.asked.len() > 1
+    }
+
+    /// Gives the place up. Whether an answer was still waited for.
+    pub(super) fn leave(&mut self) -> bool {
+        if std::mem::replace(&mut self.has_left, true) {
+            return false;
+        }
+        let mut wire = lock(&self.connection.wire);
+        let Some(id) = self.id else {
+            wire.boarding -= 1;
+            return false;
+        };
+        let Some(entry) = wire.entry(id) else {
+            return false;
+        };
+        entry.state = State::Left;
+        wire.is_spoilt = true;
+        if wire.reader == Some(id) {
+            wire.hand_over();
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;
