@@ -66,6 +66,10 @@ pub enum Kind {
     Zones,
     /// Upstream servers: `ADDRESS`, `ADDRESS:PORT`, `[v6]:PORT` or `env:NAME`.
     Upstreams,
+    /// Rules that answer without an upstream.
+    Answers,
+    /// Addresses, each with a port.
+    Sockets,
 }
 
 /// Sections in the order of the documentation: the word before the first dot, and what is there.
@@ -335,6 +339,17 @@ pub const KEYS: &[Key] = &[
          wildcard or `template` below such a name is hidden for one negative lifetime at most.",
     ),
     key(
+        "zones[].answers",
+        Kind::Answers,
+        "`[]`",
+        true,
+        "Queries that are answered without asking anybody; the first rule that fits counts. `AAAA example.org NOERROR` answers without a \
+         record (also NXDOMAIN, REFUSED, SERVFAIL), `A example.org 60 10.0.0.1` with addresses and \
+         a TTL in seconds, `PTR 1.0.0.10.in-addr.arpa 60 example.org` with names. `ANY` is for all types; `*.example.org` is for all \
+         names below, `*.*.example.org` for those two labels below or more. A zone with answers needs no \
+         servers: what no rule fits gets SERVFAIL.",
+    ),
+    key(
         "limits.inFlight",
         Kind::Count(limits::IN_FLIGHT),
         "",
@@ -418,6 +433,13 @@ pub const KEYS: &[Key] = &[
         false,
         "Where `/metrics` answers over HTTP. The port may be left out; it may be the same \
          address and port as `admin.health`.",
+    ),
+    key(
+        "admin.also",
+        Kind::Sockets,
+        "`[]`",
+        false,
+        "Further addresses where all these pages answer, e.g. for node-cache's port 9353.",
     ),
     key(
         "admin.socket",

@@ -111,6 +111,14 @@ pub const MAX_ZONES: usize = 100;
 pub const MAX_LISTEN_ADDRESSES: usize = 64;
 /// Bytes of a configuration file: the most that a ConfigMap holds.
 pub const MAX_FILE_BYTES: u64 = MIB;
+/// Rules in `zones[].answers` of one zone.
+pub const MAX_ANSWERS: usize = 1000;
+/// Records of one of them: they fit a message over TCP many times.
+pub const MAX_ANSWER_RECORDS: usize = 64;
+/// The TTL of one of them in seconds, a week.
+pub const MAX_ANSWER_TTL: u32 = 604_800;
+/// Addresses in `admin.also`.
+pub const MAX_ALSO: usize = 8;
 /// Bytes of a resolv.conf.
 pub const MAX_RESOLV_CONF_BYTES: u64 = 64 << 10;
 /// Bytes of a file of authorities' certificates; those of systems have some 200 kB.

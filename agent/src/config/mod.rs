@@ -2,7 +2,9 @@
 //! The configuration: file, environment and flags over defaults, read once into types that
 //! cannot be wrong. What the rest of the agent sees is [`Config`]; it knows nothing of YAML.
 
+pub mod answers;
 pub mod ca;
+pub mod corefile;
 mod cross;
 #[cfg(test)]
 mod docs;
@@ -30,6 +32,7 @@ use std::time::Duration;
 use nodens_netsetup::plan::{Plan, Settings};
 use rustls::pki_types::ServerName;
 
+pub use self::answers::LocalAnswer;
 pub use self::source::Sources;
 pub use self::text::{show_size, show_time};
 use crate::wire::name::Name;
@@ -191,7 +194,7 @@ impl CacheConfig {
 pub struct Zone {
     /// The zone's name.
     pub name: Name,
-    /// Upstream servers, never empty.
+    /// Upstream servers; empty only where there are answers.
     pub upstreams: Vec<Located<SocketAddr>>,
     /// The file that they are read from, and followed in, where they are not written here.
     pub resolv_conf: Option<Located<PathBuf>>,
@@ -205,6 +208,8 @@ pub struct Zone {
     pub rotate: bool,
     /// Whether nothing is taken to exist below a name that does not (RFC 8020).
     pub cuts: bool,
+    /// What is answered without asking anybody; the first rule that fits counts.
+    pub answers: Vec<LocalAnswer>,
 }
 
 impl Zone {
@@ -223,6 +228,7 @@ impl Zone {
             && self.max_negative_ttl == other.max_negative_ttl
             && self.rotate == other.rotate
             && self.cuts == other.cuts
+            && self.answers == other.answers
     }
 }
 
@@ -276,6 +282,8 @@ pub struct Admin {
     pub health: Located<SocketAddr>,
     /// Where `/metrics` answers. May be the same as `health`.
     pub metrics: Located<SocketAddr>,
+    /// Further addresses where all pages answer.
+    pub also: Vec<Located<SocketAddr>>,
     /// The admin socket.
     pub socket: Located<PathBuf>,
     /// Somebody asked for a socket there.

@@ -76,6 +76,7 @@ impl Reader<'_> {
         let port = self.count::<u16>("listen.port");
         let health = self.socket("admin.health", &addresses);
         let metrics = self.socket("admin.metrics", &addresses);
+        let also = self.also();
         let zones = zones::read(self);
 
         let tcp_idle = self.time("listen.tcpIdle");
@@ -89,7 +90,9 @@ impl Reader<'_> {
         let socket = self.path("admin.socket");
 
         cross::listen(self, &addresses);
-        cross::admin(self, &addresses, &port, [&health, &metrics]);
+        cross::admin(self, &addresses, &port, &[&health, &metrics]);
+        let others = cross::each(&also);
+        cross::admin(self, &addresses, &port, &others.iter().collect::<Vec<_>>());
         cross::own_sockets(self, &addresses, &port, &zones, host);
         let wishes = Wishes {
             enabled: &enabled,
@@ -135,6 +138,7 @@ impl Reader<'_> {
             admin: Admin {
                 health: health.located(),
                 metrics: metrics.located(),
+                also: locate(also.value),
                 is_socket_given: socket.is_given,
                 socket: socket.located(),
             },
@@ -219,6 +223,26 @@ impl Reader<'_> {
                 text::reachable(address).map(|()| address)
             })
         })
+    }
+
+    fn also(&mut self) -> Reading<Vec<(SocketAddr, Spot)>> {
+        let mut reading = self.list("admin.also", None, |text| {
+            let socket = text::socket(text, 0, 1)?;
+            if socket.ip().is_unspecified() {
+                return Ok(socket);
+            }
+            text::reachable(socket.ip()).map(|()| socket)
+        });
+        let number = reading.value.len();
+        if number > limits::MAX_ALSO {
+            reading.is_sound = false;
+            let wrong = Wrong {
+                expected: format!("at most {}", limits::MAX_ALSO),
+                remedy: "leave some out".to_owned(),
+            };
+            self.problem(&reading.spot, &format!("{number} addresses"), &wrong);
+        }
+        reading
     }
 
     fn workers(&mut self) -> Option<u16> {

@@ -7,7 +7,9 @@ use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::corefile::{self, NodeCache, texts::Texts};
 use super::keys::{self, KEYS, Key, Kind};
 use super::nearest::nearest;
 use super::yaml::{self, Entry, Node, Place, Value, quote};
@@ -23,6 +25,8 @@ pub struct Sources {
     pub file: Option<PathBuf>,
     /// The file that is read where none is named, if it exists.
     pub default_file: PathBuf,
+    /// The Corefile that is read in the place of a file.
+    pub corefile: Option<NodeCache>,
     /// The environment as it was at start.
     pub environment: BTreeMap<String, String>,
     /// Flags that were given, by the path of their key.
@@ -37,6 +41,7 @@ impl Default for Sources {
         Self {
             file: None,
             default_file: PathBuf::from(DEFAULT_FILE),
+            corefile: None,
             environment: BTreeMap::new(),
             flags: BTreeMap::new(),
             require_upstream: false,
@@ -50,6 +55,7 @@ impl fmt::Debug for Sources {
         f.debug_struct("Sources")
             .field("file", &self.file)
             .field("default_file", &self.default_file)
+            .field("corefile", &self.corefile)
             .field("environment", &self.environment.len())
             .field("flags", &self.flags)
             .field("require_upstream", &self.require_upstream)
@@ -62,6 +68,8 @@ impl fmt::Debug for Sources {
 pub(super) enum Source {
     Default,
     File(PathBuf),
+    /// A Corefile with all that belongs to it.
+    Corefile(Arc<Texts>),
     Environment(String),
     Flag(String),
 }
@@ -86,6 +94,7 @@ impl Spot {
                 column: self.place.column,
                 key: self.key.clone(),
             },
+            Source::Corefile(texts) => texts.origin(self.place, ""),
             Source::Environment(variable) => Origin::Environment {
                 variable: variable.clone(),
             },
@@ -96,7 +105,7 @@ impl Spot {
     /// A problem here. Variables and flags hold a key's whole value: the message says where in it.
     pub(super) fn problem(&self, message: impl fmt::Display, remedy: impl Into<String>) -> Problem {
         let message = match &self.source {
-            Source::Default | Source::File(_) => message.to_string(),
+            Source::Default | Source::File(_) | Source::Corefile(_) => message.to_string(),
             Source::Environment(_) | Source::Flag(_) if self.place == Place::default() => {
                 format!("{}: {message}", self.key)
             }
@@ -148,7 +157,17 @@ pub(super) fn collect(sources: &Sources) -> Collected {
         (Some(path), _) => Some((path, true)),
         (None, path) => Some((path, false)),
     };
-    if let Some((path, is_named)) = file {
+    if let Some(node_cache) = &sources.corefile {
+        corefile::collect(&mut collected, node_cache, &sources.environment);
+        if let Some(path) = &sources.file {
+            collected.problems.push(Problem {
+                origin: Origin::WholeFile { path: path.clone() },
+                message: "found a configuration file beside a Corefile, expected one of the two"
+                    .to_owned(),
+                remedy: "leave --config out, or the Corefile with node-cache's flags".to_owned(),
+            });
+        }
+    } else if let Some((path, is_named)) = file {
         match read_text(path, limits::MAX_FILE_BYTES) {
             Ok(text) => collected.file(path, &text),
             Err(Unread::Missing) if !is_named => {}
@@ -215,7 +234,7 @@ impl Unread {
         (message, remedy)
     }
 
-    fn origin(&self, path: &Path) -> Origin {
+    pub(super) fn origin(&self, path: &Path) -> Origin {
         let path = path.to_owned();
         match self {
             Self::NotUtf8(place) => Origin::File {
@@ -401,7 +420,11 @@ impl Collected {
                     return;
                 }
             },
-            Kind::Addresses | Kind::Services | Kind::ServicesOrOff | Kind::AddressesOrAuto
+            Kind::Addresses
+            | Kind::Services
+            | Kind::ServicesOrOff
+            | Kind::AddressesOrAuto
+            | Kind::Sockets
                 if text.contains(',') =>
             {
                 Node {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+use super::answers::{self, LocalAnswer};
 use super::keys::{self, Kind};
 use super::limits::{self, Limit};
 use super::reader::{Reader, kind, with_environment};
@@ -34,6 +35,7 @@ pub(super) struct ZoneReading {
     max_negative_ttl: Option<u32>,
     rotate: Option<bool>,
     cuts: Option<bool>,
+    answers: Vec<LocalAnswer>,
 }
 
 /// Reads the list, and asks for a root zone.
@@ -159,6 +161,10 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     };
     let rotate = switch("rotate", reader);
     let cuts = switch("cuts", reader);
+    let answers = match given.get("answers") {
+        Some((node, spot)) => local_answers(reader, node, spot),
+        None => Vec::new(),
+    };
     let mut file = None;
     let upstreams = match (given.get("upstreams"), given.get("resolv.conf")) {
         (Some((node, list)), None) => upstreams(reader, node, list, port),
@@ -176,6 +182,8 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
             reader.problem(file, "upstreams and resolv.conf in one zone", &wrong);
             None
         }
+        // It answers itself.
+        (None, None) if given.contains_key("answers") => None,
         (None, None) => {
             let wrong = Wrong {
                 expected: "upstreams or resolv.conf".to_owned(),
@@ -203,7 +211,22 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
         max_negative_ttl,
         rotate,
         cuts,
+        answers,
     })
+}
+
+/// The rules that answer without a server.
+fn local_answers(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Vec<LocalAnswer> {
+    let rules = reader.items_at(node, spot, answers::parse);
+    let rules = rules.unwrap_or_default();
+    if rules.len() > limits::MAX_ANSWERS {
+        let wrong = Wrong {
+            expected: format!("at most {}", limits::MAX_ANSWERS),
+            remedy: "have a server answer these names, and name it in upstreams".to_owned(),
+        };
+        reader.problem(spot, &format!("{} rules", rules.len()), &wrong);
+    }
+    rules.into_iter().map(|(rule, _)| rule).collect()
 }
 
 fn lifetime_limit(key: &str) -> Limit<Duration> {
@@ -379,6 +402,7 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
                 max_negative_ttl: reading.max_negative_ttl.unwrap_or(negative_ttl),
                 rotate: reading.rotate.unwrap_or(reading.name.0 == *cluster),
                 cuts: reading.cuts.unwrap_or(reading.name.0 == *cluster),
+                answers: reading.answers,
             }
         })
         .collect();

@@ -18,6 +18,7 @@ mod dial;
 mod exchange;
 mod flights;
 mod keep;
+mod local;
 mod loops;
 mod outbox;
 mod pace;
@@ -274,6 +275,9 @@ impl Resolver {
             return;
         };
         let route = Arc::clone(self.routes.load().of(question.name()));
+        let Some(waiter) = self.answer_here(&question, &route, waiter) else {
+            return;
+        };
         let Some(waiter) = self.answer_below_cut(&question, &route, waiter) else {
             return;
         };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use super::denial::Trust;
+use super::local::LocalAnswers;
 use super::upstream::Server;
 use crate::config::Zone;
 use crate::telemetry::registry::Telemetry;
@@ -30,6 +31,8 @@ pub(super) struct Route {
     pub(super) cuts: bool,
     /// What its upstreams have shown of how they deny names.
     pub(super) trust: Trust,
+    /// What is answered without asking anybody.
+    pub(super) answers: LocalAnswers,
     servers: Vec<Arc<Server>>,
     /// Whether there are servers that send queries back, and are left out.
     has_loop: bool,
@@ -117,6 +120,7 @@ impl Routes {
                     max_negative_ttl: zone.max_negative_ttl,
                     rotates: zone.rotate,
                     cuts: zone.cuts,
+                    answers: LocalAnswers::new(&zone.answers),
                     trust: Trust::default(),
                     has_loop: of_zone.len() < zone.upstreams.len(),
                     servers: of_zone,
@@ -134,6 +138,7 @@ impl Routes {
                     max_negative_ttl: 0,
                     rotates: false,
                     cuts: false,
+                    answers: LocalAnswers::default(),
                     trust: Trust::default(),
                     servers: Vec::new(),
                     has_loop: false,

@@ -56,6 +56,7 @@ fn seconds(response: &Response) -> Option<u32> {
         max_negative_ttl: 10,
         rotate: false,
         cuts: false,
+        answers: Vec::new(),
     };
     let routes = Routes::new(&[zone], &Arc::new(Telemetry::new(1)), None);
     lifetime(response, routes.of(b"\x01a\x00"))
