@@ -325,7 +325,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
 ];
 
 /// Other plugins of CoreDNS, for a message that says more than "unknown".
-const OTHERS: [&str; 36] = [
+const OTHERS: [&str; 37] = [
     "acl",
     "any",
     "auto",

@@ -101,8 +101,11 @@ pub(super) fn read(
     for (address, place) in local_ips {
         let lists = listening.listen.iter().chain(&listening.captured);
         let is_known = lists.into_iter().any(|(other, _)| other == address);
-        if is_wild || blocks.is_empty() {
-            listening.add(context, *address, *place);
+        if is_wild {
+            // Else nobody puts it on the node, and the wildcard takes it where it is there.
+            if context.node_cache.sets_up {
+                listening.add(context, *address, *place);
+            }
         } else if !is_known {
             let message =
                 format!("{address} is in no bind of the Corefile: nothing is answered there");
