@@ -76,7 +76,7 @@ docs-check: ## the code's documentation builds without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 .PHONY: docs
-docs: ## write docs/configuration.md, docs/metrics.md and docs/rules.md anew from the code and the scenarios
+docs: ## write docs/configuration.md, docs/corefile.md, docs/metrics.md and docs/rules.md anew from the code and the scenarios
 	UPDATE_DOCS=1 cargo test --locked -p nodens --lib -- config:: telemetry::
 	UPDATE_DOCS=1 cargo test --locked -p nodens --test replay -- rules::
 

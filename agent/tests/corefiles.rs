@@ -86,7 +86,11 @@ fn run(command: &str, fixture: &Fixture, scratch: &Scratch) -> (i32, String, Str
         "COREDNS",
         "NODE_LOCAL_DNS_UPSTREAM",
     ] {
-        let address = if service == "KUBE_DNS" { "10.96.0.10" } else { "10.96.0.50" };
+        let address = if service == "KUBE_DNS" {
+            "10.96.0.10"
+        } else {
+            "10.96.0.50"
+        };
         program.env(format!("{service}_SERVICE_HOST"), address);
     }
     program.envs(fixture.environment.iter().cloned());
@@ -170,7 +174,10 @@ fn a_corefile_that_is_not_there_is_told() {
         let output = program.env_clear().args(arguments).output().unwrap();
         let err = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(64), "{err}");
-        assert!(err.starts_with("/nonexistent/Corefile: found no such file, expected a Corefile"), "{err}");
+        assert!(
+            err.starts_with("/nonexistent/Corefile: found no such file, expected a Corefile"),
+            "{err}"
+        );
     }
 }
 
@@ -178,7 +185,10 @@ fn a_corefile_that_is_not_there_is_told() {
 fn convert_says_where_something_is_different() {
     let scratch = Scratch::new("convert");
     let all = fixtures("good");
-    let fixture = all.iter().find(|one| one.name == "deckhouse.Corefile").unwrap();
+    let fixture = all
+        .iter()
+        .find(|one| one.name == "deckhouse.Corefile")
+        .unwrap();
     let (code, yaml, _) = run("convert", fixture, &scratch);
     assert_eq!(code, 0);
     for wanted in [
@@ -200,15 +210,28 @@ fn nodens_own_flags_are_stronger_than_a_corefile() {
     let scratch = Scratch::new("flags");
     let all = fixtures("good");
     let mut fixture = fixtures("good").swap_remove(0);
-    fixture.text = all.iter().find(|one| one.name == "kops.Corefile").unwrap().text.clone();
-    fixture.flags = ["-localip=169.254.20.10", "--upstreamsvc=kube-dns-upstream", "--cache-size", "5MiB"]
-        .map(str::to_owned)
-        .to_vec();
+    fixture.text = all
+        .iter()
+        .find(|one| one.name == "kops.Corefile")
+        .unwrap()
+        .text
+        .clone();
+    fixture.flags = [
+        "-localip=169.254.20.10",
+        "--upstreamsvc=kube-dns-upstream",
+        "--cache-size",
+        "5MiB",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     let (code, out, err) = run("check", &fixture, &scratch);
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("cache 5MiB"), "{out}");
     fixture.flags.push("--config=x.yaml".to_owned());
     let (code, _, err) = run("check", &fixture, &scratch);
     assert_eq!(code, 64);
-    assert!(err.contains("found a configuration file beside a Corefile"), "{err}");
+    assert!(
+        err.contains("found a configuration file beside a Corefile"),
+        "{err}"
+    );
 }

@@ -198,7 +198,7 @@ fn prefetch(context: &mut Context<'_>, line: &[Token], read: &mut CacheRead) {
         let place = values.first().unwrap_or(option).place;
         let found = values
             .first()
-            .map_or("nothing".to_owned(), |one| quote(&one.text));
+            .map_or_else(|| "nothing".to_owned(), |one| quote(&one.text));
         context.wrong(place, WORD, &found, expected, remedy);
         return;
     };
@@ -252,9 +252,10 @@ fn serve_stale(context: &mut Context<'_>, line: &[Token], read: &mut CacheRead) 
             other => {
                 let near =
                     crate::config::nearest::nearest(other, ["immediate", "verify"].into_iter());
-                let remedy = near.map_or("write one of the two".to_owned(), |near| {
-                    format!("did you mean {near}?")
-                });
+                let remedy = near.map_or_else(
+                    || "write one of the two".to_owned(),
+                    |near| format!("did you mean {near}?"),
+                );
                 let found = quote(other);
                 context.wrong(mode.place, WORD, &found, "immediate or verify", &remedy);
             }
@@ -295,7 +296,7 @@ fn disable(context: &mut Context<'_>, line: &[Token], read: &mut CacheRead) {
         Some("success") => read.no_success.extend(of_line(context)),
         Some("denial") => read.no_denial.extend(of_line(context)),
         found => {
-            let found = found.map_or("nothing".to_owned(), quote);
+            let found = found.map_or_else(|| "nothing".to_owned(), quote);
             let place = values.first().unwrap_or(option).place;
             let remedy = "write disable success or disable denial";
             context.wrong(place, WORD, &found, "success or denial", remedy);

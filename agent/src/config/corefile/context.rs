@@ -27,6 +27,8 @@ pub(super) struct Context<'a> {
     pub(super) environment: &'a BTreeMap<String, String>,
     /// Addresses of the node with their interfaces.
     pub(super) interfaces: Vec<(String, IpAddr)>,
+    /// A placeholder or a variable has no value: what it stands for cannot be judged.
+    pub(super) is_unfilled: bool,
     pub(super) texts: Texts,
     pub(super) problems: Vec<Problem>,
     pub(super) notes: Vec<Note>,
@@ -42,6 +44,7 @@ impl<'a> Context<'a> {
             node_cache,
             environment,
             interfaces,
+            is_unfilled: false,
             texts: Texts::default(),
             problems: Vec::new(),
             notes: Vec::new(),

@@ -362,6 +362,7 @@ const OTHERS: [&str; 37] = [
     "trace",
     "transfer",
     "tsig",
+    "view",
 ];
 
 /// The entry of a directive.

@@ -11,7 +11,7 @@ use super::placeholders;
 use super::texts::Text;
 use crate::config::limits;
 use crate::config::source::read_text;
-use crate::config::yaml::{Place, quote};
+use crate::config::yaml::quote;
 
 /// Imports within imports.
 const MAX_DEPTH: usize = 16;
@@ -187,11 +187,14 @@ impl Expansion<'_, '_> {
                 .wrong(import.place, "import", &found, "one", remedy);
             return Some(());
         };
-        let name = self.variables(argument)?;
+        let Some(name) = self.variables(argument) else {
+            self.context.is_unfilled = true;
+            return Some(());
+        };
         if let Some(body) = self.snippets.get(&name).cloned() {
             return self.enter(format!("({name})"), Some(argument), body, file);
         }
-        let base = file.parent().unwrap_or(Path::new("."));
+        let base = file.parent().unwrap_or_else(|| Path::new("."));
         let path = base.join(&name);
         if !name.contains(['*', '?', '[']) {
             if name.is_empty() || !path.exists() {
@@ -232,8 +235,15 @@ impl Expansion<'_, '_> {
 
     /// Puts a word behind those before it, with what it stands for.
     fn put(&mut self, token: Token) -> Option<()> {
-        for token in placeholders::fill(self.context, token)? {
-            let text = self.variables(&token)?;
+        let filled = placeholders::fill(self.context, &token).unwrap_or_else(|| {
+            self.context.is_unfilled = true;
+            vec![token]
+        });
+        for token in filled {
+            let text = self.variables(&token).unwrap_or_else(|| {
+                self.context.is_unfilled = true;
+                token.text.clone()
+            });
             if self.out.len() >= MAX_TOKENS {
                 let expected = format!("at most {MAX_TOKENS}");
                 let remedy = "check that it is the right file, and import less";

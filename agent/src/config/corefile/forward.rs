@@ -95,7 +95,11 @@ pub(super) fn read(context: &mut Context<'_>, directive: &Directive) -> Option<F
     options(context, directive, &mut forward);
     if first {
         forward.transport = ("tls", servers.first()?.place);
-    } else if let Some((_, place)) = forward.server_name.take().or(forward.ca_file.take()) {
+    } else {
+        let of_tls = [forward.server_name.take(), forward.ca_file.take()];
+        let Some((_, place)) = of_tls.into_iter().flatten().next() else {
+            return Some(forward);
+        };
         let message = "tls has no effect: no server is written with tls://";
         let remedy = "write the servers as tls://ADDRESS, or remove it";
         context.note(place, WORD, "zones", message, remedy);
@@ -286,7 +290,7 @@ fn policy(context: &mut Context<'_>, option: &Token, values: &[Token]) {
         _ => {
             let found = values
                 .first()
-                .map_or("nothing".to_owned(), |one| quote(&one.text));
+                .map_or_else(|| "nothing".to_owned(), |one| quote(&one.text));
             let place = values.first().unwrap_or(option).place;
             let near = values
                 .first()

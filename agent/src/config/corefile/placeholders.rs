@@ -45,15 +45,15 @@ pub(super) const PLACEHOLDERS: [(&str, &str); 6] = [
 ];
 
 /// The words that a word stands for; `None` where a placeholder in it cannot be filled.
-pub(super) fn fill(context: &mut Context<'_>, token: Token) -> Option<Vec<Token>> {
+pub(super) fn fill(context: &mut Context<'_>, token: &Token) -> Option<Vec<Token>> {
     let Some(found) = find(&token.text) else {
-        return Some(vec![token]);
+        return Some(vec![token.clone()]);
     };
     let mut text = token.text.clone();
     let mut name = found.to_owned();
     // Each turn takes one placeholder away: the values hold none.
     for _ in 0..8 {
-        let value = value(context, &token, &name, text == name)?;
+        let value = value(context, token, &name, text == name)?;
         text = text.replace(&name, &value);
         match find(&text) {
             Some(next) => name = next.to_owned(),
@@ -61,7 +61,10 @@ pub(super) fn fill(context: &mut Context<'_>, token: Token) -> Option<Vec<Token>
         }
     }
     if token.is_quoted {
-        return Some(vec![Token { text, ..token }]);
+        return Some(vec![Token {
+            text,
+            ..token.clone()
+        }]);
     }
     let mut starts_line = token.starts_line;
     let words = text.split_whitespace().map(|word| Token {
@@ -117,7 +120,7 @@ fn value(context: &mut Context<'_>, token: &Token, name: &str, is_alone: bool) -
             servers => servers.join(" "),
         }),
         DNS_SERVER => Some(String::new()),
-        PROMETHEUS => Some(node_cache.prometheus.clone()),
+        PROMETHEUS => Some(node_cache.prometheus),
         DNS_DOMAIN => {
             let remedy = "put the cluster's domain in its place, as the manifest's instructions do with sed, \
                           e.g. cluster.local";

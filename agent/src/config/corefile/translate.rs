@@ -33,7 +33,11 @@ pub(super) fn translate(context: &mut Context<'_>, stubs: &[Stub]) -> Values {
     let Some(tokens) = expand::read(context, &file) else {
         return values;
     };
-    let blocks: Vec<_> = parser::parse(context, tokens)
+    let blocks = parser::parse(context, tokens);
+    if context.is_unfilled {
+        return values;
+    }
+    let blocks: Vec<_> = blocks
         .iter()
         .map(|block| {
             let place = block.keys.first().map_or(Place::START, |key| key.place);
@@ -138,7 +142,10 @@ fn put_listening(context: &mut Context<'_>, listening: &Listening, values: &mut 
             context.note(*place, "bind", "cluster.dnsService", message, remedy);
         }
     }
-    let place = listening.listen.first().or(listening.captured.first());
+    let place = listening
+        .listen
+        .first()
+        .or_else(|| listening.captured.first());
     let place = place.map_or(Place::START, |(_, place)| *place);
     values.insert("intercept.enabled", text(&(is_set_up.to_string(), place)));
     if let Some(interface) = &context.node_cache.interface {

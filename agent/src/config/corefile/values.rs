@@ -198,27 +198,27 @@ mod tests {
 
     #[test]
     fn address_ranges_are_zones_of_reverse_names() {
-        let zones = |text| super::zones(text).unwrap();
-        assert_eq!(zones("10.0.0.0/8"), ["10.in-addr.arpa"]);
-        assert_eq!(zones("10.244.0.0/15").len(), 2);
-        assert_eq!(zones("10.244.0.0/15")[1], "245.10.in-addr.arpa");
-        assert_eq!(zones("fd00::/8"), ["d.f.ip6.arpa"]);
-        assert_eq!(zones("0.0.0.0/0"), ["in-addr.arpa"]);
-        assert_eq!(zones("Example.ORG."), ["example.org"]);
-        assert_eq!(zones("."), ["."]);
-        assert!(super::zones("10.0.0.0/33").is_err());
-        assert!(super::zones("a..b").is_err());
+        let of = |text| zones(text).unwrap();
+        assert_eq!(of("10.0.0.0/8"), ["10.in-addr.arpa"]);
+        assert_eq!(of("10.244.0.0/15").len(), 2);
+        assert_eq!(of("10.244.0.0/15")[1], "245.10.in-addr.arpa");
+        assert_eq!(of("fd00::/8"), ["d.f.ip6.arpa"]);
+        assert_eq!(of("0.0.0.0/0"), ["in-addr.arpa"]);
+        assert_eq!(of("Example.ORG."), ["example.org"]);
+        assert_eq!(of("."), ["."]);
+        assert!(zones("10.0.0.0/33").is_err());
+        assert!(zones("a..b").is_err());
     }
 
     #[test]
     fn a_listen_address_may_be_a_port_alone() {
         let any = IpAddr::from([0, 0, 0, 0]);
-        let listen = |text| super::listen(text, any).map(|socket| socket.to_string());
-        assert_eq!(listen(":9253").as_deref(), Some("0.0.0.0:9253"));
-        assert_eq!(listen("[fd00::a]:80").as_deref(), Some("[fd00::a]:80"));
-        assert_eq!(listen("localhost:9153").as_deref(), Some("127.0.0.1:9153"));
+        let show = |text| listen(text, any).map(|socket| socket.to_string());
+        assert_eq!(show(":9253").as_deref(), Some("0.0.0.0:9253"));
+        assert_eq!(show("[fd00::a]:80").as_deref(), Some("[fd00::a]:80"));
+        assert_eq!(show("localhost:9153").as_deref(), Some("127.0.0.1:9153"));
         for text in ["", "9253", ":0", ":70000", "10.0.0.1", "a:1"] {
-            assert_eq!(listen(text), None, "{text}");
+            assert_eq!(show(text), None, "{text}");
         }
     }
 }
