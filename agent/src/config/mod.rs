@@ -21,6 +21,7 @@ mod steering;
 #[cfg(test)]
 mod tests;
 mod text;
+mod unread;
 mod yaml;
 mod zones;
 

@@ -27,6 +27,8 @@ pub(super) struct Context<'a> {
     pub(super) environment: &'a BTreeMap<String, String>,
     /// Addresses of the node with their interfaces.
     pub(super) interfaces: Vec<(String, IpAddr)>,
+    /// Where the Corefile itself begins.
+    pub(super) start: Place,
     /// A placeholder or a variable has no value: what it stands for cannot be judged.
     pub(super) is_unfilled: bool,
     pub(super) texts: Texts,
@@ -44,6 +46,7 @@ impl<'a> Context<'a> {
             node_cache,
             environment,
             interfaces,
+            start: Place::START,
             is_unfilled: false,
             texts: Texts::default(),
             problems: Vec::new(),

@@ -78,6 +78,9 @@ impl Expansion<'_, '_> {
         };
         let lines = text.split('\n').count();
         let before = self.context.texts.add(Text::File(path.to_owned()), lines);
+        if by.is_none() {
+            self.context.start.line = before + 1;
+        }
         let tokens = match lex(&text, before) {
             Ok(tokens) => tokens,
             Err(OpenQuote(place)) => {

@@ -47,7 +47,7 @@ pub(super) fn translate(context: &mut Context<'_>, stubs: &[Stub]) -> Values {
     if blocks.is_empty() {
         if context.problems.is_empty() {
             let remedy = "write one like `.:53 { forward . /etc/resolv.conf }`";
-            let place = Place::START;
+            let place = context.start;
             context.wrong(place, "", "no server block", "one at least", remedy);
         }
         return values;
