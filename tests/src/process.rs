@@ -17,6 +17,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Pause between two looks at something that is awaited.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// How long a program may take to stop: a machine whose CPUs are all taken.
+const STOP: Duration = Duration::from_secs(5);
+
 /// A directory that is removed when it is dropped.
 #[derive(Debug)]
 pub struct TempDir(PathBuf);
@@ -189,17 +192,36 @@ impl Program {
         wait_for("the end of the program", patience, || Ok(child.try_wait()?))
     }
 
-    /// Sends a signal.
+    /// Sends a signal. One that stops it has stopped all its threads when this returns: they go on
+    /// for a moment where they run on another CPU.
     ///
     /// # Errors
-    /// When it has ended and been waited for.
+    /// When it has ended and been waited for, or does not stop.
     pub fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
         if let Some(status) = self.child.try_wait()? {
             anyhow::bail!("{signal:?} for a program that has ended: {status}");
         }
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         kill_process(pid.context("a process ID")?, signal)?;
+        if signal == Signal::STOP {
+            wait_for("all threads to stop", STOP, || {
+                Ok(self.is_stopped()?.then_some(()))
+            })?;
+        }
         Ok(())
+    }
+
+    fn is_stopped(&self) -> anyhow::Result<bool> {
+        for thread in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            // One that has ended meanwhile is no longer there.
+            let Ok(status) = fs::read_to_string(thread?.path().join("status")) else {
+                continue;
+            };
+            if !status.lines().any(|line| line.starts_with("State:\tT")) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Resident memory in bytes (VmRSS).

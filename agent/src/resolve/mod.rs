@@ -336,12 +336,12 @@ impl Resolver {
         let now = Instant::now();
         let deadline = now + limits.query_timeout.saturating_sub(waited);
         let patience = now + stale::PATIENCE.saturating_sub(waited);
-        let until = patience.min(now + limits.attempt_timeout);
         let _renewal = match self.renewing(&flight.question, &route) {
             None => None,
             Some(Renewing::Lead(renewal)) => Some(renewal),
             Some(Renewing::Wait(is_over)) => {
                 // Rare, and on the heap: it must not make every question larger.
+                let until = patience.min(now + limits.attempt_timeout);
                 let renewed = self.renewed(&flight.question, &route, is_over, until);
                 if let Some(cut) = Box::pin(renewed).await {
                     return flight.settle_with(&cut.answer(Tick::of(self.now())));

@@ -112,7 +112,7 @@ pub(super) const QUESTIONS: &[(&str, &str)] = &[
     ),
     (
         "Which upstream fails, and how?",
-        "sum by (upstream, outcome) (rate(nodens_upstream_exchanges_total{outcome!=\"answered\"}[5m])) > 0",
+        "sum by (upstream, outcome) (rate(nodens_upstream_exchanges_total{outcome!=\"answered\",outcome!=\"outpaced\",outcome!=\"truncated\"}[5m])) > 0",
     ),
     (
         "Who answers SERVFAIL?",

@@ -25,6 +25,7 @@ use super::fleet::ELSEWHERE;
 use super::names;
 use super::tally::{Answer, Asked, Tally};
 use crate::host::lock;
+use crate::load::client::{Clock, Spacing};
 use crate::load::question::{self, Expect, Wrong};
 use crate::load::{Random, now_ns};
 use crate::node::Space;
@@ -124,40 +125,9 @@ impl Drop for Misses {
 }
 
 /// The moments at which queries are due: independent of each other, so many a second on average.
-#[derive(Debug)]
-struct Moments {
-    due: f64,
-    pause_ns: f64,
-    random: Random,
-}
-
-impl Moments {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "right to 2 ns for 104 days of uptime"
-    )]
-    fn new(begin_ns: u64, per_second: u32, seed: u64) -> Self {
-        let mut moments = Self {
-            due: begin_ns as f64,
-            pause_ns: 1e9 / f64::from(per_second.max(1)),
-            random: Random::new(seed),
-        };
-        moments.advance();
-        moments
-    }
-
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a time in nanoseconds is positive and fits"
-    )]
-    fn due(&self) -> u64 {
-        self.due as u64
-    }
-
-    fn advance(&mut self) {
-        self.due -= (1.0 - self.random.fraction()).ln() * self.pause_ns;
-    }
+fn moments(begin_ns: u64, per_second: u32, seed: u64) -> Clock {
+    let pause_ns = 1e9 / f64::from(per_second.max(1));
+    Clock::new(pause_ns, Spacing::Poisson, seed).starting(begin_ns, 0.0)
 }
 
 /// The thread that asks.
@@ -165,7 +135,7 @@ struct Asking<'a> {
     shared: &'a Shared,
     sockets: Vec<UdpSocket>,
     readable: rustix::fd::OwnedFd,
-    moments: Moments,
+    moments: Clock,
     salt: u32,
     /// The number of the first query that may yet get its answer.
     oldest: usize,
@@ -191,7 +161,7 @@ impl<'a> Asking<'a> {
             shared,
             sockets,
             readable,
-            moments: Moments::new(now_ns(), plan.per_second, seed),
+            moments: moments(now_ns(), plan.per_second, seed),
             salt: u32::try_from(seed >> 32).unwrap_or(0),
             oldest: 0,
         })
@@ -386,7 +356,7 @@ mod tests {
 
     #[test]
     fn moments_come_at_their_rate_and_at_random_distances() {
-        let mut moments = Moments::new(1_000_000_000, 1_000, 7);
+        let mut moments = moments(1_000_000_000, 1_000, 7);
         let mut distances = Vec::new();
         for _ in 0..20_000 {
             let before = moments.due();

@@ -289,12 +289,7 @@ impl Load {
                 let gap_ns = 1e9 * parts as f64 / per_second;
                 #[expect(clippy::cast_precision_loss, reason = "counts of threads")]
                 let phase = number as f64 / parts as f64;
-                let clock = Clock {
-                    due: 0.0,
-                    gap_ns,
-                    spacing,
-                    random: Random::new(self.seed ^ (part + 1)),
-                };
+                let clock = Clock::new(gap_ns, spacing, self.seed ^ (part + 1));
                 client.run_paced(clock.starting(begin, phase), meanwhile, end)
             }
         }
@@ -304,8 +299,8 @@ impl Load {
     }
 }
 
-/// The times at which a paced client sends.
-struct Clock {
+/// The times at which a paced client sends. They are set beforehand: nothing waits for an answer.
+pub(crate) struct Clock {
     /// The next one, in nanoseconds; a fraction is kept, so that the mean is exact.
     due: f64,
     gap_ns: f64,
@@ -314,11 +309,22 @@ struct Clock {
 }
 
 impl Clock {
+    /// Distances of `gap_ns`, or of so much on average; the same seed gives the same ones.
+    pub(crate) fn new(gap_ns: f64, spacing: Spacing, seed: u64) -> Self {
+        Self {
+            due: 0.0,
+            gap_ns,
+            spacing,
+            random: Random::new(seed),
+        }
+    }
+
+    /// From this moment on, in nanoseconds of [`now_ns`], and so much of a distance later.
     #[expect(
         clippy::cast_precision_loss,
         reason = "nanoseconds of uptime are below 2^53 for 104 days, and then right to 2 ns"
     )]
-    fn starting(mut self, begin: u64, phase: f64) -> Self {
+    pub(crate) fn starting(mut self, begin: u64, phase: f64) -> Self {
         self.due = begin as f64 + phase * self.gap_ns;
         if self.spacing == Spacing::Poisson {
             self.advance();
@@ -326,16 +332,18 @@ impl Clock {
         self
     }
 
+    /// When the next one is due.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a time in nanoseconds is positive and fits"
     )]
-    fn due(&self) -> u64 {
+    pub(crate) fn due(&self) -> u64 {
         self.due as u64
     }
 
-    fn advance(&mut self) {
+    /// Goes on to the next one.
+    pub(crate) fn advance(&mut self) {
         self.due += match self.spacing {
             Spacing::Even => self.gap_ns,
             Spacing::Poisson => -(1.0 - self.random.fraction()).ln() * self.gap_ns,
