@@ -192,7 +192,9 @@ fn convert_says_where_something_is_different() {
     let (code, yaml, _) = run("convert", fixture, &scratch);
     assert_eq!(code, 0);
     for wanted in [
-        "the least TTL of 5 s has no effect",
+        "a failure is remembered for 1 s at least (RFC 9520 section 3.2)",
+        "minTtl: 5s\n",
+        "staleAfter: 0s\n",
         "\ncache:\n",
         "  staleFor: 1h\n",
         "  drainTimeout: 20s\n",

@@ -113,8 +113,8 @@ fn with_configuration(command: Command) -> Command {
         .after_help(
             "Flags are stronger than environment variables (NODENS_LISTEN_PORT for --listen-port), \
              and those than the file. docs/configuration.md explains every key.\n\
-             run and check take node-cache's flags, too, and --corefile FILE in the place of --config: \
-             docs/corefile.md.",
+             run, check and netsetup take node-cache's flags, too, and --corefile FILE in the place of \
+             --config: docs/corefile.md.",
         )
 }
 

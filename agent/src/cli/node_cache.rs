@@ -33,7 +33,7 @@ use Use::{DeadSwitch, DeadValue, Switch, Value};
 
 /// Every flag, with what nodens does, in Markdown, for docs/corefile.md.
 #[cfg(test)]
-pub(crate) const FLAGS: [(&str, &str); 19] = [
+pub(crate) const FLAGS: [(&str, &str); 21] = [
     ("localip", "as in node-cache; families may be mixed"),
     ("setupinterface", "both `false`: `intercept.enabled: false`"),
     (
@@ -80,6 +80,14 @@ pub(crate) const FLAGS: [(&str, &str); 19] = [
     ("dns.port", "the port of zones without one, 53"),
     ("p", "as `-dns.port`"),
     ("quiet", "without effect: see `log.level`"),
+    (
+        "plugins",
+        "without effect: the table above has the directives",
+    ),
+    (
+        "setupebtables",
+        "without effect, as in node-cache since 2021: no rule of nodens' needs ebtables",
+    ),
 ];
 
 fn use_of(name: &str) -> Option<Use> {
@@ -110,6 +118,12 @@ fn use_of(name: &str) -> Option<Use> {
             DeadSwitch("no second file is written that would have to be reloaded")
         }
         "quiet" => DeadSwitch("log.level says what is logged"),
+        "plugins" => {
+            DeadSwitch("docs/corefile.md lists the directives; the agent starts all the same")
+        }
+        "setupebtables" => {
+            DeadSwitch("node-cache has it no more, and no rule of nodens' needs ebtables")
+        }
         _ => return None,
     })
 }
@@ -129,13 +143,18 @@ pub(super) fn take(arguments: Vec<OsString>) -> (Vec<OsString>, Option<NodeCache
     let mut rest: Vec<OsString> = arguments.next().into_iter().collect();
     let begins_with_flag = arguments.peek().is_some_and(|first| {
         let text = first.to_str().unwrap_or_default();
-        split(text).is_some_and(|(name, _)| name != "corefile" && use_of(name).is_some())
+        let is_double = text.starts_with("--");
+        split(text).is_some_and(|(name, _)| match name {
+            "corefile" => false,
+            "version" => !is_double,
+            name => use_of(name).is_some(),
+        })
     });
     if begins_with_flag {
         rest.push("run".into());
     } else {
-        let is_ours =
-            |command: &OsString| command == "run" || command == "check" || command == "convert";
+        const OURS: [&str; 4] = ["run", "check", "convert", "netsetup"];
+        let is_ours = |command: &OsString| OURS.iter().any(|ours| command == ours);
         if !arguments.peek().is_some_and(is_ours) {
             rest.extend(arguments);
             return (rest, None);
@@ -165,6 +184,10 @@ pub(super) fn take(arguments: Vec<OsString>) -> (Vec<OsString>, Option<NodeCache
                 _ => rest.push(argument),
             }
             continue;
+        }
+        // With one dash: with two it is known already.
+        if name == "version" && value.is_none() {
+            return (vec![rest.swap_remove(0), "--version".into()], None);
         }
         let Some(use_) = use_of(name) else {
             rest.push(argument);
@@ -360,8 +383,14 @@ mod tests {
         assert_eq!(node_cache, Some(NodeCache::new("F".into())));
         let (rest, node_cache) = take(&["nodens", "status", "-localip", "x"]);
         assert_eq!((rest.len(), node_cache), (4, None));
-        let (rest, _) = take(&["nodens", "--version"]);
-        assert_eq!(rest, ["nodens", "--version"]);
+        for version in ["-version", "--version"] {
+            let (rest, node_cache) = take(&["nodens", version]);
+            assert_eq!(rest, ["nodens", "--version"]);
+            assert_eq!(node_cache, None);
+        }
+        let (rest, node_cache) = take(&["nodens", "netsetup", "up", "-localip=x", "--json"]);
+        assert_eq!(rest, ["nodens", "netsetup", "up", "--json"]);
+        assert_eq!(node_cache.unwrap().local_ips, ["x"]);
     }
 
     #[test]

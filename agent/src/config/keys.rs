@@ -240,8 +240,16 @@ pub const KEYS: &[Key] = &[
         "",
         true,
         "How long an expired answer may still be served while no upstream answers (RFC 8767): after \
-         1.8 s, or at once where the upstreams are known to be down. Its TTLs are 30 s. `0s` turns \
+         `cache.staleAfter`, or at once where the upstreams are known to be down. Its TTLs are 30 s. `0s` turns \
          stale answers off.",
+    ),
+    key(
+        "cache.staleAfter",
+        Kind::Time(limits::STALE_AFTER),
+        "",
+        true,
+        "How long a client waits for the upstreams before it gets an expired answer. `0s`: not at all; the \
+         upstreams are asked meanwhile, and whoever asks within that time is told what may be true no more.",
     ),
     key(
         "cache.prefetch",
@@ -320,6 +328,37 @@ pub const KEYS: &[Key] = &[
         "30s; 5s for the cluster's domain",
         true,
         "How long a negative answer is kept at most (RFC 2308 section 5). `0s` keeps nothing.",
+    ),
+    key(
+        "zones[].minTtl",
+        Kind::Seconds(limits::MIN_TTL),
+        "",
+        true,
+        "The least TTL of a positive answer; a shorter one is raised to it, for clients too. `zones[].maxTtl` is \
+         stronger. Whoever publishes a short TTL means it: not for zones whose answers change.",
+    ),
+    key(
+        "zones[].minNegativeTtl",
+        Kind::Seconds(limits::MIN_TTL),
+        "",
+        true,
+        "The same of a negative answer with an SOA. `zones[].maxNegativeTtl` is stronger.",
+    ),
+    key(
+        "zones[].maxFailureTtl",
+        Kind::Seconds(limits::MAX_FAILURE_TTL),
+        "",
+        true,
+        "How long it is remembered at most that no upstream could answer a question (RFC 9520): 1 s the first time, \
+         twice as long each time after. It never hides a good answer.",
+    ),
+    key(
+        "zones[].order",
+        Kind::Word(&["fastest", "written"]),
+        "fastest",
+        true,
+        "Which server is asked where there are several: the faster one of two that are drawn, or the first as they are written \
+         that has not failed.",
     ),
     key(
         "zones[].rotate",

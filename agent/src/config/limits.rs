@@ -69,6 +69,16 @@ pub const CACHE_SIZE: Limit<u64> = count(64 * MIB, MIB, 64 * GIB);
 /// `cache.staleFor`; 0 s is off. RFC 8767 section 5 finds one to three days useful.
 pub const STALE_FOR: Limit<Duration> = secs(3600, 0, 72 * 3600);
 
+/// `cache.staleAfter`: the client response timer of RFC 8767 section 5, which has 1.8 s. Above that
+/// clients ask again.
+pub const STALE_AFTER: Limit<Duration> = millis(1800, 0, 4000);
+/// `zones[].minTtl` and `zones[].minNegativeTtl`, whole seconds. Every second is one for which clients
+/// may be told what is true no more.
+pub const MIN_TTL: Limit<Duration> = secs(0, 0, 3600);
+/// `zones[].maxFailureTtl`, whole seconds: RFC 9520 section 3.2 has one second as the least and five
+/// minutes as the most.
+pub const MAX_FAILURE_TTL: Limit<Duration> = secs(5, 1, 300);
+
 /// `zones[].maxTtl` of every zone but the cluster's, whole seconds. RFC 8767 section 4 caps TTLs
 /// at seven days.
 pub const MAX_TTL: Limit<Duration> = secs(3600, 0, 7 * 24 * 3600);

@@ -47,6 +47,8 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
+    /// What a Corefile was read from; it is followed where there is one.
+    pub footprint: Option<corefile::Footprint>,
 }
 
 /// Everything the agent is told, complete and within bounds.
@@ -85,6 +87,13 @@ impl Config {
             let interfaces = if_addrs::get_if_addrs()?;
             Ok(interfaces.iter().map(if_addrs::Interface::ip).collect())
         })
+    }
+
+    /// What a Corefile would be read from now; `None` where there is none.
+    #[must_use]
+    pub fn footprint(sources: &Sources) -> Option<corefile::Footprint> {
+        let node_cache = sources.corefile.as_ref()?;
+        Some(corefile::footprint(node_cache, &sources.environment))
     }
 
     /// What the node's network is planned from, whether queries are intercepted or not.
@@ -178,6 +187,8 @@ pub struct CacheConfig {
     pub size_bytes: u64,
     /// How long expired answers may be served (RFC 8767); zero is never.
     pub stale_for: Duration,
+    /// How long a client waits before it gets one.
+    pub stale_after: Duration,
     /// Whether popular entries are refreshed before they end.
     pub prefetch: bool,
 }
@@ -205,6 +216,14 @@ pub struct Zone {
     pub max_ttl: u32,
     /// Longest lifetime of a negative answer, in seconds (RFC 2308 section 5).
     pub max_negative_ttl: u32,
+    /// Least TTL of a positive answer, in seconds.
+    pub min_ttl: u32,
+    /// Least TTL of a negative answer, in seconds.
+    pub min_negative_ttl: u32,
+    /// The longest that a failure is remembered, in seconds (RFC 9520).
+    pub max_failure_ttl: u32,
+    /// Whether the servers are asked in their order; else the fastest.
+    pub in_order: bool,
     /// Whether the records of address sets take turns on hits.
     pub rotate: bool,
     /// Whether nothing is taken to exist below a name that does not (RFC 8020).
@@ -215,18 +234,27 @@ pub struct Zone {
 
 impl Zone {
     /// Whether names of both zones are asked of the same servers in the same way, and kept alike. The
-    /// order of the servers says nothing, nor where they were written.
+    /// order of the servers says nothing where they are not asked in it, nor where they were written.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         let addresses = |zone: &Self| {
             let upstreams = zone.upstreams.iter().map(|upstream| upstream.value);
-            upstreams.collect::<std::collections::BTreeSet<_>>()
+            let mut all: Vec<_> = upstreams.collect();
+            if !zone.in_order {
+                all.sort();
+                all.dedup();
+            }
+            all
         };
         self.name == other.name
             && addresses(self) == addresses(other)
             && self.transport == other.transport
             && self.max_ttl == other.max_ttl
             && self.max_negative_ttl == other.max_negative_ttl
+            && self.min_ttl == other.min_ttl
+            && self.min_negative_ttl == other.min_negative_ttl
+            && self.max_failure_ttl == other.max_failure_ttl
+            && self.in_order == other.in_order
             && self.rotate == other.rotate
             && self.cuts == other.cuts
             && self.answers == other.answers

@@ -33,6 +33,7 @@ pub(super) fn read(
     let config = reader.config(host);
     let Collected {
         file,
+        footprint,
         mut problems,
         mut warnings,
         ..
@@ -43,6 +44,7 @@ pub(super) fn read(
             config,
             warnings,
             file,
+            footprint,
         })
     } else {
         problems.sort_by_key(|problem| problem.origin.order());
@@ -86,6 +88,7 @@ impl Reader<'_> {
         let redirect_to = self.redirect_to();
         let fallback = self.services("intercept.fallback", Some("off"));
         let stale_for = self.time("cache.staleFor");
+        let stale_after = self.time("cache.staleAfter");
         let prefetch = self.switch("cache.prefetch");
         let socket = self.path("admin.socket");
 
@@ -131,6 +134,7 @@ impl Reader<'_> {
             cache: CacheConfig {
                 size_bytes: self.size("cache.size"),
                 stale_for: stale_for.value,
+                stale_after: stale_after.value,
                 prefetch: prefetch.value,
             },
             zones: zones::finish(zones, &domain.value),

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::corefile::{self, NodeCache, texts::Texts};
+use super::corefile::{self, Footprint, NodeCache, texts::Texts};
 use super::keys::{self, KEYS, Key, Kind};
 use super::nearest::nearest;
 pub(super) use super::unread::{Unread, read_text};
@@ -143,6 +143,8 @@ pub(super) struct Collected {
     pub(super) values: BTreeMap<&'static str, Given>,
     /// The file that was read.
     pub(super) file: Option<PathBuf>,
+    /// What a Corefile was read from.
+    pub(super) footprint: Option<Footprint>,
     /// The file could not be read to its end: nothing can be said of keys that are not there.
     pub(super) is_broken: bool,
     pub(super) problems: Vec<Problem>,

@@ -33,6 +33,9 @@ pub(super) struct ZoneReading {
     transport: Transport,
     max_ttl: Option<u32>,
     max_negative_ttl: Option<u32>,
+    least_ttls: [Option<u32>; 2],
+    max_failure_ttl: Option<u32>,
+    in_order: bool,
     rotate: Option<bool>,
     cuts: Option<bool>,
     answers: Vec<LocalAnswer>,
@@ -155,6 +158,14 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     };
     let max_ttl = lifetime("maxTtl", reader);
     let max_negative_ttl = lifetime("maxNegativeTtl", reader);
+    let least_ttls = ["minTtl", "minNegativeTtl"].map(|key| lifetime(key, reader));
+    let max_failure_ttl = lifetime("maxFailureTtl", reader);
+    let in_order = given.get("order").is_some_and(|(node, spot)| {
+        let Kind::Word(words) = kind("zones[].order") else {
+            unreachable!("zones[].order is a word");
+        };
+        reader.scalar_at(node, spot, |text| text::word(text, words)) == Some("written")
+    });
     let switch = |key: &str, reader: &mut Reader<'_>| {
         let (node, spot) = given.get(key)?;
         reader.scalar_at(node, spot, text::switch)
@@ -209,6 +220,9 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
         transport,
         max_ttl,
         max_negative_ttl,
+        least_ttls,
+        max_failure_ttl,
+        in_order,
         rotate,
         cuts,
         answers,
@@ -383,6 +397,7 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
         .into_iter()
         .map(|reading| {
             let (ttl, negative_ttl) = lifetimes(&reading.name.0, cluster);
+            let [min_ttl, min_negative_ttl] = reading.least_ttls;
             Zone {
                 name: reading.name.0,
                 upstreams: reading
@@ -400,6 +415,12 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
                 transport: reading.transport,
                 max_ttl: reading.max_ttl.unwrap_or(ttl),
                 max_negative_ttl: reading.max_negative_ttl.unwrap_or(negative_ttl),
+                min_ttl: min_ttl.unwrap_or_default(),
+                min_negative_ttl: min_negative_ttl.unwrap_or_default(),
+                max_failure_ttl: reading
+                    .max_failure_ttl
+                    .unwrap_or_else(|| whole(limits::MAX_FAILURE_TTL)),
+                in_order: reading.in_order,
                 rotate: reading.rotate.unwrap_or(reading.name.0 == *cluster),
                 cuts: reading.cuts.unwrap_or(reading.name.0 == *cluster),
                 answers: reading.answers,
@@ -437,6 +458,10 @@ fn lifetimes(zone: &Name, cluster: &Name) -> (u32, u32) {
     } else {
         (limits::MAX_TTL, limits::MAX_NEGATIVE_TTL)
     };
-    let whole = |limit: Limit<Duration>| u32::try_from(limit.default.as_secs()).unwrap_or(u32::MAX);
     (whole(ttl), whole(negative_ttl))
+}
+
+/// A default in whole seconds.
+fn whole(limit: Limit<Duration>) -> u32 {
+    u32::try_from(limit.default.as_secs()).unwrap_or(u32::MAX)
 }

@@ -130,6 +130,12 @@ impl Exchanged {
         }
     }
 
+    /// Raises every TTL that is less than `least` seconds to that.
+    pub(super) fn raise_ttls(&mut self, least: u32) {
+        self.response
+            .raise_ttls(&mut self.message, &self.offsets, least);
+    }
+
     /// The response as it is kept and sent on.
     pub(super) fn answer(&self) -> Answer<'_> {
         self.response.answer(&self.message, &self.offsets)

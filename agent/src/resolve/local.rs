@@ -54,6 +54,11 @@ impl LocalAnswers {
         all
     }
 
+    /// Whether a rule answers a question.
+    pub(super) fn has(&self, question: &Question) -> bool {
+        self.find(question.name(), question.qtype()).is_some()
+    }
+
     /// The first rule for a lower-case name in wire form and a type. A look-up for each label, as rules
     /// may be many and names are not long.
     fn find(&self, name: &[u8], qtype: u16) -> Option<&Made> {

@@ -335,7 +335,7 @@ impl Resolver {
         let waited = Duration::from_nanos(nanoseconds(self.now()).saturating_sub(arrived_ns));
         let now = Instant::now();
         let deadline = now + limits.query_timeout.saturating_sub(waited);
-        let patience = now + stale::PATIENCE.saturating_sub(waited);
+        let patience = now + self.settings.load().stale_after.saturating_sub(waited);
         let _renewal = match self.renewing(&flight.question, &route) {
             None => None,
             Some(Renewing::Lead(renewal)) => Some(renewal),
@@ -368,7 +368,8 @@ impl Resolver {
             }
         };
         match result {
-            Ok((exchanged, upstream)) => {
+            Ok((mut exchanged, upstream)) => {
+                route.raise_ttls(&mut exchanged);
                 let ahead = self.keep(&flight.question, &route, &exchanged, upstream);
                 flight.settle(&exchanged);
                 for question in ahead {
@@ -398,7 +399,7 @@ impl Resolver {
         };
         // That we have too much to do ourselves says nothing about the name.
         if failed.why != ExtendedError::OVER_LIMIT && self.is_in_force(question, route) {
-            self.remember_failure(question, rcode, route.zone);
+            self.remember_failure(question, rcode, route);
         }
     }
 
@@ -407,15 +408,15 @@ impl Resolver {
         std::ptr::eq(&**self.routes.load().of(question.name()), route)
     }
 
-    /// Answers at once with an earlier answer where the zone's upstreams are known to be down, and
-    /// has them asked meanwhile.
+    /// Answers at once with an earlier answer where the zone's upstreams are known to be down, or
+    /// nobody is to wait for them, and has them asked meanwhile.
     fn answer_while_down(
         self: &Arc<Self>,
         question: &Question,
         route: &Arc<Route>,
         waiter: Waiter,
     ) -> Option<Waiter> {
-        if !route.is_down() {
+        if !route.is_down() && !self.settings.load().stale_after.is_zero() {
             return Some(waiter);
         }
         if let Err(mut waiters) = self.answer_stale(question, route, vec![waiter]) {

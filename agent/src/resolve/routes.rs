@@ -25,6 +25,12 @@ pub(super) struct Route {
     pub(super) max_ttl: u32,
     /// Longest lifetime of a negative answer in seconds.
     pub(super) max_negative_ttl: u32,
+    /// Least TTLs in seconds, of positive and of negative answers.
+    pub(super) least_ttls: [u32; 2],
+    /// The longest that a failure is remembered, in seconds.
+    pub(super) max_failure_ttl: u32,
+    /// Whether the servers are asked in their order.
+    pub(super) in_order: bool,
     /// Whether the records of address sets take turns on hits.
     pub(super) rotates: bool,
     /// Whether nothing is taken to exist below a name that does not.
@@ -61,9 +67,10 @@ impl Route {
                 .all(|server| self.servers.iter().any(|own| Arc::ptr_eq(own, server)))
     }
 
-    /// Whether none of the servers has answered since it last failed.
+    /// Whether there are servers, and none has answered since it last failed.
     pub(super) fn is_down(&self) -> bool {
-        self.servers.iter().all(|server| server.is_down())
+        let has_some = self.has_loop || !self.servers.is_empty();
+        has_some && self.servers.iter().all(|server| server.is_down())
     }
 
     /// Its servers, in the order of the configuration.
@@ -118,6 +125,9 @@ impl Routes {
                     zone: telemetry.zone(&zone.name.to_string()),
                     max_ttl: zone.max_ttl,
                     max_negative_ttl: zone.max_negative_ttl,
+                    least_ttls: [zone.min_ttl, zone.min_negative_ttl],
+                    max_failure_ttl: zone.max_failure_ttl,
+                    in_order: zone.in_order,
                     rotates: zone.rotate,
                     cuts: zone.cuts,
                     answers: LocalAnswers::new(&zone.answers),
@@ -136,6 +146,9 @@ impl Routes {
                     zone: telemetry.zone("."),
                     max_ttl: 0,
                     max_negative_ttl: 0,
+                    least_ttls: [0; 2],
+                    max_failure_ttl: 0,
+                    in_order: false,
                     rotates: false,
                     cuts: false,
                     answers: LocalAnswers::default(),

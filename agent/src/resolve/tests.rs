@@ -54,6 +54,10 @@ fn seconds(response: &Response) -> Option<u32> {
         transport: Transport::Tcp,
         max_ttl: 60,
         max_negative_ttl: 10,
+        min_ttl: 0,
+        min_negative_ttl: 0,
+        max_failure_ttl: 5,
+        in_order: false,
         rotate: false,
         cuts: false,
         answers: Vec::new(),
@@ -125,6 +129,7 @@ fn a_miss_under_way_takes_little_memory() {
         CacheConfig {
             size_bytes: 1 << 20,
             stale_for: Duration::ZERO,
+            stale_after: Duration::from_millis(1800),
             prefetch: false,
         },
         1232,

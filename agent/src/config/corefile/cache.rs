@@ -8,6 +8,7 @@ use super::lexer::Token;
 use super::parser::Directive;
 use super::plugins::{At, duration, option_duration};
 use super::values;
+use crate::config::limits;
 use crate::config::yaml::{Place, quote};
 
 const WORD: &str = "cache";
@@ -23,12 +24,18 @@ pub(super) struct CacheRead {
     pub(super) place: Place,
     pub(super) max_ttl: At<u32>,
     pub(super) max_negative_ttl: At<u32>,
+    /// Least TTLs, positive and negative, where they are written.
+    pub(super) least_ttls: [Option<At<u32>>; 2],
+    /// How long a failure is remembered at most.
+    pub(super) max_failure_ttl: Option<At<u32>>,
     /// Entries of both caches.
     pub(super) capacity: u64,
     /// Where a capacity is written.
     pub(super) capacity_place: Option<Place>,
     pub(super) prefetch: Option<At<bool>>,
     pub(super) stale_for: Option<At<Duration>>,
+    /// How long a client waits before it gets a stale answer, where that is written.
+    pub(super) stale_after: Option<At<Duration>>,
     /// The zones that are cached, where not all of the block's are.
     pub(super) zones: Vec<At<String>>,
     /// Zones whose positive answers are not kept.
@@ -44,10 +51,13 @@ pub(super) fn read(context: &mut Context<'_>, directive: &Directive) -> CacheRea
         place,
         max_ttl: (MAX_TTL, place),
         max_negative_ttl: (MAX_DENIAL_TTL, place),
+        least_ttls: [None; 2],
+        max_failure_ttl: None,
         capacity: 0,
         capacity_place: None,
         prefetch: None,
         stale_for: None,
+        stale_after: None,
         zones: Vec::new(),
         no_success: Vec::new(),
         no_denial: Vec::new(),
@@ -76,20 +86,22 @@ pub(super) fn read(context: &mut Context<'_>, directive: &Directive) -> CacheRea
         };
         match option.text.as_str() {
             "success" => {
-                if let Some((capacity, ttl)) = of_kind(context, line, &mut read) {
+                if let Some((capacity, ttl, least)) = of_kind(context, line, &mut read) {
                     capacities[0] = capacity;
                     read.max_ttl = ttl.unwrap_or(read.max_ttl);
+                    read.least_ttls[0] = least;
                 }
             }
             "denial" => {
-                if let Some((capacity, ttl)) = of_kind(context, line, &mut read) {
+                if let Some((capacity, ttl, least)) = of_kind(context, line, &mut read) {
                     capacities[1] = capacity;
                     read.max_negative_ttl = ttl.unwrap_or(read.max_negative_ttl);
+                    read.least_ttls[1] = least;
                 }
             }
             "prefetch" => prefetch(context, line, &mut read),
             "serve_stale" => serve_stale(context, line, &mut read),
-            "servfail" => servfail(context, line),
+            "servfail" => servfail(context, line, &mut read),
             "disable" => disable(context, line, &mut read),
             "keepttl" => {
                 let message =
@@ -145,7 +157,7 @@ fn of_kind(
     context: &mut Context<'_>,
     line: &[Token],
     read: &mut CacheRead,
-) -> Option<(u64, Option<At<u32>>)> {
+) -> Option<(u64, Option<At<u32>>, Option<At<u32>>)> {
     let (option, numbers) = line.split_first()?;
     let mut values = Vec::new();
     for token in numbers {
@@ -173,15 +185,12 @@ fn of_kind(
         context.wrong(place, WORD, "0", expected, &remedy);
         return None;
     }
-    if let Some((least, place)) = values.get(2).filter(|(least, _)| *least > 0) {
-        let message = format!(
-            "the least TTL of {least} s has no effect: answers with a shorter TTL are kept as long as that says"
-        );
-        context.note(*place, WORD, "zones", message, "leave the third number out");
-    }
+    // Above its bound it is the longest that counts, as it always is.
+    let most = u32::try_from(limits::MIN_TTL.max.as_secs()).unwrap_or(u32::MAX);
+    let least = values.get(2).map(|(least, at)| ((*least).min(most), *at));
     let (capacity, place) = *values.first()?;
     read.capacity_place = read.capacity_place.or(Some(place));
-    Some((u64::from(capacity), ttl))
+    Some((u64::from(capacity), ttl, least))
 }
 
 /// `prefetch AMOUNT [DURATION [PERCENT%]]`.
@@ -244,11 +253,7 @@ fn serve_stale(context: &mut Context<'_>, line: &[Token], read: &mut CacheRead) 
     if let Some((mode, rest)) = values.split_first() {
         match mode.text.as_str() {
             "verify" => {}
-            "immediate" => {
-                let message = "a stale answer comes after 1.8 s without an answer, or at once where the upstreams are \
-                               known to be down; never before they are asked";
-                context.note(mode.place, WORD, "cache.staleFor", message, "write verify");
-            }
+            "immediate" => read.stale_after = Some((Duration::ZERO, mode.place)),
             other => {
                 let near =
                     crate::config::nearest::nearest(other, ["immediate", "verify"].into_iter());
@@ -260,9 +265,15 @@ fn serve_stale(context: &mut Context<'_>, line: &[Token], read: &mut CacheRead) 
                 context.wrong(mode.place, WORD, &found, "immediate or verify", &remedy);
             }
         }
+        let mut rest = rest.iter();
+        if mode.text == "verify"
+            && let Some(timeout) = rest.next()
+        {
+            read.stale_after = duration(context, timeout, WORD, "serve_stale");
+        }
         for time in rest {
             if duration(context, time, WORD, "serve_stale").is_some() {
-                let message = "the times of serve_stale's mode are nodens' own: 1.8 s, TTL 30 s, again after 5 s";
+                let message = "a stale answer has a TTL of 30 s, and is looked at again after 5 s";
                 context.note(time.place, WORD, "cache.staleFor", message, "remove it");
             }
         }
@@ -270,15 +281,20 @@ fn serve_stale(context: &mut Context<'_>, line: &[Token], read: &mut CacheRead) 
     read.stale_for = Some(stale_for);
 }
 
-fn servfail(context: &mut Context<'_>, line: &[Token]) {
+fn servfail(context: &mut Context<'_>, line: &[Token], read: &mut CacheRead) {
     if let Some((time, place)) = option_duration(context, line, WORD) {
         if time > Duration::from_secs(300) {
             let remedy = "write a duration from 0 to 5m";
             context.wrong(place, WORD, "more", "at most 5m for servfail", remedy);
             return;
         }
-        let message = "a failure is remembered for 1 to 5 s whatever servfail says; it never hides a good answer";
-        context.note(place, WORD, "zones", message, "remove it");
+        // RFC 9520 section 3.2.
+        if time < Duration::from_secs(1) {
+            let message = "a failure is remembered for 1 s at least (RFC 9520 section 3.2); it never hides a good answer";
+            context.note(place, WORD, "zones", message, "write servfail 1s");
+        }
+        let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        read.max_failure_ttl = Some((seconds.max(1), place));
     }
 }
 

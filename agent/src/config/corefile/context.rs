@@ -3,11 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
-use super::NodeCache;
 use super::texts::Texts;
+use super::{Footprint, NodeCache};
+use crate::config::source::{Unread, read_text};
 use crate::config::yaml::Place;
 use crate::config::{Problem, limits};
+
+/// Entries of a directory that are looked at.
+const MOST_LISTED: usize = 10_000;
 
 /// Something that a reader of the Corefile should know although it is no obstacle.
 #[derive(Clone, Debug)]
@@ -32,6 +37,8 @@ pub(super) struct Context<'a> {
     /// A placeholder or a variable has no value: what it stands for cannot be judged.
     pub(super) is_unfilled: bool,
     pub(super) texts: Texts,
+    /// What was read.
+    pub(super) footprint: Footprint,
     pub(super) problems: Vec<Problem>,
     pub(super) notes: Vec<Note>,
 }
@@ -49,9 +56,31 @@ impl<'a> Context<'a> {
             start: Place::START,
             is_unfilled: false,
             texts: Texts::default(),
+            footprint: Footprint::default(),
             problems: Vec::new(),
             notes: Vec::new(),
         }
+    }
+
+    /// The text of a file.
+    pub(super) fn read(&mut self, path: &Path) -> Result<String, Unread> {
+        let text = read_text(path, limits::MAX_FILE_BYTES);
+        let content = text.as_ref().map(String::as_str);
+        self.footprint.saw(path, content.ok());
+        text
+    }
+
+    /// What is in a directory, by name; nothing where there is none.
+    pub(super) fn list(&mut self, directory: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut found: Vec<_> = entries
+            .map(|entry| entry.path())
+            .take(MOST_LISTED)
+            .collect();
+        found.sort();
+        let names: Vec<_> = found.iter().map(|path| path.to_string_lossy()).collect();
+        self.footprint.saw(directory, Some(&names.join("\n")));
+        found
     }
 
     /// Keeps a problem: where, in which directive, what was found and what was expected instead.

@@ -24,6 +24,11 @@ pub fn convert(
     node_cache: &NodeCache,
     environment: &BTreeMap<String, String>,
 ) -> Result<String, Vec<Problem>> {
+    // The names of the host that converts are not those of the nodes.
+    let node_cache = &NodeCache {
+        hosts: None,
+        ..node_cache.clone()
+    };
     let translated = translate(node_cache, environment, interfaces().unwrap_or_default());
     if !translated.problems.is_empty() {
         return Err(translated.problems);

@@ -70,12 +70,12 @@ pub(super) const DIRECTIVES: &[Entry] = &[
                 "success",
                 Honoured,
                 "the TTL is `zones[].maxTtl`. Capacities become bytes: 512 for each entry of all blocks together is \
-                 `cache.size`. A MINTTL above 0 that is written gets a warning: short TTLs stay as they are",
+                 `cache.size`. A MINTTL that is written is `zones[].minTtl`; where none is, short TTLs stay as they are (CoreDNS: 5 s)",
             ),
             entry(
                 "denial",
                 Honoured,
-                "the TTL is `zones[].maxNegativeTtl`; otherwise as `success`",
+                "the TTL is `zones[].maxNegativeTtl`, MINTTL `zones[].minNegativeTtl`; otherwise as `success`",
             ),
             entry(
                 "prefetch",
@@ -86,13 +86,13 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             entry(
                 "serve_stale",
                 Honoured,
-                "`cache.staleFor`. A stale answer comes after 1.8 s or where the upstreams are known to be down, whatever the \
-                 mode; where no block has it, for 1 h",
+                "`cache.staleFor`. `immediate` is `cache.staleAfter: 0s`, `verify` 1.8 s or the time that is written; where the upstreams are \
+                 known to be down it comes at once. Where no block has it, stale answers are served for 1 h",
             ),
             entry(
                 "servfail",
-                Warned,
-                "a failure is remembered for 1 to 5 s (RFC 9520), and never hides a good answer",
+                Honoured,
+                "`zones[].maxFailureTtl`, 1 s at least (RFC 9520): with `0` there is a warning. A failure never hides a good answer",
             ),
             entry("disable", Honoured, "`0s` for the lifetime of these zones"),
             entry(
@@ -142,7 +142,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             entry(
                 "policy",
                 Honoured,
-                "the better of two servers drawn by chance; `sequential` gets a warning",
+                "`sequential` is `zones[].order: written`; else the better of two servers drawn by chance",
             ),
             entry(
                 "max_concurrent",
@@ -211,7 +211,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
     entry(
         "reload",
         Honoured,
-        "a changed Corefile is read at SIGHUP; the interval is not needed",
+        "a changed Corefile takes effect within 2 s, with this directive or without it; the interval is not needed",
     ),
     entry(
         "loop",
@@ -222,7 +222,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
     block(
         "health",
         Honoured,
-        "`admin.health`; `/health` answers there. Blocks must not name different addresses",
+        "`admin.health`; `/health` answers there. Where blocks name different addresses, at each (`admin.also`)",
         &[entry(
             "lameduck",
             Honoured,
@@ -237,24 +237,28 @@ pub(super) const DIRECTIVES: &[Entry] = &[
     entry(
         "prometheus",
         Honoured,
-        "`admin.metrics`, `localhost:9153` where no address is written. Blocks must not name different addresses",
+        "`admin.metrics`, `localhost:9153` where no address is written. Where blocks name different addresses, at each (`admin.also`)",
     ),
     block(
         "hosts",
         Honoured,
-        "`zones[].hosts`: addresses and reverse names. A name that is not there is asked upstream where the block has \
-         `fallthrough`, else gets SERVFAIL. A file is refused: write its lines within the braces",
+        "`zones[].answers`: addresses and reverse names, those of the file (`/etc/hosts` where none is named) and those in the \
+         braces. A name that is not there is asked upstream where the block has `fallthrough`, else gets SERVFAIL. The file is followed",
         &[
             entry("ttl", Honoured, "of these answers"),
             entry("no_reverse", Honoured, "no reverse names"),
-            entry("reload", Honoured, "not needed: there is no file"),
+            entry(
+                "reload",
+                Honoured,
+                "not needed: a changed file takes effect at once",
+            ),
             entry("fallthrough", Honoured, "zones may be named"),
         ],
     ),
     block(
         "template",
         Honoured,
-        "`zones[].templates`, where no answer depends on the name that is asked for: `{{ .Name }}` as the owner is the one \
+        "`zones[].answers`, where no answer depends on the name that is asked for: `{{ .Name }}` as the owner is the one \
          variable. Each is tried in turn before upstreams are asked",
         &[
             entry(

@@ -9,8 +9,6 @@ use super::context::Context;
 use super::lexer::{OpenQuote, Token, lex};
 use super::placeholders;
 use super::texts::Text;
-use crate::config::limits;
-use crate::config::source::read_text;
 use crate::config::yaml::quote;
 
 /// Imports within imports.
@@ -58,7 +56,7 @@ impl Expansion<'_, '_> {
                 .wrong(by.place, word, "one import more", &expected, remedy);
             return None;
         }
-        let text = match read_text(path, limits::MAX_FILE_BYTES) {
+        let text = match self.context.read(path) {
             Ok(text) => text,
             Err(reason) => {
                 let (message, remedy) = reason.explain("Corefile");
@@ -201,6 +199,7 @@ impl Expansion<'_, '_> {
         let path = base.join(&name);
         if !name.contains(['*', '?', '[']) {
             if name.is_empty() || !path.exists() {
+                self.context.footprint.saw(&path, None);
                 let known: Vec<_> = self.snippets.keys().map(String::as_str).collect();
                 let near = crate::config::nearest::nearest(&name, known.into_iter());
                 let remedy = match near {
@@ -217,7 +216,7 @@ impl Expansion<'_, '_> {
             }
             return self.file(&path, Some(argument));
         }
-        let Some(files) = matches(&path) else {
+        let Some(files) = matches(self.context, &path) else {
             let remedy = "write one * in the last part of the path";
             let expected = "one wildcard, * or ?, behind the last slash";
             self.context
@@ -303,7 +302,7 @@ fn is_snippet(token: &Token) -> bool {
 
 /// Files that a path with one wildcard stands for, by name; `None` where there are more wildcards, or
 /// one in a directory.
-fn matches(path: &Path) -> Option<Vec<PathBuf>> {
+fn matches(context: &mut Context<'_>, path: &Path) -> Option<Vec<PathBuf>> {
     let name = path.file_name()?.to_str()?;
     let directory = path.parent()?;
     let is_wild = |letter: char| matches!(letter, '*' | '?' | '[');
@@ -313,26 +312,18 @@ fn matches(path: &Path) -> Option<Vec<PathBuf>> {
     let at = name.find(['*', '?'])?;
     let (before, behind) = name.split_at(at);
     let (wild, behind) = behind.split_at(1);
-    let Ok(entries) = std::fs::read_dir(directory) else {
-        return Some(Vec::new());
+    let fits = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let rest = name
+            .and_then(|name| name.strip_prefix(before))
+            .and_then(|rest| rest.strip_suffix(behind));
+        rest.is_some_and(|rest| wild == "*" || rest.chars().count() == 1)
     };
-    let mut found: Vec<_> = entries
-        .flatten()
-        .filter(|entry| {
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else {
-                return false;
-            };
-            let rest = name
-                .strip_prefix(before)
-                .and_then(|rest| rest.strip_suffix(behind));
-            rest.is_some_and(|rest| wild == "*" || rest.chars().count() == 1)
-        })
-        .map(|entry| entry.path())
+    let all = context.list(directory).into_iter();
+    let found = all
+        .filter(fits)
         // A ConfigMap's directory has directories of its own, `..data`.
         .filter(|path| !path.is_dir())
-        .take(MAX_FILES + 1)
-        .collect();
-    found.sort();
-    Some(found)
+        .take(MAX_FILES + 1);
+    Some(found.collect())
 }

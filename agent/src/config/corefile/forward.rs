@@ -31,6 +31,8 @@ pub(super) struct Forward {
     pub(super) expire: Option<At<Duration>>,
     pub(super) read_timeout: Option<At<Duration>>,
     pub(super) max_concurrent: Option<At<u32>>,
+    /// The servers are asked in their order.
+    pub(super) in_order: Option<Place>,
 }
 
 /// Reads it; `None` where nothing can be forwarded.
@@ -73,6 +75,7 @@ pub(super) fn read(context: &mut Context<'_>, directive: &Directive) -> Option<F
         expire: None,
         read_timeout: None,
         max_concurrent: None,
+        in_order: None,
     };
     let mut of_tls = Vec::new();
     for server in servers {
@@ -93,6 +96,7 @@ pub(super) fn read(context: &mut Context<'_>, directive: &Directive) -> Option<F
         return None;
     }
     options(context, directive, &mut forward);
+    without_tcp(context, &mut forward);
     if first {
         forward.transport = ("tls", servers.first()?.place);
     } else {
@@ -105,6 +109,21 @@ pub(super) fn read(context: &mut Context<'_>, directive: &Directive) -> Option<F
         context.note(place, WORD, "zones", message, remedy);
     }
     Some(forward)
+}
+
+/// node-cache takes `force_tcp` away where the servers are those of the ConfigMap of kube-dns: they need
+/// not be ones that speak TCP.
+fn without_tcp(context: &mut Context<'_>, forward: &mut Forward) {
+    let named = &context.node_cache.upstream_nameservers;
+    let servers = forward.servers.iter().map(|(server, _)| server);
+    if forward.transport.0 != "tcp" || named.is_empty() || !servers.eq(named) {
+        return;
+    }
+    let place = forward.transport.1;
+    forward.transport = ("udp", place);
+    let message = "force_tcp does not count for upstreamNameservers of the ConfigMap of kube-dns, as in node-cache: \
+                   TCP is for what is truncated";
+    context.note(place, WORD, "zones", message, "nothing need be done");
 }
 
 /// Reads one server; returns whether it is spoken to over TLS. `None` where it is wrong.
@@ -202,7 +221,7 @@ fn options(context: &mut Context<'_>, directive: &Directive, forward: &mut Forwa
             }
             "failfast_all_unhealthy_upstreams" => none(context, values, option),
             "health_check" => health_check(context, option, values),
-            "policy" => policy(context, option, values),
+            "policy" => policy(context, option, values, forward),
             "tls" => tls(context, option, values, forward),
             "tls_servername" => match values {
                 [name] => forward.server_name = Some((name.text.clone(), name.place)),
@@ -277,14 +296,11 @@ fn health_check(context: &mut Context<'_>, option: &Token, values: &[Token]) {
     }
 }
 
-fn policy(context: &mut Context<'_>, option: &Token, values: &[Token]) {
+fn policy(context: &mut Context<'_>, option: &Token, values: &[Token], forward: &mut Forward) {
     const POLICIES: [&str; 3] = ["random", "round_robin", "sequential"];
     match values {
         [policy] if policy.text == "sequential" => {
-            let message =
-                "the first server is not preferred: the better of two drawn by chance is asked";
-            let remedy = "where the order matters name the first server alone";
-            context.note(policy.place, WORD, "zones", message, remedy);
+            forward.in_order = Some(policy.place);
         }
         [policy] if POLICIES.contains(&policy.text.as_str()) => {}
         _ => {

@@ -7,8 +7,8 @@ use super::context::Context;
 use super::plugins::At;
 use super::texts::Text;
 use super::values;
-use crate::config::limits;
-use crate::config::source::{Unread, read_text};
+use crate::config::nearest::nearest;
+use crate::config::source::Unread;
 use crate::config::yaml::{self, Node, Place, Value};
 
 /// A stub domain with its servers.
@@ -28,6 +28,7 @@ pub(super) fn read(context: &mut Context<'_>) -> Vec<Stub> {
     let Some(directory) = context.node_cache.kube_dns.clone() else {
         return Vec::new();
     };
+    unknown(context, &directory);
     let mut stubs = Vec::new();
     if let Some(node) = json(context, &directory.join(STUB_DOMAINS)) {
         match node.value {
@@ -71,9 +72,31 @@ pub(super) fn read(context: &mut Context<'_>) -> Vec<Stub> {
     stubs
 }
 
+/// Notes files that mean nothing to anybody; those of the kubelet's begin with two dots.
+fn unknown(context: &mut Context<'_>, directory: &Path) {
+    const KNOWN: [&str; 3] = [STUB_DOMAINS, UPSTREAM_NAMESERVERS, FEDERATIONS];
+    for path in context.list(directory) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("..") || KNOWN.contains(&&*name) {
+            continue;
+        }
+        let message = format!("the key {} has no effect", yaml::quote(&name));
+        let remedy = match nearest(&name, KNOWN.into_iter()) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("remove it; the keys are {}", KNOWN.join(", ")),
+        };
+        let before = context.texts.add(Text::File(path.clone()), 1);
+        let place = Place {
+            line: before + 1,
+            column: 1,
+        };
+        context.note(place, &name, "", message, remedy);
+    }
+}
+
 /// A file of the directory; `None` where it is not there, is empty, or is wrong.
 fn json(context: &mut Context<'_>, path: &Path) -> Option<Node> {
-    let text = match read_text(path, limits::MAX_FILE_BYTES) {
+    let text = match context.read(path) {
         Ok(text) => text,
         Err(Unread::Missing) => return None,
         Err(reason) => {

@@ -16,7 +16,8 @@ const WORD: &str = "bind";
 const DNS_SERVICE: &str = "KUBE_DNS_SERVICE_HOST";
 /// node-cache's interface.
 pub(super) const INTERFACE: &str = "nodelocaldns";
-/// Interfaces that hold Service addresses: node-cache's, and that of kube-proxy's mode IPVS.
+/// Interfaces that hold Service addresses: node-cache's, and that of kube-proxy's mode IPVS. Beside
+/// them the one that `-interfacename` names.
 const OF_SERVICES: [&str; 2] = [INTERFACE, "kube-ipvs0"];
 
 /// Where Go listens for both families.
@@ -200,9 +201,10 @@ fn is_of_cluster(context: &Context<'_>, address: IpAddr) -> bool {
         return false;
     }
     // The node's own address, as `bind {$MY_HOST_IP}` has it.
+    let named = context.node_cache.interface.as_deref();
+    let is_of_services = |name: &str| OF_SERVICES.contains(&name) || named == Some(name);
     let mut own = context.interfaces.iter();
-    let is_own = own.any(|(name, own)| *own == address && !OF_SERVICES.contains(&name.as_str()));
-    !is_own
+    !own.any(|(name, own)| *own == address && !is_of_services(name))
 }
 
 /// Whether the node's network would hold it on an interface of our own.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use super::directives::{Entry, remedy_for_option};
@@ -13,7 +13,7 @@ use super::parser::Directive;
 use super::plugins::{At, BlockRead, duration};
 use super::values;
 use crate::config::nearest::nearest;
-use crate::config::source::read_text;
+use crate::config::source::Unread;
 use crate::config::yaml::{Place, quote};
 use crate::config::{limits, text};
 use crate::wire::presentation::TypeName;
@@ -39,8 +39,13 @@ pub(super) fn hosts(
     const WORD: &str = "hosts";
     let place = directive.name.place;
     let mut hosts = Hosts::default();
-    if let Some(file) = directive.arguments.first() {
-        from_file(context, file, &mut hosts);
+    let file = match directive.arguments.first() {
+        Some(file) => Some((PathBuf::from(&file.text), file.place)),
+        // CoreDNS reads it beside the names in the braces, too.
+        None => context.node_cache.hosts.clone().map(|file| (file, place)),
+    };
+    if let Some((path, place)) = file {
+        from_file(context, &path, place, &mut hosts);
     }
     let mut zones = Vec::new();
     for zone in directive.arguments.iter().skip(1) {
@@ -173,32 +178,33 @@ impl Hosts {
     }
 }
 
-/// The lines of a file in the form of hosts(5). What is wrong in it is left out, as CoreDNS does.
-fn from_file(context: &mut Context<'_>, file: &Token, hosts: &mut Hosts) {
+/// The lines of a file in the form of hosts(5). What is wrong in it is left out, as CoreDNS does, and
+/// so is a file that is not there (yet).
+fn from_file(context: &mut Context<'_>, path: &Path, place: Place, hosts: &mut Hosts) {
     const WORD: &str = "hosts";
-    match read_text(Path::new(&file.text), limits::MAX_FILE_BYTES) {
-        Ok(content) => {
-            for line in content.lines() {
-                let line = line.split('#').next().unwrap_or_default();
-                let mut words = line.split_whitespace();
-                let address = words.next().and_then(|word| word.parse::<IpAddr>().ok());
-                for name in words {
-                    if let (Some(address), Ok([name])) = (address, values::zones(name).as_deref()) {
-                        hosts.add(address, name.clone(), file.place);
-                    }
-                }
-            }
-            let message = format!(
-                "{} is read now, and again at a reload alone",
-                quote(&file.text)
-            );
-            let remedy = "nothing need be done where it does not change";
-            context.note(file.place, WORD, "zones", message, remedy);
+    let content = match context.read(path) {
+        Ok(content) => content,
+        Err(Unread::Missing) => {
+            let message = format!("{} is not there: it adds no names", path.display());
+            let remedy = "create it, or correct the path; it is followed";
+            context.note(place, WORD, "zones", message, remedy);
+            return;
         }
         Err(reason) => {
             let (message, remedy) = reason.explain("file of hosts");
-            let message = format!("{}: {message}", file.text);
-            context.problem(file.place, WORD, message, &remedy);
+            let message = format!("{}: {message}", path.display());
+            context.problem(place, WORD, message, &remedy);
+            return;
+        }
+    };
+    for line in content.lines() {
+        let line = line.split('#').next().unwrap_or_default();
+        let mut words = line.split_whitespace();
+        let address = words.next().and_then(|word| word.parse::<IpAddr>().ok());
+        for name in words {
+            if let (Some(address), Ok([name])) = (address, values::zones(name).as_deref()) {
+                hosts.add(address, name.clone(), place);
+            }
         }
     }
 }

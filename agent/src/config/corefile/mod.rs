@@ -14,6 +14,7 @@ mod directives;
 #[cfg(test)]
 mod docs;
 mod expand;
+mod footprint;
 mod forward;
 mod kube_dns;
 mod lexer;
@@ -36,9 +37,13 @@ use std::sync::Arc;
 
 use self::context::Context;
 pub use self::convert::convert;
+pub use self::footprint::Footprint;
 use super::source::{Collected, Given, Source};
 use super::yaml::Node;
 use super::{Origin, Problem};
+
+/// The file that `hosts` reads where none is named.
+const HOSTS: &str = "/etc/hosts";
 
 /// What the command line of node-cache says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +66,8 @@ pub struct NodeCache {
     pub metrics: Option<String>,
     /// `-prometheus-listen-address`.
     pub prometheus: String,
+    /// The node's own names, which `hosts` without a file has; `None` where this is another node.
+    pub hosts: Option<PathBuf>,
     /// `upstreamNameservers` of the ConfigMap of kube-dns; read with the Corefile.
     pub upstream_nameservers: Vec<String>,
     /// What should be known of the flags that were given.
@@ -83,6 +90,7 @@ impl NodeCache {
             sets_up: true,
             metrics: None,
             prometheus: ":9253".to_owned(),
+            hosts: Some(PathBuf::from(HOSTS)),
             upstream_nameservers: Vec::new(),
             warnings: Vec::new(),
             problems: Vec::new(),
@@ -104,6 +112,7 @@ pub(super) struct Translated {
     pub(super) values: BTreeMap<&'static str, Node>,
     notes: Vec<context::Note>,
     problems: Vec<Problem>,
+    footprint: Footprint,
 }
 
 /// Reads a Corefile and what belongs to it. `interfaces` are the node's, with their addresses.
@@ -121,6 +130,7 @@ pub(super) fn translate(
         texts: Arc::new(context.texts),
         notes: context.notes,
         problems: context.problems,
+        footprint: context.footprint,
     }
 }
 
@@ -138,6 +148,14 @@ impl Translated {
 pub(super) fn interfaces() -> std::io::Result<Vec<(String, IpAddr)>> {
     let interfaces = if_addrs::get_if_addrs()?.into_iter();
     Ok(interfaces.map(|one| (one.name.clone(), one.ip())).collect())
+}
+
+/// What a Corefile would be read from now.
+pub(super) fn footprint(
+    node_cache: &NodeCache,
+    environment: &BTreeMap<String, String>,
+) -> Footprint {
+    translate(node_cache, environment, interfaces().unwrap_or_default()).footprint
 }
 
 /// Takes in a Corefile in the place of a configuration file.
@@ -165,6 +183,7 @@ pub(super) fn collect(
     // Else what does not follow from a Corefile that could not be read is told as missing.
     collected.is_broken = !translated.problems.is_empty();
     collected.problems.extend(translated.problems);
+    collected.footprint = Some(translated.footprint);
     for (path, node) in translated.values {
         let source = Source::Corefile(Arc::clone(&translated.texts));
         collected.values.insert(path, Given { source, node });

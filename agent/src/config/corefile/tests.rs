@@ -65,6 +65,7 @@ fn node_cache(file: PathBuf) -> NodeCache {
         local_ips: vec!["169.254.20.10".to_owned(), "10.96.0.10".to_owned()],
         upstream_service: "kube-dns-upstream".to_owned(),
         metrics: Some("0.0.0.0:9353".to_owned()),
+        hosts: None,
         ..NodeCache::new(file)
     }
 }
@@ -180,6 +181,12 @@ fn an_address_of_the_cluster_is_never_listened_on() {
         of("169.254.20.10 10.96.0.11 10.96.0.12").1,
         "[10.96.0.11, 10.96.0.12]"
     );
+    // A name for node-cache's interface that somebody chose.
+    let scratch = Scratch::new();
+    let corefile = ". {\nbind 169.254.20.10 192.0.2.7\nforward . 192.0.2.53\n}";
+    let mut named = node_cache(scratch.write("Corefile", corefile));
+    named.interface = Some("eth0".to_owned());
+    assert_eq!(outcome(&named).0["cluster.dnsService"], "[192.0.2.7]");
     assert_eq!(of("192.0.2.7"), both("[192.0.2.7]", ""));
     assert_eq!(of("eth0 127.0.0.1"), both("[192.0.2.7, 127.0.0.1]", ""));
     assert_eq!(of("10.96.0.10"), both("[169.254.20.10]", "[10.96.0.10]"));
@@ -250,6 +257,13 @@ fn the_config_map_of_kube_dns_adds_stub_domains_and_servers() {
     assert!(
         outcome(&node_cache).1[0]
             .starts_with("stubDomains:2:20: stubDomains: found \"dns.example\"")
+    );
+    scratch.write("stubDomain", "{}");
+    let warnings = outcome(&node_cache).2;
+    let wanted = "stubDomain:1:1: stubDomain: the key \"stubDomain\" has no effect; did you mean stubDomains?";
+    assert!(
+        warnings.iter().any(|warning| warning == wanted),
+        "{warnings:?}"
     );
     scratch.write("stubDomains", "{\n  \"corp.example\": [\n}");
     assert!(outcome(&node_cache).1[0].starts_with("stubDomains:3:1: found what is not JSON"));
@@ -323,16 +337,145 @@ fn what_differs_between_blocks_is_refused_by_name() {
         two("bind 169.254.20.10", "errors")
             .starts_with("Corefile:5:1: bind: found a block without bind")
     );
-    assert!(
-        two("prometheus :9253", "prometheus :9254")
-            .starts_with("Corefile:7:12: prometheus: found 0.0.0.0:9254")
-    );
-    assert!(two("health :1", "health :2").starts_with("Corefile:7:8: health: found "));
     let port = problem("a.example:53 {\nforward . 192.0.2.1\n}\n.:54 {\nforward . 192.0.2.1\n}");
     assert!(
         port.starts_with("Corefile:4:1: found the port 54, expected the port 53"),
         "{port}"
     );
+}
+
+#[test]
+fn health_and_metrics_answer_wherever_a_block_says() {
+    let values = values(
+        "a.example {\nbind 169.254.20.10\nforward . 192.0.2.1\nhealth :8080\nprometheus :9253\nready\n}\n\
+         . {\nbind 169.254.20.10\nforward . 192.0.2.1\nhealth :8081\nprometheus :9253\nready :8080\n}",
+    );
+    assert_eq!(values["admin.health"], "0.0.0.0:8080");
+    assert_eq!(values["admin.metrics"], "0.0.0.0:9253");
+    assert_eq!(
+        values["admin.also"],
+        "[0.0.0.0:8081, 0.0.0.0:8181, 0.0.0.0:9353]"
+    );
+}
+
+#[test]
+fn families_may_be_mixed_and_a_port_alone_is_one_of_both() {
+    let values = values(
+        ".:53 {\nbind 169.254.20.10 fd00::10 10.96.0.10\nforward . 192.0.2.1\nprometheus :9253\nhealth\n}",
+    );
+    assert_eq!(values["listen.addresses"], "[169.254.20.10, fd00::10]");
+    assert_eq!(values["cluster.dnsService"], "[10.96.0.10]");
+    assert_eq!(values["admin.metrics"], "[::]:9253");
+    assert_eq!(values["admin.health"], "[::]:8080");
+}
+
+#[test]
+fn what_cache_and_forward_say_beside_their_ttl_counts() {
+    let corefile = |cache: &str, forward: &str| {
+        format!(
+            ".:53 {{\nbind 169.254.20.10 10.96.0.10\ncache 30 {{\n{cache}\n}}\nforward . 192.0.2.1 192.0.2.2 {{\n{forward}\n}}\n}}"
+        )
+    };
+    let of = |cache: &str, forward: &str| {
+        let (values, problems, warnings) = read(&corefile(cache, forward));
+        assert!(problems.is_empty(), "{problems:?}");
+        (values, warnings)
+    };
+    let (values, warnings) = of(
+        "success 9984 30 5\ndenial 9984 10 7\nservfail 30s",
+        "policy sequential",
+    );
+    assert_eq!(
+        values["zones"],
+        "[{name: ., upstreams: [192.0.2.1, 192.0.2.2], transport: udp, order: written, maxTtl: 30s, maxNegativeTtl: 10s, \
+         minTtl: 5s, minNegativeTtl: 7s, maxFailureTtl: 30s}]"
+    );
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("19968 entries together") && warnings[0].contains("10MiB"),
+        "{warnings:?}"
+    );
+    let (values, warnings) = of("servfail 0", "policy random");
+    assert!(
+        values["zones"].contains("maxFailureTtl: 1s"),
+        "{}",
+        values["zones"]
+    );
+    assert!(
+        warnings[0].starts_with("Corefile:4:10: cache: a failure is remembered for 1 s at least"),
+        "{warnings:?}"
+    );
+    for (mode, after) in [
+        ("serve_stale 1h immediate", Some("0s")),
+        ("serve_stale 1h verify", None),
+        ("serve_stale 1h verify 500ms", Some("500ms")),
+        ("serve_stale", None),
+    ] {
+        let (values, warnings) = of(mode, "");
+        assert_eq!(values["cache.staleFor"], "1h", "{mode}");
+        let found = values.get("cache.staleAfter").map(String::as_str);
+        assert_eq!(found, after, "{mode}");
+        assert!(warnings.is_empty(), "{mode}: {warnings:?}");
+    }
+}
+
+#[test]
+fn names_of_hosts_come_from_the_file_too_which_need_not_be_there() {
+    let scratch = Scratch::new();
+    let corefile = ".:53 {\nbind 169.254.20.10 10.96.0.10\nforward . 192.0.2.1\nhosts {\n10.0.0.1 a.example\nfallthrough\n}\n}";
+    let mut node_cache = node_cache(scratch.write("Corefile", corefile));
+    node_cache.hosts = Some(scratch.0.join("hosts"));
+    let (values, problems, warnings) = outcome(&node_cache);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert!(values["zones"].contains("A a.example 3600 10.0.0.1"));
+    assert!(
+        warnings[0].starts_with("Corefile:4:1: hosts: ") && warnings[0].contains("is not there"),
+        "{warnings:?}"
+    );
+    scratch.write("hosts", "10.0.0.2 b.example # a comment\nnot an address\n");
+    let before = translate(&node_cache, &environment(), interfaces()).footprint;
+    let (values, _, warnings) = outcome(&node_cache);
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert!(
+        values["zones"].contains("A b.example 3600 10.0.0.2"),
+        "{}",
+        values["zones"]
+    );
+    scratch.write("hosts", "10.0.0.3 b.example\n");
+    let after = translate(&node_cache, &environment(), interfaces()).footprint;
+    assert_ne!(before, after);
+    assert!(after.paths().any(|path| path.ends_with("hosts")));
+}
+
+#[test]
+fn everything_that_a_corefile_is_made_of_belongs_to_its_footprint() {
+    let scratch = Scratch::new();
+    let corefile =
+        ".:53 {\nbind 169.254.20.10\nforward . 192.0.2.1\nimport a.conf\nimport *.inc\n}\n";
+    let mut node_cache = node_cache(scratch.write("Corefile", corefile));
+    let kube_dns = scratch.0.join("kube-dns");
+    std::fs::create_dir(&kube_dns).unwrap();
+    node_cache.kube_dns = Some(kube_dns.clone());
+    let now = || translate(&node_cache, &environment(), interfaces()).footprint;
+    let mut before = now();
+    // What is missing belongs to it, too.
+    let paths: Vec<_> = before.paths().map(Path::to_owned).collect();
+    for name in ["Corefile", "a.conf", "kube-dns/stubDomains", "kube-dns"] {
+        assert!(paths.contains(&scratch.0.join(name)), "{name}: {paths:?}");
+    }
+    for (name, text) in [
+        ("a.conf", "errors\n"),
+        ("new.inc", "loop\n"),
+        ("kube-dns/stubDomains", "{\"a.example\": [\"10.0.0.1\"]}"),
+        ("kube-dns/upstreamNameservers", "[\"10.0.0.1\"]"),
+        ("Corefile", corefile.trim()),
+    ] {
+        scratch.write(name, text);
+        let after = now();
+        assert_ne!(before, after, "{name}");
+        assert_eq!(after, now(), "{name}");
+        before = after;
+    }
 }
 
 #[test]

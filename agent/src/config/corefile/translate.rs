@@ -2,8 +2,8 @@
 //! From blocks to keys: what concerns several blocks is joined here, and what cannot be joined is
 //! refused by name.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::cache::CAPACITY;
@@ -160,14 +160,17 @@ fn admin(
     listening: &Listening,
     values: &mut Values,
 ) {
-    let listen = listening.listen.iter().chain(&listening.captured);
-    let any = if listen.clone().count() > 0 && listen.clone().all(|(ip, _)| ip.is_ipv6()) {
+    let mut listen = listening.listen.iter().chain(&listening.captured);
+    // Linux listens there for both families.
+    let any = if listen.any(|(ip, _)| ip.is_ipv6() && !ip.is_unspecified()) {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     } else {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     };
-    let mut one = |word: &'static str, of: fn(&BlockRead) -> Option<&At<String>>| {
-        let mut first: Option<At<SocketAddr>> = None;
+    let mut also: Vec<At<String>> = Vec::new();
+    // Blocks may name several: all pages answer at the others, too.
+    let mut first = |word: &'static str, of: fn(&BlockRead) -> Option<&At<String>>| {
+        let mut first: Option<At<String>> = None;
         for (written, place) in blocks.iter().filter_map(|(block, _)| of(block)) {
             let Some(socket) = values::listen(written, any) else {
                 let remedy = "write it like 169.254.20.10:8080, or :8080 for all addresses";
@@ -175,24 +178,19 @@ fn admin(
                 context.wrong(*place, word, &quote(written), expected, remedy);
                 continue;
             };
-            match first {
-                Some((other, before)) if other != socket => {
-                    let line = context.texts.line(before);
-                    let expected =
-                        format!("{other} as on line {line}: there is one for all blocks");
-                    let remedy = "write the same address in every block";
-                    context.wrong(*place, word, &socket.to_string(), &expected, remedy);
-                }
+            let socket = (socket.to_string(), *place);
+            match &first {
+                Some(first) if first.0 != socket.0 => also.push(socket),
                 Some(_) => {}
-                None => first = Some((socket, *place)),
+                None => first = Some(socket),
             }
         }
-        first.map(|(socket, place)| (socket.to_string(), place))
+        first
     };
-    let health = one("health", |block| block.health.as_ref());
-    let metrics = one("prometheus", |block| block.prometheus.as_ref());
-    let ready = one("ready", |block| block.ready.as_ref());
-    let mut also: Vec<At<String>> = ready.into_iter().collect();
+    let health = first("health", |block| block.health.as_ref());
+    let metrics = first("prometheus", |block| block.prometheus.as_ref());
+    let ready = first("ready", |block| block.ready.as_ref());
+    also.extend(ready);
     if let Some(setup) = context.node_cache.metrics.clone() {
         let flag = Text::Flag("-metrics-listen-address".to_owned());
         let line = context.texts.add(flag, 1) + 1;
@@ -207,7 +205,8 @@ fn admin(
     }
     let taken = [&health, &metrics].map(|one| one.as_ref().map(|(socket, _)| socket.clone()));
     also.retain(|(socket, _)| !taken.contains(&Some(socket.clone())));
-    also.dedup_by(|(one, _), (other, _)| one == other);
+    let mut known = BTreeSet::new();
+    also.retain(|(socket, _)| known.insert(socket.clone()));
     if let Some((_, place)) = also.first() {
         values.insert("admin.also", list(&also, *place));
     }
@@ -241,6 +240,29 @@ fn store(context: &mut Context<'_>, blocks: &[(BlockRead, Place)], values: &mut 
         let on = prefetch.iter().any(|(on, _)| *on);
         values.insert("cache.prefetch", text(&(on.to_string(), *place)));
     }
+    let after = caches().filter_map(|cache| cache.stale_after).min();
+    let soon = |one: Option<At<Duration>>| one.map(|(time, _)| time);
+    let mut serving = caches().filter(|cache| cache.stale_for.is_some());
+    if let Some((_, place)) = after
+        && serving.any(|cache| soon(cache.stale_after) != soon(after))
+    {
+        let message = "blocks differ in how soon a stale answer comes: the soonest counts for all";
+        context.note(
+            place,
+            "cache",
+            "cache.staleAfter",
+            message,
+            "write the same in all",
+        );
+    }
+    time(
+        context,
+        values,
+        "cache.staleAfter",
+        limits::STALE_AFTER,
+        after,
+        "cache",
+    );
     let stale = caches().filter_map(|cache| cache.stale_for).max();
     time(
         context,

@@ -23,6 +23,8 @@ pub(super) struct Draft {
     pub(super) forward: Option<Forward>,
     max_ttl: At<u32>,
     max_negative_ttl: At<u32>,
+    least_ttls: [Option<At<u32>>; 2],
+    max_failure_ttl: Option<At<u32>>,
     rotate: Option<Place>,
     answers: Vec<At<String>>,
 }
@@ -61,9 +63,12 @@ pub(super) fn read(
                 expire: None,
                 read_timeout: None,
                 max_concurrent: None,
+                in_order: None,
             }),
             max_ttl: (STUB_TTL, place),
             max_negative_ttl: (STUB_TTL, place),
+            least_ttls: [None; 2],
+            max_failure_ttl: None,
             rotate: None,
             answers: Vec::new(),
         });
@@ -81,6 +86,8 @@ pub(super) fn read(
             forward: None,
             max_ttl: (0, place),
             max_negative_ttl: (0, place),
+            least_ttls: [None; 2],
+            max_failure_ttl: None,
             rotate: None,
             answers: answers.map(|line| (line.to_owned(), place)).to_vec(),
         });
@@ -142,11 +149,14 @@ fn of_block(
                 answers.push((format!("ANY {pattern} {rcode}"), name.1));
             }
         }
-        let [max_ttl, max_negative_ttl] = lifetimes(block.cache.as_ref(), &name);
+        let cache = block.cache.as_ref();
+        let [max_ttl, max_negative_ttl] = lifetimes(cache, &name);
         drafts.push(Draft {
             forward,
             max_ttl,
             max_negative_ttl,
+            least_ttls: cache.map_or([None; 2], |cache| cache.least_ttls),
+            max_failure_ttl: cache.and_then(|cache| cache.max_failure_ttl),
             rotate: block.rotate,
             answers,
             name,
@@ -209,6 +219,9 @@ impl Draft {
             }
             let (transport, place) = forward.transport;
             entries.push(entry("transport", text(&(transport.to_owned(), place))));
+            if let Some(place) = forward.in_order {
+                entries.push(entry("order", text(&("written".to_owned(), place))));
+            }
             let of_tls = [
                 ("serverName", &forward.server_name),
                 ("caFile", &forward.ca_file),
@@ -225,6 +238,17 @@ impl Draft {
         ];
         for (key, (seconds, place)) in lifetimes {
             entries.push(entry(key, text(&(format!("{seconds}s"), place))));
+        }
+        let [least, least_negative] = self.least_ttls;
+        let further = [
+            ("minTtl", least),
+            ("minNegativeTtl", least_negative),
+            ("maxFailureTtl", self.max_failure_ttl),
+        ];
+        for (key, value) in further {
+            if let Some((seconds, place)) = value {
+                entries.push(entry(key, text(&(format!("{seconds}s"), place))));
+            }
         }
         if let Some(place) = self.rotate {
             entries.push(entry("rotate", text(&("true".to_owned(), place))));
