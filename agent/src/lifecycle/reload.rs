@@ -49,6 +49,9 @@ impl Reload {
             Ok(loaded) => loaded,
             Err(problems) => return self.refuse_for(&problems),
         };
+        if let Some(problem) = self.asks_itself_in(&loaded.config) {
+            return self.refuse_for(&[problem]);
+        }
         for warning in &loaded.warnings {
             tracing::warn!(%warning, "the configuration has a warning");
         }
@@ -98,6 +101,21 @@ impl Reload {
         self.config.log.level = new.log.level;
         self.telemetry.agent.config_read_from(loaded.file);
         self.telemetry.agent.reload_ok(Clock.wall().as_secs());
+    }
+
+    /// A server of another configuration that is the agent as it runs: other addresses to listen on
+    /// wait for the next start, and until then it would ask itself.
+    fn asks_itself_in(&self, new: &Config) -> Option<Problem> {
+        let mut servers = new.zones.iter().flat_map(|zone| &zone.upstreams);
+        let own = servers.find(|server| self.config.asks_itself(server.value))?;
+        Some(Problem {
+            origin: own.origin.clone(),
+            message: format!(
+                "found {}, where the agent answers until it is started anew",
+                own.value
+            ),
+            remedy: "start the agent anew, or name another server".to_owned(),
+        })
     }
 
     /// Refuses a configuration for its problems. Of a Corefile there is one line, as whoever edits
