@@ -68,6 +68,10 @@ pub enum Kind {
     Upstreams,
     /// Rules that answer without an upstream.
     Answers,
+    /// Rules that have names asked under another one.
+    Rewrites,
+    /// A prefix of NAT64, or `off`.
+    Dns64,
     /// Addresses, each with a port.
     Sockets,
 }
@@ -376,6 +380,23 @@ pub const KEYS: &[Key] = &[
         "Whether nothing is taken to exist below certain names that were found not to (RFC 8020), \
          such as `com.prod.svc.cluster.local`: it ends what search lists with `ndots:5` cost. A \
          wildcard or `template` below such a name is hidden for one negative lifetime at most.",
+    ),
+    key(
+        "zones[].rewrites",
+        Kind::Rewrites,
+        "`[]`",
+        true,
+        "Names that upstreams are asked for under another one; the first rule that fits counts. `exact a.example b.example` is for one name, \
+         `suffix .old.example .new.example`, `prefix v1- v2-` and `substring .eu. .us.` for parts of names. Clients get the answer \
+         under the name that they asked for, without signatures. Which zone takes a name is settled before.",
+    ),
+    key(
+        "zones[].dns64",
+        Kind::Dns64,
+        "off",
+        true,
+        "The prefix of a NAT64, e.g. `64:ff9b::/96` (RFC 6147): names that have addresses of IPv4 alone get addresses of IPv6 \
+         below it. With ` all` behind it every name gets them. Clients over IPv4 get them, too.",
     ),
     key(
         "zones[].answers",

@@ -121,6 +121,8 @@ pub const MAX_ZONES: usize = 100;
 pub const MAX_LISTEN_ADDRESSES: usize = 64;
 /// Bytes of a configuration file: the most that a ConfigMap holds.
 pub const MAX_FILE_BYTES: u64 = MIB;
+/// Rules in `zones[].rewrites` of one zone: each is tried for each miss.
+pub const MAX_REWRITES: usize = 64;
 /// Rules in `zones[].answers` of one zone.
 pub const MAX_ANSWERS: usize = 1000;
 /// Records of one of them: they fit a message over TCP many times.

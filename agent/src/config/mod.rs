@@ -2,6 +2,7 @@
 //! The configuration: file, environment and flags over defaults, read once into types that
 //! cannot be wrong. What the rest of the agent sees is [`Config`]; it knows nothing of YAML.
 
+pub mod adapt;
 pub mod answers;
 pub mod ca;
 pub mod corefile;
@@ -228,6 +229,10 @@ pub struct Zone {
     pub rotate: bool,
     /// Whether nothing is taken to exist below a name that does not (RFC 8020).
     pub cuts: bool,
+    /// Names that are asked under another one; the first that fits counts.
+    pub rewrites: Vec<adapt::Rewrite>,
+    /// Addresses of IPv6 that are made of those of IPv4 (RFC 6147).
+    pub dns64: Option<adapt::Dns64>,
     /// What is answered without asking anybody; the first rule that fits counts.
     pub answers: Vec<LocalAnswer>,
 }
@@ -257,6 +262,8 @@ impl Zone {
             && self.in_order == other.in_order
             && self.rotate == other.rotate
             && self.cuts == other.cuts
+            && self.rewrites == other.rewrites
+            && self.dns64 == other.dns64
             && self.answers == other.answers
     }
 }

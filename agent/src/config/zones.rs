@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+use super::adapt::{self, Dns64, Rewrite};
 use super::answers::{self, LocalAnswer};
 use super::keys::{self, Kind};
 use super::limits::{self, Limit};
@@ -38,6 +39,8 @@ pub(super) struct ZoneReading {
     in_order: bool,
     rotate: Option<bool>,
     cuts: Option<bool>,
+    rewrites: Vec<Rewrite>,
+    dns64: Option<Dns64>,
     answers: Vec<LocalAnswer>,
 }
 
@@ -172,6 +175,12 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     };
     let rotate = switch("rotate", reader);
     let cuts = switch("cuts", reader);
+    let rewrites = match given.get("rewrites") {
+        Some((node, spot)) => rewrites(reader, node, spot),
+        None => Vec::new(),
+    };
+    let dns64 = given.get("dns64");
+    let dns64 = dns64.and_then(|(node, spot)| reader.scalar_at(node, spot, adapt::dns64)?);
     let answers = match given.get("answers") {
         Some((node, spot)) => local_answers(reader, node, spot),
         None => Vec::new(),
@@ -225,8 +234,24 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
         in_order,
         rotate,
         cuts,
+        rewrites,
+        dns64,
         answers,
     })
+}
+
+/// The rules that have names asked under another one.
+fn rewrites(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Vec<Rewrite> {
+    let rules = reader.items_at(node, spot, adapt::rewrite);
+    let rules = rules.unwrap_or_default();
+    if rules.len() > limits::MAX_REWRITES {
+        let wrong = Wrong {
+            expected: format!("at most {}", limits::MAX_REWRITES),
+            remedy: "have a server know these names, and name it in upstreams".to_owned(),
+        };
+        reader.problem(spot, &format!("{} rules", rules.len()), &wrong);
+    }
+    rules.into_iter().map(|(rule, _)| rule).collect()
 }
 
 /// The rules that answer without a server.
@@ -423,6 +448,8 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
                 in_order: reading.in_order,
                 rotate: reading.rotate.unwrap_or(reading.name.0 == *cluster),
                 cuts: reading.cuts.unwrap_or(reading.name.0 == *cluster),
+                rewrites: reading.rewrites,
+                dns64: reading.dns64,
                 answers: reading.answers,
             }
         })

@@ -46,6 +46,8 @@ pub(super) struct Asking<'a> {
     /// Who asked first.
     pub(super) client: IpAddr,
     pub(super) deadline: Instant,
+    /// It is what the zone makes of a question, and its answer is not touched.
+    pub(super) is_adapted: bool,
 }
 
 /// Why there is no answer.
@@ -80,6 +82,9 @@ impl Resolver {
     /// Asks servers until one answers, none is left to try, or the time is up. The answer comes with
     /// the index of its server.
     pub(super) async fn exchange(&self, asking: &Asking<'_>) -> Result<(Exchanged, u16), Failed> {
+        if !asking.is_adapted && asking.route.adapts() {
+            return self.exchange_adapted(asking).await;
+        }
         let mut failed = Failed {
             refusal: None,
             why: asking.route.why_nobody(),

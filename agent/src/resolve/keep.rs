@@ -86,8 +86,11 @@ impl Resolver {
         let expires = now.after_seconds(seconds);
         let stale_for = if is_open { 0 } else { settings.stale_seconds() };
         if (response.rcode, answers) == (rcode::NXDOMAIN, 0) {
-            let cut = Cut::of(exchanged, upstream, [now, expires]);
-            ahead = self.cut_above(question, route, cut, now);
+            // What was asked under another name says nothing of those beside this one.
+            if route.rewrites.is_empty() {
+                let cut = Cut::of(exchanged, upstream, [now, expires]);
+                ahead = self.cut_above(question, route, cut, now);
+            }
         }
         let mut answer = exchanged.answer();
         if route.rotates {

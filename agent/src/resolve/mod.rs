@@ -10,6 +10,7 @@
 //! Everything runs on one thread, so a lock here is never waited for; it only lets the compiler see
 //! that nothing is shared by accident.
 
+mod adapt;
 mod choice;
 mod connection;
 mod cuts;
@@ -356,6 +357,7 @@ impl Resolver {
                 limits: &limits,
                 client: flight.client,
                 deadline,
+                is_adapted: false,
             };
             let exchange = self.exchange(&asking);
             tokio::pin!(exchange);
@@ -368,8 +370,7 @@ impl Resolver {
             }
         };
         match result {
-            Ok((mut exchanged, upstream)) => {
-                route.raise_ttls(&mut exchanged);
+            Ok((exchanged, upstream)) => {
                 let ahead = self.keep(&flight.question, &route, &exchanged, upstream);
                 flight.settle(&exchanged);
                 for question in ahead {

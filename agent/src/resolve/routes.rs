@@ -10,6 +10,7 @@ use super::denial::Trust;
 use super::local::LocalAnswers;
 use super::upstream::Server;
 use crate::config::Zone;
+use crate::config::adapt::{Dns64, Rewrite};
 use crate::telemetry::registry::Telemetry;
 use crate::wire::edns::ExtendedError;
 use crate::wire::name::Name;
@@ -37,6 +38,10 @@ pub(super) struct Route {
     pub(super) cuts: bool,
     /// What its upstreams have shown of how they deny names.
     pub(super) trust: Trust,
+    /// Names that are asked under another one.
+    pub(super) rewrites: Vec<Rewrite>,
+    /// Addresses that are made of those of IPv4.
+    pub(super) dns64: Option<Dns64>,
     /// What is answered without asking anybody.
     pub(super) answers: LocalAnswers,
     servers: Vec<Arc<Server>>,
@@ -130,6 +135,8 @@ impl Routes {
                     in_order: zone.in_order,
                     rotates: zone.rotate,
                     cuts: zone.cuts,
+                    rewrites: zone.rewrites.clone(),
+                    dns64: zone.dns64,
                     answers: LocalAnswers::new(&zone.answers),
                     trust: Trust::default(),
                     has_loop: of_zone.len() < zone.upstreams.len(),
@@ -151,6 +158,8 @@ impl Routes {
                     in_order: false,
                     rotates: false,
                     cuts: false,
+                    rewrites: Vec::new(),
+                    dns64: None,
                     answers: LocalAnswers::default(),
                     trust: Trust::default(),
                     servers: Vec::new(),

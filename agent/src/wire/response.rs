@@ -341,16 +341,16 @@ fn is_bare_failure(header: &Header) -> bool {
 }
 
 /// The frame of one record.
-struct Record {
-    rtype: u16,
-    ttl: u32,
+pub(super) struct Record {
+    pub(super) rtype: u16,
+    pub(super) ttl: u32,
     ttl_at: usize,
-    data_at: usize,
-    end: usize,
+    pub(super) data_at: usize,
+    pub(super) end: usize,
 }
 
 impl Record {
-    fn read(message: &[u8], at: usize, changing: Changing<'_>) -> Option<Self> {
+    pub(super) fn read(message: &[u8], at: usize, changing: Changing<'_>) -> Option<Self> {
         let mut cursor = Cursor::new(message, at);
         cursor.name(changing)?;
         let rtype = cursor.u16()?;

@@ -318,13 +318,23 @@ pub(super) const DIRECTIVES: &[Entry] = &[
     entry("nsid", Warned, "ignored: no server identifier is sent"),
     entry(
         "rewrite",
-        Refused,
-        "a cache changes no names; write it in CoreDNS, which is asked all the same",
+        Honoured,
+        "`zones[].rewrites`: `name` with `exact`, `prefix`, `suffix` or `substring`, the first that fits. Clients always get the name that they \
+         asked for (`answer auto`), and no signatures. `continue`, `regex` and other fields are refused",
     ),
-    entry(
+    block(
         "dns64",
-        Refused,
-        "addresses are not made up; write it in CoreDNS, and forward `.` there",
+        Honoured,
+        "`zones[].dns64`, `64:ff9b::/96` where no prefix is written",
+        &[
+            entry("prefix", Honoured, "as the prefix behind it"),
+            entry("translate_all", Honoured, "` all` behind the prefix"),
+            entry(
+                "allow_ipv4",
+                Honoured,
+                "always: without it there is a warning",
+            ),
+        ],
     ),
 ];
 

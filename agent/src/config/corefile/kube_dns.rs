@@ -35,13 +35,16 @@ pub(super) fn read(context: &mut Context<'_>) -> Vec<Stub> {
             Value::Map(entries) => {
                 for entry in entries {
                     let servers = servers(context, &entry.node, STUB_DOMAINS);
+                    // What is wrong with them is told: that there are none is no news.
+                    let has_servers = !servers.is_empty();
                     match values::zones(&entry.key) {
                         Ok(names) if !entry.key.contains('/') => {
                             let names = names.into_iter().map(|name| (name, entry.place));
-                            stubs.extend(names.map(|name| Stub {
+                            let stub = |name| Stub {
                                 name,
                                 servers: servers.clone(),
-                            }));
+                            };
+                            stubs.extend(names.filter(|_| has_servers).map(stub));
                         }
                         _ => {
                             let found = yaml::quote(&entry.key);

@@ -7,6 +7,7 @@
 //! text ─► lexer ─► expand (import, placeholders, variables) ─► parser ─► plugins ─► translate ─► keys
 //! ```
 
+mod adapt;
 mod cache;
 mod context;
 mod convert;

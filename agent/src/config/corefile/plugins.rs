@@ -9,7 +9,7 @@ use super::directives::{self, Entry, Fate};
 use super::lexer::Token;
 use super::parser::{Block, Directive};
 use super::values;
-use super::{cache, forward, local};
+use super::{adapt, cache, forward, local};
 use crate::config::yaml::{Place, quote};
 
 /// A value with the place where it was written.
@@ -37,10 +37,15 @@ pub(super) struct BlockRead {
     pub(super) templates: Vec<At<String>>,
     pub(super) hosts: Vec<At<String>>,
     pub(super) whoami: Option<Place>,
+    /// Rules of `zones[].rewrites`.
+    pub(super) rewrites: Vec<At<String>>,
+    /// The value of `zones[].dns64`.
+    pub(super) dns64: Option<At<String>>,
 }
 
 /// Directives that may stand in a block once.
-const ONCE: [&str; 10] = [
+const ONCE: [&str; 11] = [
+    "dns64",
     "cache",
     "hosts",
     "health",
@@ -80,8 +85,8 @@ pub(super) fn read(context: &mut Context<'_>, block: &Block) -> BlockRead {
             refuse(context, &directive.name, name, entry);
             continue;
         }
-        // The lines of `hosts` are no options, but for a few.
-        if name != "hosts" && !options_are_known(context, directive, entry) {
+        // The lines of `hosts` are no options, but for a few; those of `rewrite` are one rule.
+        if !matches!(name, "hosts" | "rewrite") && !options_are_known(context, directive, entry) {
             continue;
         }
         one(context, directive, entry, &mut read);
@@ -192,6 +197,8 @@ fn one(context: &mut Context<'_>, directive: &Directive, entry: &Entry, read: &m
         "prometheus" => read.prometheus = address(context, directive, "localhost:9153"),
         "hosts" => local::hosts(context, directive, entry, read),
         "template" => local::template(context, directive, read),
+        "rewrite" => adapt::rewrite(context, directive, read),
+        "dns64" => adapt::dns64(context, directive, read),
         "whoami" => {
             no_arguments(context, directive);
             read.whoami = Some(place);

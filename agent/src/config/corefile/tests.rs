@@ -254,9 +254,18 @@ fn the_config_map_of_kube_dns_adds_stub_domains_and_servers() {
          {name: corp.example, upstreams: [10.1.0.1, 10.1.0.2:5353], transport: udp, maxTtl: 30s, maxNegativeTtl: 30s}]"
     );
     scratch.write("stubDomains", "{\n  \"corp.example\": [\"dns.example\"]}");
+    let environment = environment();
+    let problems = Config::load(&Sources {
+        corefile: Some(node_cache.clone()),
+        environment,
+        ..Sources::default()
+    });
+    let problems = problems.unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems:#?}");
     assert!(
-        outcome(&node_cache).1[0]
-            .starts_with("stubDomains:2:20: stubDomains: found \"dns.example\"")
+        problems[0]
+            .to_string()
+            .contains("stubDomains:2:20: stubDomains: found \"dns.example\"")
     );
     scratch.write("stubDomain", "{}");
     let warnings = outcome(&node_cache).2;
@@ -417,6 +426,26 @@ fn what_cache_and_forward_say_beside_their_ttl_counts() {
         assert_eq!(found, after, "{mode}");
         assert!(warnings.is_empty(), "{mode}: {warnings:?}");
     }
+}
+
+#[test]
+fn rewrite_and_dns64_become_keys_of_the_zone() {
+    let (values, problems, warnings) = read(
+        ".:53 {\nbind 169.254.20.10 10.96.0.10\nforward . 192.0.2.1\nrewrite name a.example b.example\n\
+         rewrite stop {\nname suffix .old.example .new.example\nanswer auto\n}\n\
+         dns64 {\nprefix 2001:db8::/96\ntranslate_all\n}\n}",
+    );
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(
+        values["zones"],
+        "[{name: ., upstreams: [192.0.2.1], transport: udp, maxTtl: 0s, maxNegativeTtl: 0s, \
+         rewrites: [exact a.example b.example, suffix .old.example .new.example], dns64: 2001:db8::/96 all}]"
+    );
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("Corefile:9:1: dns64: clients over IPv4"),
+        "{warnings:?}"
+    );
 }
 
 #[test]

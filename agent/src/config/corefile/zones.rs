@@ -26,6 +26,8 @@ pub(super) struct Draft {
     least_ttls: [Option<At<u32>>; 2],
     max_failure_ttl: Option<At<u32>>,
     rotate: Option<Place>,
+    rewrites: Vec<At<String>>,
+    dns64: Option<At<String>>,
     answers: Vec<At<String>>,
 }
 
@@ -70,6 +72,8 @@ pub(super) fn read(
             least_ttls: [None; 2],
             max_failure_ttl: None,
             rotate: None,
+            rewrites: Vec::new(),
+            dns64: None,
             answers: Vec::new(),
         });
     }
@@ -89,6 +93,8 @@ pub(super) fn read(
             least_ttls: [None; 2],
             max_failure_ttl: None,
             rotate: None,
+            rewrites: Vec::new(),
+            dns64: None,
             answers: answers.map(|line| (line.to_owned(), place)).to_vec(),
         });
     }
@@ -158,6 +164,8 @@ fn of_block(
             least_ttls: cache.map_or([None; 2], |cache| cache.least_ttls),
             max_failure_ttl: cache.and_then(|cache| cache.max_failure_ttl),
             rotate: block.rotate,
+            rewrites: block.rewrites.clone(),
+            dns64: block.dns64.clone(),
             answers,
             name,
         });
@@ -252,6 +260,12 @@ impl Draft {
         }
         if let Some(place) = self.rotate {
             entries.push(entry("rotate", text(&("true".to_owned(), place))));
+        }
+        if !self.rewrites.is_empty() {
+            entries.push(entry("rewrites", list(&self.rewrites, place)));
+        }
+        if let Some(dns64) = &self.dns64 {
+            entries.push(entry("dns64", text(dns64)));
         }
         if !self.answers.is_empty() {
             entries.push(entry("answers", list(&self.answers, place)));
