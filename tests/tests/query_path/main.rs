@@ -12,6 +12,7 @@
 //! | twins | A and AAAA in one burst |
 //! | outage | upstreams that go, names that are always asked for |
 //! | upstream | connections to the upstreams, and which upstream is asked |
+//! | zone_rules | what a zone makes of its names: other ones, addresses, answers |
 //! | figures | the metrics say what happened |
 #![expect(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 #![expect(
@@ -30,3 +31,4 @@ mod streams;
 mod support;
 mod twins;
 mod upstream;
+mod zone_rules;
