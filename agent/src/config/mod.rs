@@ -10,6 +10,7 @@ mod cross;
 #[cfg(test)]
 mod docs;
 pub mod keys;
+mod kind;
 pub mod limits;
 mod nearest;
 mod read;

@@ -183,8 +183,13 @@ fn node_caches_own_command_line_serves_and_follows_its_config_maps() {
         let asking = scope.spawn(|| {
             let mut asked = 0_u32;
             while !is_over.load(Relaxed) {
-                for server in [local, service] {
-                    let answer = node.ask(From::Veth, server, asked % 2 == 0, ANSWER);
+                for (server, over_tcp) in [
+                    (local, false),
+                    (service, false),
+                    (local, true),
+                    (service, true),
+                ] {
+                    let answer = node.ask(From::Veth, server, over_tcp, ANSWER);
                     let answer = answer.unwrap_or_else(|error| panic!("{error:#}"));
                     assert_eq!(answer, Server::Agent);
                     asked += 1;

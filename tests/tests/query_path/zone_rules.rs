@@ -33,8 +33,7 @@ fn agent(servers: &[SocketAddr], keys: &str) -> Builder {
 /// The real CoreDNS with names that are made on the spot.
 fn coredns() -> CoreDns {
     let templates = "log\n\
-        template IN A new.example {\n answer \"{{ .Name }} 60 IN CNAME target.new.example.\"\n \
-        answer \"target.new.example. 60 IN A 192.0.2.33\"\n}\n\
+        template IN A new.example {\n answer \"{{ .Name }} 60 IN A 192.0.2.33\"\n}\n\
         template IN SRV new.example {\n answer \"{{ .Name }} 60 IN SRV 0 0 80 target.new.example.\"\n}\n\
         template IN ANY new.example {\n rcode NXDOMAIN\n \
         authority \"new.example. 60 IN SOA ns.new.example. root.new.example. 1 2 3 4 40\"\n}\n\

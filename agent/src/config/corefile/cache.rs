@@ -86,17 +86,17 @@ pub(super) fn read(context: &mut Context<'_>, directive: &Directive) -> CacheRea
         };
         match option.text.as_str() {
             "success" => {
-                if let Some((capacity, ttl, least)) = of_kind(context, line, &mut read) {
-                    capacities[0] = capacity;
-                    read.max_ttl = ttl.unwrap_or(read.max_ttl);
-                    read.least_ttls[0] = least;
+                if let Some(of) = of_kind(context, line, &mut read) {
+                    capacities[0] = of.capacity;
+                    read.max_ttl = of.ttl.unwrap_or(read.max_ttl);
+                    read.least_ttls[0] = of.least;
                 }
             }
             "denial" => {
-                if let Some((capacity, ttl, least)) = of_kind(context, line, &mut read) {
-                    capacities[1] = capacity;
-                    read.max_negative_ttl = ttl.unwrap_or(read.max_negative_ttl);
-                    read.least_ttls[1] = least;
+                if let Some(of) = of_kind(context, line, &mut read) {
+                    capacities[1] = of.capacity;
+                    read.max_negative_ttl = of.ttl.unwrap_or(read.max_negative_ttl);
+                    read.least_ttls[1] = of.least;
                 }
             }
             "prefetch" => prefetch(context, line, &mut read),
@@ -152,12 +152,15 @@ fn zones(context: &mut Context<'_>, tokens: &[Token]) -> Vec<At<String>> {
     all
 }
 
+/// What `success` or `denial` says.
+struct OfKind {
+    capacity: u64,
+    ttl: Option<At<u32>>,
+    least: Option<At<u32>>,
+}
+
 /// `success|denial CAPACITY [TTL] [MINTTL]`.
-fn of_kind(
-    context: &mut Context<'_>,
-    line: &[Token],
-    read: &mut CacheRead,
-) -> Option<(u64, Option<At<u32>>, Option<At<u32>>)> {
+fn of_kind(context: &mut Context<'_>, line: &[Token], read: &mut CacheRead) -> Option<OfKind> {
     let (option, numbers) = line.split_first()?;
     let mut values = Vec::new();
     for token in numbers {
@@ -190,7 +193,11 @@ fn of_kind(
     let least = values.get(2).map(|(least, at)| ((*least).min(most), *at));
     let (capacity, place) = *values.first()?;
     read.capacity_place = read.capacity_place.or(Some(place));
-    Some((u64::from(capacity), ttl, least))
+    Some(OfKind {
+        capacity: u64::from(capacity),
+        ttl,
+        least,
+    })
 }
 
 /// `prefetch AMOUNT [DURATION [PERCENT%]]`.

@@ -131,12 +131,12 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             ),
             entry(
                 "max_fails",
-                Honoured,
+                Warned,
                 "nodens' own: a server that fails is left alone for 0.2 to 10 s, and asked all the same where all do",
             ),
             entry(
                 "health_check",
-                Honoured,
+                Warned,
                 "nodens' own: one query after each pause; no probe beside it",
             ),
             entry(
@@ -173,13 +173,13 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             ),
             entry(
                 "max_connect_attempts",
-                Honoured,
+                Warned,
                 "nodens' own: `limits.queryTimeout` bounds the attempts",
             ),
-            entry("max_age", Honoured, "nodens' own: 30 s ± 20 %"),
+            entry("max_age", Warned, "nodens' own: 30 s ± 20 %"),
             entry(
                 "max_idle_conns",
-                Honoured,
+                Warned,
                 "nodens' own: `limits.upstreamConnections`",
             ),
             entry(

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::context::Context;
+use super::directives;
 use super::lexer::Token;
 use super::parser::Directive;
 use super::plugins::{At, duration, no_arguments, option_duration, option_number};
@@ -214,13 +215,18 @@ fn options(context: &mut Context<'_>, directive: &Directive, forward: &mut Forwa
             "read_timeout" => has_expire_or_more[1] = option_duration(context, line, WORD),
             "max_age" => {
                 option_duration(context, line, WORD);
+                own(context, option);
             }
             "max_concurrent" => forward.max_concurrent = option_number(context, line, WORD),
             "max_fails" | "max_connect_attempts" | "max_idle_conns" => {
                 option_number(context, line, WORD);
+                own(context, option);
             }
             "failfast_all_unhealthy_upstreams" => none(context, values, option),
-            "health_check" => health_check(context, option, values),
+            "health_check" => {
+                health_check(context, option, values);
+                own(context, option);
+            }
             "policy" => policy(context, option, values, forward),
             "tls" => tls(context, option, values, forward),
             "tls_servername" => match values {
@@ -237,6 +243,14 @@ fn options(context: &mut Context<'_>, directive: &Directive, forward: &mut Forwa
         }
     }
     [forward.expire, forward.read_timeout] = has_expire_or_more;
+}
+
+/// Notes an option whose part nodens plays in its own way, in the words of the table.
+fn own(context: &mut Context<'_>, option: &Token) {
+    let entry = directives::find(WORD).and_then(|forward| forward.option(&option.text));
+    let doc = entry.map_or(String::new(), |entry| entry.doc.replace('`', ""));
+    let message = format!("{} has no effect: {doc}", option.text);
+    context.note(option.place, WORD, "zones", message, "remove it");
 }
 
 fn none(context: &mut Context<'_>, values: &[Token], option: &Token) {

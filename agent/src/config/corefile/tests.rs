@@ -484,7 +484,7 @@ fn everything_that_a_corefile_is_made_of_belongs_to_its_footprint() {
     let mut node_cache = node_cache(scratch.write("Corefile", corefile));
     let kube_dns = scratch.0.join("kube-dns");
     std::fs::create_dir(&kube_dns).unwrap();
-    node_cache.kube_dns = Some(kube_dns.clone());
+    node_cache.kube_dns = Some(kube_dns);
     let now = || translate(&node_cache, &environment(), interfaces()).footprint;
     let mut before = now();
     // What is missing belongs to it, too.
