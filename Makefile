@@ -89,7 +89,7 @@ docs-check: ## the code's documentation builds without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 .PHONY: docs
-docs: ## write docs/{configuration,metrics,rules}.md and the chart's schema anew from the code
+docs: ## write docs/{configuration,corefile,metrics,rules}.md and the chart's schema anew from the code
 	UPDATE_DOCS=1 cargo test --locked -p nodens --lib -- config:: telemetry::
 	UPDATE_DOCS=1 cargo test --locked -p nodens --test replay -- rules::
 	UPDATE_DOCS=1 cargo test --locked -p nodens-tests --test chart -- schema::

@@ -111,7 +111,8 @@ pub fn bind(admin: &config::Admin) -> Result<Vec<(TcpListener, Pages)>, Vec<Bind
     };
     let mut listeners = Vec::new();
     let mut errors = Vec::new();
-    for &(located, pages) in wanted {
+    let also = admin.also.iter().map(|located| (located, Pages::All));
+    for (located, pages) in wanted.iter().copied().chain(also) {
         match TcpListener::bind(located.value) {
             Ok(listener) => listeners.push((listener, pages)),
             Err(source) => errors.push(BindError {

@@ -18,9 +18,11 @@ const TEXT: &str = "text/plain; charset=utf-8";
 impl Pages {
     /// The paths with what they are good for.
     fn paths(self) -> &'static [(&'static str, &'static str)] {
-        const ALL: [(&str, &str); 10] = [
+        const ALL: [(&str, &str); 12] = [
             ("/healthz", "whether the process is worth keeping"),
             ("/readyz", "whether queries may be sent here"),
+            ("/health", "/healthz, as CoreDNS calls it"),
+            ("/ready", "/readyz, as CoreDNS calls it"),
             ("/metrics", "figures for Prometheus"),
             (RETIRE, "POST: steer and mend no more, and keep answering"),
             (CLIENTS, "when each listen address was last asked"),
@@ -31,9 +33,9 @@ impl Pages {
             (FLUSH, "POST, ?name=NAME, ?zone=ZONE or ?all: forget"),
         ];
         match self {
-            Self::Health => &ALL[..2],
-            Self::Metrics => &ALL[2..3],
-            Self::All => &ALL[..3],
+            Self::Health => &ALL[..4],
+            Self::Metrics => &ALL[4..5],
+            Self::All => &ALL[..5],
             Self::Control => &ALL,
         }
     }
@@ -88,8 +90,8 @@ pub(super) async fn answer<B>(
             let query = request.uri().query().unwrap_or_default();
             ask::answer(path, query, state).await
         }
-        "/healthz" => verdict(state.health.live(Clock.now_ns())),
-        "/readyz" => verdict(state.health.ready(Clock.now_ns())),
+        "/healthz" | "/health" => verdict(state.health.live(Clock.now_ns())),
+        "/readyz" | "/ready" => verdict(state.health.ready(Clock.now_ns())),
         "/metrics" => {
             let mut metrics = page(StatusCode::OK, state.telemetry.expose());
             let content_type = HeaderValue::from_static(exposition::CONTENT_TYPE);

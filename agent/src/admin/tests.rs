@@ -493,6 +493,7 @@ fn equal_addresses_share_a_listener_and_a_taken_one_names_its_origin() {
     };
     let admin = |health, metrics| config::Admin {
         coredns_names: false,
+        also: Vec::new(),
         health: located(health),
         metrics: located(metrics),
         socket: Located {

@@ -8,8 +8,10 @@ pub mod chart;
 pub mod check;
 mod client;
 pub mod clients;
+pub mod convert;
 pub mod exit;
 pub mod netsetup;
+pub(crate) mod node_cache;
 pub mod output;
 pub mod retire;
 pub mod run;
@@ -41,6 +43,12 @@ pub fn execute(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     start: fn(Loaded, Sources) -> ExitCode,
 ) -> ExitCode {
+    let (arguments, node_cache) = node_cache::take(arguments.into_iter().collect());
+    let sources = |matches: &ArgMatches, environment| Sources {
+        corefile: node_cache.clone(),
+        ..sources(matches, environment)
+    };
+    let environment = environment.into_iter().collect::<Vec<_>>();
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
@@ -62,6 +70,10 @@ pub fn execute(
         Some(("check", matches)) => check::execute(&sources(matches, environment)),
         Some(("clients", matches)) => clients::execute(matches, &sources(matches, environment)),
         Some(("retire", matches)) => retire::execute(matches, &sources(matches, environment)),
+        Some(("convert", matches)) => {
+            let file = matches.get_one::<PathBuf>(convert::FILE).cloned();
+            convert::execute(file, &sources(matches, environment))
+        }
         Some(("status", matches)) => status::execute(matches, &sources(matches, environment)),
         Some(("cache", matches)) => {
             cache::execute(matches, |matches| sources(matches, environment))
@@ -84,6 +96,7 @@ fn command() -> Command {
         .subcommand(with_configuration(run::command()))
         .subcommand(with_configuration(check::command()))
         .subcommand(with_configuration(clients::command()))
+        .subcommand(convert::command())
         .subcommand(with_configuration(retire::command()))
         .subcommand(with_configuration(status::command()))
         .subcommand(cache::command(with_configuration))
@@ -105,7 +118,9 @@ fn with_configuration(command: Command) -> Command {
         .args(KEYS.iter().filter(|key| key.is_overridable()).map(flag))
         .after_help(
             "Flags are stronger than environment variables (NODENS_LISTEN_PORT for --listen-port), \
-             and those than the file. docs/configuration.md explains every key.",
+             and those than the file. docs/configuration.md explains every key.\n\
+             run, check and netsetup take node-cache's flags, too, and --corefile FILE in the place of \
+             --config: docs/corefile.md.",
         )
 }
 
@@ -131,12 +146,17 @@ fn sources(
         .iter()
         .filter(|key| key.is_overridable())
         .filter_map(|key| {
-            let value = matches.get_one::<String>(key.path)?;
+            // convert has none of them.
+            let value = matches.try_get_one::<String>(key.path).ok()??;
             Some((key.path, value.clone()))
         })
         .collect();
     Sources {
-        file: matches.get_one::<PathBuf>("config").cloned(),
+        file: matches
+            .try_get_one::<PathBuf>("config")
+            .ok()
+            .flatten()
+            .cloned(),
         environment: environment
             .into_iter()
             .map(|(name, value)| (text(name), text(value)))
@@ -194,7 +214,7 @@ mod tests {
 
     #[test]
     fn flags_of_later_versions_are_refused() {
-        assert!(parse(&["nodens", "run", "--corefile", "x"]).is_err());
+        assert!(parse(&["nodens", "run", "--follow", "x"]).is_err());
         assert!(parse(&["nodens", "run", "--listen-port", "1", "--listen-port", "2"]).is_err());
     }
 }

@@ -149,6 +149,11 @@ fn route(route: &Route) -> Vec<String> {
     if route.is_down {
         upstreams.push_str(" (down)");
     }
+    if route.answers > 0 {
+        let plural = if route.answers == 1 { "" } else { "s" };
+        let separator = if upstreams.is_empty() { "" } else { ", " };
+        upstreams.push_str(&format!("{separator}{} rule{plural}", route.answers));
+    }
     row([
         &route.zone,
         &upstreams,

@@ -67,7 +67,7 @@ pub(super) fn admin(
     reader: &mut Reader<'_>,
     addresses: &Reading<Vec<(IpAddr, Spot)>>,
     port: &Reading<u16>,
-    sockets: [&Reading<SocketAddr>; 2],
+    sockets: &[&Reading<SocketAddr>],
 ) {
     if !addresses.is_sound || !port.is_sound || port.value == 0 {
         return;
@@ -92,6 +92,18 @@ pub(super) fn admin(
             reader.problem(&socket.spot, &socket.value.to_string(), &wrong);
         }
     }
+}
+
+/// The sockets of a list, as readings of their own.
+pub(super) fn each(list: &Reading<Vec<(SocketAddr, Spot)>>) -> Vec<Reading<SocketAddr>> {
+    let all = list.value.iter();
+    all.map(|(value, spot)| Reading {
+        value: *value,
+        spot: spot.clone(),
+        is_given: true,
+        is_sound: list.is_sound,
+    })
+    .collect()
 }
 
 /// No upstream is one of the agent's own sockets. `host` lists the addresses of this host; it is

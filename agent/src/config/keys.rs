@@ -2,9 +2,8 @@
 //! The one table of keys. The parser's known keys, the environment variables, the flags and
 //! docs/configuration.md all come from it.
 
-use std::time::Duration;
-
-use super::limits::{self, Limit};
+pub use super::kind::Kind;
+use super::limits;
 
 /// One key of the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -19,53 +18,6 @@ pub struct Key {
     pub reload: bool,
     /// What it means, in Markdown. The first sentence stands for itself: it is the help of the flag.
     pub doc: &'static str,
-}
-
-/// What a key holds.
-#[derive(Clone, Copy, Debug)]
-pub enum Kind {
-    /// The version of the file's form: 1.
-    Version,
-    /// A domain name.
-    Domain,
-    /// Addresses of this host.
-    Addresses,
-    /// Addresses of Services: `ADDRESS` or `env:NAME`.
-    Services,
-    /// As `Services`, or `off`.
-    ServicesOrOff,
-    /// Addresses, or `auto`.
-    AddressesOrAuto,
-    /// A number.
-    Count(Limit<u64>),
-    /// A number, or `auto`.
-    CountOrAuto(Limit<u64>),
-    /// Bytes.
-    Size(Limit<u64>),
-    /// A duration.
-    Time(Limit<Duration>),
-    /// A duration of whole seconds.
-    Seconds(Limit<Duration>),
-    /// `true` or `false`.
-    Switch(bool),
-    /// One of a few words.
-    Word(&'static [&'static str]),
-    /// The name of a network interface.
-    Interface,
-    /// A file.
-    Path,
-    /// A file in the form of resolv.conf(5).
-    ResolvConf,
-    /// The name in a certificate: a host name or an address.
-    ServerName,
-    /// A file with certificates, PEM.
-    CaFile,
-    /// An address and a port; the port where none is given.
-    Socket(u16),
-    /// The list of zones.
-    Zones,
-    /// Upstream servers: `ADDRESS`, `ADDRESS:PORT`, `[v6]:PORT` or `env:NAME`.
-    Upstreams,
 }
 
 /// Sections in the order of the documentation: the word before the first dot, and what is there.
@@ -236,8 +188,16 @@ pub const KEYS: &[Key] = &[
         "",
         true,
         "How long an expired answer may still be served while no upstream answers (RFC 8767): after \
-         1.8 s, or at once where the upstreams are known to be down. Its TTLs are 30 s. `0s` turns \
+         `cache.staleAfter`, or at once where the upstreams are known to be down. Its TTLs are 30 s. `0s` turns \
          stale answers off.",
+    ),
+    key(
+        "cache.staleAfter",
+        Kind::Time(limits::STALE_AFTER),
+        "",
+        true,
+        "How long a client waits for the upstreams before it gets an expired answer. `0s`: not at all; the \
+         upstreams are asked meanwhile, and whoever asks within that time is told what may be true no more.",
     ),
     key(
         "cache.prefetch",
@@ -328,6 +288,37 @@ pub const KEYS: &[Key] = &[
         "How long a negative answer is kept at most (RFC 2308 section 5). `0s` keeps nothing.",
     ),
     key(
+        "zones[].minTtl",
+        Kind::Seconds(limits::MIN_TTL),
+        "",
+        true,
+        "The least TTL of a positive answer; a shorter one is raised to it, for clients too. `zones[].maxTtl` is \
+         stronger. Whoever publishes a short TTL means it: not for zones whose answers change.",
+    ),
+    key(
+        "zones[].minNegativeTtl",
+        Kind::Seconds(limits::MIN_TTL),
+        "",
+        true,
+        "The same of a negative answer with an SOA. `zones[].maxNegativeTtl` is stronger.",
+    ),
+    key(
+        "zones[].maxFailureTtl",
+        Kind::Seconds(limits::MAX_FAILURE_TTL),
+        "",
+        true,
+        "How long it is remembered at most that no upstream could answer a question (RFC 9520): 1 s the first time, \
+         twice as long each time after. It never hides a good answer.",
+    ),
+    key(
+        "zones[].order",
+        Kind::Word(&["fastest", "written"]),
+        "fastest",
+        true,
+        "Which server is asked where there are several: the faster one of two that are drawn, or the first as they are written \
+         that has not failed.",
+    ),
+    key(
         "zones[].rotate",
         Kind::Switch(false),
         "false; true for the cluster's domain",
@@ -343,6 +334,34 @@ pub const KEYS: &[Key] = &[
         "Whether nothing is taken to exist below certain names that were found not to (RFC 8020), \
          such as `com.prod.svc.cluster.local`: it ends what search lists with `ndots:5` cost. A \
          wildcard or `template` below such a name is hidden for one negative lifetime at most.",
+    ),
+    key(
+        "zones[].rewrites",
+        Kind::Rewrites,
+        "`[]`",
+        true,
+        "Names that upstreams are asked for under another one; the first rule that fits counts. `exact a.example b.example` is for one name, \
+         `suffix .old.example .new.example`, `prefix v1- v2-` and `substring .eu. .us.` for parts of names. Clients get the answer \
+         under the name that they asked for, without signatures. Which zone takes a name is settled before.",
+    ),
+    key(
+        "zones[].dns64",
+        Kind::Dns64,
+        "off",
+        true,
+        "The prefix of a NAT64, e.g. `64:ff9b::/96` (RFC 6147): names that have addresses of IPv4 alone get addresses of IPv6 \
+         below it. With ` all` behind it every name gets them. Clients over IPv4 get them, too.",
+    ),
+    key(
+        "zones[].answers",
+        Kind::Answers,
+        "`[]`",
+        true,
+        "Queries that are answered without asking anybody; the first rule that fits counts. `AAAA example.org NOERROR` answers without a \
+         record (also NXDOMAIN, REFUSED, SERVFAIL), `A example.org 60 10.0.0.1` with addresses and \
+         a TTL in seconds, `PTR 1.0.0.10.in-addr.arpa 60 example.org` with names. `ANY` is for all types; `*.example.org` is for all \
+         names below, `*.*.example.org` for those two labels below or more. A zone with answers needs no \
+         servers: what no rule fits gets SERVFAIL.",
     ),
     key(
         "limits.inFlight",
@@ -436,6 +455,13 @@ pub const KEYS: &[Key] = &[
         false,
         "Whether `/metrics` has the series of CoreDNS and node-cache too, under their names, for \
          dashboards and alerts that know them (docs/metrics.md).",
+    ),
+    key(
+        "admin.also",
+        Kind::Sockets,
+        "`[]`",
+        false,
+        "Further addresses where all these pages answer, e.g. for node-cache's port 9353.",
     ),
     key(
         "admin.socket",

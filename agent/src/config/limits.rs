@@ -69,6 +69,16 @@ pub const CACHE_SIZE: Limit<u64> = count(64 * MIB, MIB, 64 * GIB);
 /// `cache.staleFor`; 0 s is off. RFC 8767 section 5 finds one to three days useful.
 pub const STALE_FOR: Limit<Duration> = secs(3600, 0, 72 * 3600);
 
+/// `cache.staleAfter`: the client response timer of RFC 8767 section 5, which has 1.8 s. Above that
+/// clients ask again.
+pub const STALE_AFTER: Limit<Duration> = millis(1800, 0, 4000);
+/// `zones[].minTtl` and `zones[].minNegativeTtl`, whole seconds. Every second is one for which clients
+/// may be told what is true no more.
+pub const MIN_TTL: Limit<Duration> = secs(0, 0, 3600);
+/// `zones[].maxFailureTtl`, whole seconds: RFC 9520 section 3.2 has one second as the least and five
+/// minutes as the most.
+pub const MAX_FAILURE_TTL: Limit<Duration> = secs(5, 1, 300);
+
 /// `zones[].maxTtl` of every zone but the cluster's, whole seconds. RFC 8767 section 4 caps TTLs
 /// at seven days.
 pub const MAX_TTL: Limit<Duration> = secs(3600, 0, 7 * 24 * 3600);
@@ -115,6 +125,16 @@ pub const MAX_ZONES: usize = 100;
 pub const MAX_LISTEN_ADDRESSES: usize = 64;
 /// Bytes of a configuration file: the most that a ConfigMap holds.
 pub const MAX_FILE_BYTES: u64 = MIB;
+/// Rules in `zones[].rewrites` of one zone: each is tried for each miss.
+pub const MAX_REWRITES: usize = 64;
+/// Rules in `zones[].answers` of one zone.
+pub const MAX_ANSWERS: usize = 1000;
+/// Records of one of them: they fit a message over TCP many times.
+pub const MAX_ANSWER_RECORDS: usize = 64;
+/// The TTL of one of them in seconds, a week.
+pub const MAX_ANSWER_TTL: u32 = 604_800;
+/// Addresses in `admin.also`.
+pub const MAX_ALSO: usize = 8;
 /// Bytes of a resolv.conf.
 pub const MAX_RESOLV_CONF_BYTES: u64 = 64 << 10;
 /// Bytes of a file of authorities' certificates; those of systems have some 200 kB.

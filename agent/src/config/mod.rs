@@ -2,11 +2,15 @@
 //! The configuration: file, environment and flags over defaults, read once into types that
 //! cannot be wrong. What the rest of the agent sees is [`Config`]; it knows nothing of YAML.
 
+pub mod adapt;
+pub mod answers;
 pub mod ca;
+pub mod corefile;
 mod cross;
 #[cfg(test)]
 mod docs;
 pub mod keys;
+mod kind;
 pub mod limits;
 mod nearest;
 mod read;
@@ -19,6 +23,7 @@ mod steering;
 #[cfg(test)]
 mod tests;
 mod text;
+mod unread;
 mod yaml;
 mod zones;
 
@@ -30,6 +35,7 @@ use std::time::Duration;
 use nodens_netsetup::plan::{Plan, Settings};
 use rustls::pki_types::ServerName;
 
+pub use self::answers::LocalAnswer;
 pub use self::source::Sources;
 pub use self::text::{duration, show_size, show_time};
 use crate::wire::name::Name;
@@ -43,6 +49,8 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
+    /// What a Corefile was read from; it is followed where there is one.
+    pub footprint: Option<corefile::Footprint>,
 }
 
 /// Everything the agent is told, complete and within bounds.
@@ -97,6 +105,13 @@ impl Config {
         } else {
             Err(problems)
         }
+    }
+
+    /// What a Corefile would be read from now; `None` where there is none.
+    #[must_use]
+    pub fn footprint(sources: &Sources) -> Option<corefile::Footprint> {
+        let node_cache = sources.corefile.as_ref()?;
+        Some(corefile::footprint(node_cache, &sources.environment))
     }
 
     /// What the node's network is planned from, whether queries are intercepted or not.
@@ -190,6 +205,8 @@ pub struct CacheConfig {
     pub size_bytes: u64,
     /// How long expired answers may be served (RFC 8767); zero is never.
     pub stale_for: Duration,
+    /// How long a client waits before it gets one.
+    pub stale_after: Duration,
     /// Whether popular entries are refreshed before they end.
     pub prefetch: bool,
 }
@@ -207,7 +224,7 @@ impl CacheConfig {
 pub struct Zone {
     /// The zone's name.
     pub name: Name,
-    /// Upstream servers, never empty.
+    /// Upstream servers; empty only where there are answers.
     pub upstreams: Vec<Located<SocketAddr>>,
     /// The file that they are read from, and followed in, where they are not written here.
     pub resolv_conf: Option<Located<PathBuf>>,
@@ -219,28 +236,54 @@ pub struct Zone {
     pub max_ttl: u32,
     /// Longest lifetime of a negative answer, in seconds (RFC 2308 section 5).
     pub max_negative_ttl: u32,
+    /// Least TTL of a positive answer, in seconds.
+    pub min_ttl: u32,
+    /// Least TTL of a negative answer, in seconds.
+    pub min_negative_ttl: u32,
+    /// The longest that a failure is remembered, in seconds (RFC 9520).
+    pub max_failure_ttl: u32,
+    /// Whether the servers are asked in their order; else the fastest.
+    pub in_order: bool,
     /// Whether the records of address sets take turns on hits.
     pub rotate: bool,
     /// Whether nothing is taken to exist below a name that does not (RFC 8020).
     pub cuts: bool,
+    /// Names that are asked under another one; the first that fits counts.
+    pub rewrites: Vec<adapt::Rewrite>,
+    /// Addresses of IPv6 that are made of those of IPv4 (RFC 6147).
+    pub dns64: Option<adapt::Dns64>,
+    /// What is answered without asking anybody; the first rule that fits counts.
+    pub answers: Vec<LocalAnswer>,
 }
 
 impl Zone {
     /// Whether names of both zones are asked of the same servers in the same way, and kept alike. The
-    /// order of the servers says nothing, nor where they were written.
+    /// order of the servers says nothing where they are not asked in it, nor where they were written.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         let addresses = |zone: &Self| {
             let upstreams = zone.upstreams.iter().map(|upstream| upstream.value);
-            upstreams.collect::<std::collections::BTreeSet<_>>()
+            let mut all: Vec<_> = upstreams.collect();
+            if !zone.in_order {
+                all.sort();
+                all.dedup();
+            }
+            all
         };
         self.name == other.name
             && addresses(self) == addresses(other)
             && self.transport == other.transport
             && self.max_ttl == other.max_ttl
             && self.max_negative_ttl == other.max_negative_ttl
+            && self.min_ttl == other.min_ttl
+            && self.min_negative_ttl == other.min_negative_ttl
+            && self.max_failure_ttl == other.max_failure_ttl
+            && self.in_order == other.in_order
             && self.rotate == other.rotate
             && self.cuts == other.cuts
+            && self.rewrites == other.rewrites
+            && self.dns64 == other.dns64
+            && self.answers == other.answers
     }
 }
 
@@ -296,6 +339,8 @@ pub struct Admin {
     pub metrics: Located<SocketAddr>,
     /// `/metrics` has CoreDNS's series too.
     pub coredns_names: bool,
+    /// Further addresses where all pages answer.
+    pub also: Vec<Located<SocketAddr>>,
     /// The admin socket.
     pub socket: Located<PathBuf>,
     /// Somebody asked for a socket there.

@@ -33,6 +33,7 @@ pub(super) fn read(
     let config = reader.config(host);
     let Collected {
         file,
+        footprint,
         mut problems,
         mut warnings,
         ..
@@ -43,6 +44,7 @@ pub(super) fn read(
             config,
             warnings,
             file,
+            footprint,
         })
     } else {
         problems.sort_by_key(|problem| problem.origin.order());
@@ -87,6 +89,7 @@ impl Reader<'_> {
         let port = self.count::<u16>("listen.port");
         let health = self.socket("admin.health", &addresses);
         let metrics = self.socket("admin.metrics", &addresses);
+        let also = self.also();
         let zones = zones::read(self);
 
         let tcp_idle = self.time("listen.tcpIdle");
@@ -96,11 +99,14 @@ impl Reader<'_> {
         let redirect_to = self.redirect_to();
         let fallback = self.services("intercept.fallback", Some("off"));
         let stale_for = self.time("cache.staleFor");
+        let stale_after = self.time("cache.staleAfter");
         let prefetch = self.switch("cache.prefetch");
         let socket = self.path("admin.socket");
 
         cross::listen(self, &addresses);
-        cross::admin(self, &addresses, &port, [&health, &metrics]);
+        cross::admin(self, &addresses, &port, &[&health, &metrics]);
+        let others = cross::each(&also);
+        cross::admin(self, &addresses, &port, &others.iter().collect::<Vec<_>>());
         cross::own_sockets(self, &addresses, &port, &zones, host);
         let wishes = Wishes {
             enabled: &enabled,
@@ -139,6 +145,7 @@ impl Reader<'_> {
             cache: CacheConfig {
                 size_bytes: self.size("cache.size"),
                 stale_for: stale_for.value,
+                stale_after: stale_after.value,
                 prefetch: prefetch.value,
             },
             zones: zones::finish(zones, &domain.value),
@@ -147,6 +154,7 @@ impl Reader<'_> {
                 health: health.located(),
                 metrics: metrics.located(),
                 coredns_names: self.switch("admin.corednsNames").value,
+                also: locate(also.value),
                 is_socket_given: socket.is_given,
                 socket: socket.located(),
             },
@@ -231,6 +239,26 @@ impl Reader<'_> {
                 text::reachable(address).map(|()| address)
             })
         })
+    }
+
+    fn also(&mut self) -> Reading<Vec<(SocketAddr, Spot)>> {
+        let mut reading = self.list("admin.also", None, |text| {
+            let socket = text::socket(text, 0, 1)?;
+            if socket.ip().is_unspecified() {
+                return Ok(socket);
+            }
+            text::reachable(socket.ip()).map(|()| socket)
+        });
+        let number = reading.value.len();
+        if number > limits::MAX_ALSO {
+            reading.is_sound = false;
+            let wrong = Wrong {
+                expected: format!("at most {}", limits::MAX_ALSO),
+                remedy: "leave some out".to_owned(),
+            };
+            self.problem(&reading.spot, &format!("{number} addresses"), &wrong);
+        }
+        reading
     }
 
     fn workers(&mut self) -> Option<u16> {

@@ -23,7 +23,7 @@ fn differ<T: PartialEq>(old: &[Located<T>], new: &[Located<T>]) -> bool {
 }
 
 /// Every key of the table that a reload does not apply, but `version`; and whether it differs.
-pub(super) fn compare(old: &Config, new: &Config) -> [(&'static str, bool); 19] {
+pub(super) fn compare(old: &Config, new: &Config) -> [(&'static str, bool); 20] {
     let (was, is) = (&old.listen, &new.listen);
     let tcp_per_client = was.tcp_connections_per_client != is.tcp_connections_per_client;
     let (from, to) = (&old.intercept, &new.intercept);
@@ -59,6 +59,7 @@ pub(super) fn compare(old: &Config, new: &Config) -> [(&'static str, bool); 19] 
             "admin.metrics",
             old.admin.metrics.value != new.admin.metrics.value,
         ),
+        ("admin.also", differ(&old.admin.also, &new.admin.also)),
         (
             "admin.corednsNames",
             old.admin.coredns_names != new.admin.coredns_names,

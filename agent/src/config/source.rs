@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::corefile::{self, Footprint, NodeCache, texts::Texts};
 use super::keys::{self, KEYS, Key, Kind};
 use super::nearest::nearest;
+pub(super) use super::unread::{Unread, read_text};
 use super::yaml::{self, Entry, Node, Place, Value, quote};
 use super::{Origin, Problem, limits};
 
@@ -23,6 +24,8 @@ pub struct Sources {
     pub file: Option<PathBuf>,
     /// The file that is read where none is named, if it exists.
     pub default_file: PathBuf,
+    /// The Corefile that is read in the place of a file.
+    pub corefile: Option<NodeCache>,
     /// The environment as it was at start.
     pub environment: BTreeMap<String, String>,
     /// Flags that were given, by the path of their key.
@@ -37,6 +40,7 @@ impl Default for Sources {
         Self {
             file: None,
             default_file: PathBuf::from(DEFAULT_FILE),
+            corefile: None,
             environment: BTreeMap::new(),
             flags: BTreeMap::new(),
             require_upstream: false,
@@ -50,6 +54,7 @@ impl fmt::Debug for Sources {
         f.debug_struct("Sources")
             .field("file", &self.file)
             .field("default_file", &self.default_file)
+            .field("corefile", &self.corefile)
             .field("environment", &self.environment.len())
             .field("flags", &self.flags)
             .field("require_upstream", &self.require_upstream)
@@ -62,6 +67,8 @@ impl fmt::Debug for Sources {
 pub(super) enum Source {
     Default,
     File(PathBuf),
+    /// A Corefile with all that belongs to it.
+    Corefile(Arc<Texts>),
     Environment(String),
     Flag(String),
 }
@@ -86,6 +93,7 @@ impl Spot {
                 column: self.place.column,
                 key: self.key.clone(),
             },
+            Source::Corefile(texts) => texts.origin(self.place, ""),
             Source::Environment(variable) => Origin::Environment {
                 variable: variable.clone(),
             },
@@ -96,7 +104,7 @@ impl Spot {
     /// A problem here. Variables and flags hold a key's whole value: the message says where in it.
     pub(super) fn problem(&self, message: impl fmt::Display, remedy: impl Into<String>) -> Problem {
         let message = match &self.source {
-            Source::Default | Source::File(_) => message.to_string(),
+            Source::Default | Source::File(_) | Source::Corefile(_) => message.to_string(),
             Source::Environment(_) | Source::Flag(_) if self.place == Place::default() => {
                 format!("{}: {message}", self.key)
             }
@@ -135,6 +143,8 @@ pub(super) struct Collected {
     pub(super) values: BTreeMap<&'static str, Given>,
     /// The file that was read.
     pub(super) file: Option<PathBuf>,
+    /// What a Corefile was read from.
+    pub(super) footprint: Option<Footprint>,
     /// The file could not be read to its end: nothing can be said of keys that are not there.
     pub(super) is_broken: bool,
     pub(super) problems: Vec<Problem>,
@@ -148,7 +158,17 @@ pub(super) fn collect(sources: &Sources) -> Collected {
         (Some(path), _) => Some((path, true)),
         (None, path) => Some((path, false)),
     };
-    if let Some((path, is_named)) = file {
+    if let Some(node_cache) = &sources.corefile {
+        corefile::collect(&mut collected, node_cache, &sources.environment);
+        if let Some(path) = &sources.file {
+            collected.problems.push(Problem {
+                origin: Origin::WholeFile { path: path.clone() },
+                message: "found a configuration file beside a Corefile, expected one of the two"
+                    .to_owned(),
+                remedy: "leave --config out, or the Corefile with node-cache's flags".to_owned(),
+            });
+        }
+    } else if let Some((path, is_named)) = file {
         match read_text(path, limits::MAX_FILE_BYTES) {
             Ok(text) => collected.file(path, &text),
             Err(Unread::Missing) if !is_named => {}
@@ -170,88 +190,6 @@ pub(super) fn collect(sources: &Sources) -> Collected {
         }
     }
     collected
-}
-
-/// Why a file gave no text.
-#[derive(Debug)]
-pub(super) enum Unread {
-    Missing,
-    Forbidden,
-    Directory,
-    Large(u64),
-    NotUtf8(Place),
-    Failed(std::io::Error),
-}
-
-impl Unread {
-    /// Message and remedy; `what` is e.g. `configuration file`.
-    pub(super) fn explain(&self, what: &str) -> (String, String) {
-        let (message, remedy) = match self {
-            Self::Missing => (
-                format!("found no such file, expected a {what}"),
-                "create it, or correct the path".to_owned(),
-            ),
-            Self::Forbidden => (
-                format!("found a file that this user may not read, expected a {what}"),
-                "grant read permission on the file and its directories".to_owned(),
-            ),
-            Self::Directory => (
-                format!("found a directory, expected a {what}"),
-                "name the file in it".to_owned(),
-            ),
-            Self::Large(limit) => (
-                format!("found more than {limit} bytes, expected a {what}"),
-                "check that it is the right file".to_owned(),
-            ),
-            Self::NotUtf8(_) => (
-                format!("found bytes that are no UTF-8, expected a {what}"),
-                "save it as UTF-8".to_owned(),
-            ),
-            Self::Failed(error) => (
-                format!("found a file that cannot be read ({error}), expected a {what}"),
-                "check the file and its file system".to_owned(),
-            ),
-        };
-        (message, remedy)
-    }
-
-    fn origin(&self, path: &Path) -> Origin {
-        let path = path.to_owned();
-        match self {
-            Self::NotUtf8(place) => Origin::File {
-                path,
-                line: place.line,
-                column: place.column,
-                key: String::new(),
-            },
-            _ => Origin::WholeFile { path },
-        }
-    }
-}
-
-/// The text of a file of at most `limit` bytes.
-pub(super) fn read_text(path: &Path, limit: u64) -> Result<String, Unread> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
-        .map_err(|error| match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => Unread::Missing,
-            ErrorKind::PermissionDenied => Unread::Forbidden,
-            ErrorKind::IsADirectory => Unread::Directory,
-            _ => Unread::Failed(error),
-        })?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > limit {
-        return Err(Unread::Large(limit));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let good = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
-        let line = good.split('\n').count();
-        let last = good.rsplit('\n').next().unwrap_or_default();
-        Unread::NotUtf8(Place {
-            line,
-            column: last.chars().count() + 1,
-        })
-    })
 }
 
 impl Collected {
@@ -401,7 +339,11 @@ impl Collected {
                     return;
                 }
             },
-            Kind::Addresses | Kind::Services | Kind::ServicesOrOff | Kind::AddressesOrAuto
+            Kind::Addresses
+            | Kind::Services
+            | Kind::ServicesOrOff
+            | Kind::AddressesOrAuto
+            | Kind::Sockets
                 if text.contains(',') =>
             {
                 Node {

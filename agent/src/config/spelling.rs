@@ -101,6 +101,10 @@ impl Key {
             Kind::ServerName => "a host name or an address".to_owned(),
             Kind::Socket(_) => "`ADDRESS`, `ADDRESS:PORT`, `[v6]:PORT`".to_owned(),
             Kind::Zones => format!("at most {} zones", limits::MAX_ZONES),
+            Kind::Answers => format!("at most {} rules", limits::MAX_ANSWERS),
+            Kind::Rewrites => format!("at most {} rules", limits::MAX_REWRITES),
+            Kind::Dns64 => "`off`, `PREFIX`, `PREFIX all`".to_owned(),
+            Kind::Sockets => format!("at most {} of `ADDRESS:PORT`", limits::MAX_ALSO),
             Kind::Upstreams => format!(
                 "1 to {} of `ADDRESS`, `ADDRESS:PORT`, `[v6]:PORT`, `env:NAME`",
                 limits::MAX_UPSTREAMS
@@ -125,6 +129,9 @@ impl Key {
             Kind::Path | Kind::ResolvConf | Kind::CaFile => "PATH",
             Kind::Socket(_) => "ADDRESS:PORT",
             Kind::Zones => "YAML",
+            Kind::Answers | Kind::Rewrites => "RULE,...",
+            Kind::Dns64 => "PREFIX",
+            Kind::Sockets => "ADDRESS:PORT,...",
             Kind::Upstreams => "UPSTREAM,...",
         }
     }

@@ -418,8 +418,8 @@ lmits: {}
             "FILE:10:16: zones[0].transport: found \"dot\", expected one of tcp, udp, tls; \
              choose one of these",
             "FILE:11:5: zones[1].upstream: found the unknown key \"upstream\", expected one of \
-             name, upstreams, resolv.conf, transport, pipeline, serverName, caFile, maxTtl, maxNegativeTtl, \
-             rotate, cuts; did you mean upstreams?",
+             name, upstreams, resolv.conf, transport, pipeline, serverName, caFile, maxTtl, maxNegativeTtl, minTtl, minNegativeTtl, \
+             maxFailureTtl, order, rotate, cuts, rewrites, dns64, answers; did you mean upstreams?",
             "FILE:11:5: zones[1]: found a zone without servers, expected upstreams or resolv.conf; \
              add the servers to ask, e.g. `upstreams: [10.96.0.10]`",
             "FILE:11:5: zones[1]: found a zone without a name, expected the key name; \
@@ -457,7 +457,7 @@ fn without_a_root_zone_the_remedy_shows_one() {
 #[test]
 fn wrong_types_are_named() {
     assert!(problem("cache: 64MiB\n").contains(
-        "cache: found \"64MiB\", expected a mapping of keys; write its keys below it, indented: size, staleFor, prefetch"
+        "cache: found \"64MiB\", expected a mapping of keys; write its keys below it, indented: size, staleFor, staleAfter, prefetch"
     ));
     assert!(
         problem("workers: [1]\n")
@@ -659,8 +659,8 @@ fn problems_of_variables_and_flags_name_them_and_the_key() {
              names are not resolved here",
             "environment variable NODENS_ZONES: zones[0].transprot (line 3, column 3 of the \
              value): found the unknown key \"transprot\", expected one of name, upstreams, \
-             resolv.conf, transport, pipeline, serverName, caFile, maxTtl, maxNegativeTtl, rotate, cuts; did you \
-             mean transport?",
+             resolv.conf, transport, pipeline, serverName, caFile, maxTtl, maxNegativeTtl, minTtl, minNegativeTtl, maxFailureTtl, \
+             order, rotate, cuts, rewrites, dns64, answers; did you mean transport?",
             "environment variable NODENS_CACHE_SIZE: cache.size: found \"64Mi\", expected a size \
              from 1MiB to 64GiB; write 64MiB",
             "flag --listen-port: listen.port: found \"dns\", expected a whole number from 0 to \

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+use super::adapt::{self, Dns64, Rewrite};
+use super::answers::{self, LocalAnswer};
 use super::keys::{self, Kind};
 use super::limits::{self, Limit};
 use super::reader::{Reader, kind, with_environment};
@@ -33,8 +35,14 @@ pub(super) struct ZoneReading {
     pipeline: Option<u16>,
     max_ttl: Option<u32>,
     max_negative_ttl: Option<u32>,
+    least_ttls: [Option<u32>; 2],
+    max_failure_ttl: Option<u32>,
+    in_order: bool,
     rotate: Option<bool>,
     cuts: Option<bool>,
+    rewrites: Vec<Rewrite>,
+    dns64: Option<Dns64>,
+    answers: Vec<LocalAnswer>,
 }
 
 /// Reads the list, and asks for a root zone.
@@ -154,6 +162,14 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     };
     let max_ttl = lifetime("maxTtl", reader);
     let max_negative_ttl = lifetime("maxNegativeTtl", reader);
+    let least_ttls = ["minTtl", "minNegativeTtl"].map(|key| lifetime(key, reader));
+    let max_failure_ttl = lifetime("maxFailureTtl", reader);
+    let in_order = given.get("order").is_some_and(|(node, spot)| {
+        let Kind::Word(words) = kind("zones[].order") else {
+            unreachable!("zones[].order is a word");
+        };
+        reader.scalar_at(node, spot, |text| text::word(text, words)) == Some("written")
+    });
     let switch = |key: &str, reader: &mut Reader<'_>| {
         let (node, spot) = given.get(key)?;
         reader.scalar_at(node, spot, text::switch)
@@ -168,6 +184,16 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     });
     let rotate = switch("rotate", reader);
     let cuts = switch("cuts", reader);
+    let rewrites = match given.get("rewrites") {
+        Some((node, spot)) => rewrites(reader, node, spot),
+        None => Vec::new(),
+    };
+    let dns64 = given.get("dns64");
+    let dns64 = dns64.and_then(|(node, spot)| reader.scalar_at(node, spot, adapt::dns64)?);
+    let answers = match given.get("answers") {
+        Some((node, spot)) => local_answers(reader, node, spot),
+        None => Vec::new(),
+    };
     let mut file = None;
     let upstreams = match (given.get("upstreams"), given.get("resolv.conf")) {
         (Some((node, list)), None) => upstreams(reader, node, list, port),
@@ -185,6 +211,8 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
             reader.problem(file, "upstreams and resolv.conf in one zone", &wrong);
             None
         }
+        // It answers itself.
+        (None, None) if given.contains_key("answers") => None,
         (None, None) => {
             let wrong = Wrong {
                 expected: "upstreams or resolv.conf".to_owned(),
@@ -211,9 +239,43 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
         pipeline: pipeline.flatten(),
         max_ttl,
         max_negative_ttl,
+        least_ttls,
+        max_failure_ttl,
+        in_order,
         rotate,
         cuts,
+        rewrites,
+        dns64,
+        answers,
     })
+}
+
+/// The rules that have names asked under another one.
+fn rewrites(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Vec<Rewrite> {
+    let rules = reader.items_at(node, spot, adapt::rewrite);
+    let rules = rules.unwrap_or_default();
+    if rules.len() > limits::MAX_REWRITES {
+        let wrong = Wrong {
+            expected: format!("at most {}", limits::MAX_REWRITES),
+            remedy: "have a server know these names, and name it in upstreams".to_owned(),
+        };
+        reader.problem(spot, &format!("{} rules", rules.len()), &wrong);
+    }
+    rules.into_iter().map(|(rule, _)| rule).collect()
+}
+
+/// The rules that answer without a server.
+fn local_answers(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Vec<LocalAnswer> {
+    let rules = reader.items_at(node, spot, answers::parse);
+    let rules = rules.unwrap_or_default();
+    if rules.len() > limits::MAX_ANSWERS {
+        let wrong = Wrong {
+            expected: format!("at most {}", limits::MAX_ANSWERS),
+            remedy: "have a server answer these names, and name it in upstreams".to_owned(),
+        };
+        reader.problem(spot, &format!("{} rules", rules.len()), &wrong);
+    }
+    rules.into_iter().map(|(rule, _)| rule).collect()
 }
 
 fn lifetime_limit(key: &str) -> Limit<Duration> {
@@ -370,6 +432,7 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
         .into_iter()
         .map(|reading| {
             let (ttl, negative_ttl) = lifetimes(&reading.name.0, cluster);
+            let [min_ttl, min_negative_ttl] = reading.least_ttls;
             Zone {
                 name: reading.name.0,
                 upstreams: reading
@@ -388,8 +451,17 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
                 pipeline: reading.pipeline,
                 max_ttl: reading.max_ttl.unwrap_or(ttl),
                 max_negative_ttl: reading.max_negative_ttl.unwrap_or(negative_ttl),
+                min_ttl: min_ttl.unwrap_or_default(),
+                min_negative_ttl: min_negative_ttl.unwrap_or_default(),
+                max_failure_ttl: reading
+                    .max_failure_ttl
+                    .unwrap_or_else(|| whole(limits::MAX_FAILURE_TTL)),
+                in_order: reading.in_order,
                 rotate: reading.rotate.unwrap_or(reading.name.0 == *cluster),
                 cuts: reading.cuts.unwrap_or(reading.name.0 == *cluster),
+                rewrites: reading.rewrites,
+                dns64: reading.dns64,
+                answers: reading.answers,
             }
         })
         .collect();
@@ -424,6 +496,10 @@ fn lifetimes(zone: &Name, cluster: &Name) -> (u32, u32) {
     } else {
         (limits::MAX_TTL, limits::MAX_NEGATIVE_TTL)
     };
-    let whole = |limit: Limit<Duration>| u32::try_from(limit.default.as_secs()).unwrap_or(u32::MAX);
     (whole(ttl), whole(negative_ttl))
+}
+
+/// A default in whole seconds.
+fn whole(limit: Limit<Duration>) -> u32 {
+    u32::try_from(limit.default.as_secs()).unwrap_or(u32::MAX)
 }

@@ -15,7 +15,6 @@ mod steer;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread::{Builder, JoinHandle};
@@ -158,15 +157,13 @@ impl Running {
         sources: Sources,
         log: Option<log::LogControl>,
     ) -> Result<Self, StartError> {
-        let Loaded { config, file, .. } = loaded;
         // Nothing else is opened before it.
-        let laid = match &config.intercept.plan {
+        let laid = match &loaded.config.intercept.plan {
             Some(plan) => Some(Ground::lay(plan).map_err(refused)?),
             None => None,
         };
         let (ground, tools) = laid.unzip();
-        let configuration = (config, file);
-        let started = Self::start_on(ground.as_ref(), tools, configuration, sources, log);
+        let started = Self::start_on(ground.as_ref(), tools, loaded, sources, log);
         if started.is_err()
             && let Some(ground) = ground
         {
@@ -180,10 +177,16 @@ impl Running {
     fn start_on(
         ground: Option<&Ground>,
         tools: Option<Tools>,
-        (config, file): (Config, Option<PathBuf>),
+        loaded: Loaded,
         sources: Sources,
         log: Option<log::LogControl>,
     ) -> Result<Self, StartError> {
+        let Loaded {
+            config,
+            file,
+            footprint,
+            ..
+        } = loaded;
         let count = usize::from(config.workers.unwrap_or(0));
         let count = if count == 0 {
             serve::default_workers()
@@ -294,6 +297,7 @@ impl Running {
             reload: Reload {
                 sources,
                 config,
+                footprint,
                 cache,
                 resolver,
                 telemetry,

@@ -261,25 +261,29 @@ fn words(prospect: Prospect) -> (&'static str, &'static str) {
             "failure",
             "an error from the cache: the upstreams failed a moment ago (RFC 9520)",
         ),
+        Prospect::ByRule => (
+            "by_rule",
+            "by a rule of the zone: nobody is asked (zones[].answers)",
+        ),
         Prospect::BelowCut => (
             "below_cut",
             "NXDOMAIN: a name above it does not exist (RFC 8020, zones[].cuts)",
         ),
         Prospect::StaleAtOnce => (
             "stale",
-            "with a stale answer at once: the zone's upstreams are down; they are asked meanwhile",
+            "with a stale answer at once: the zone's upstreams are down, or cache.staleAfter is 0s; they are asked meanwhile",
         ),
         Prospect::UnderWay { has_stale: false } => {
             ("under_way", "with the answer that is being asked for now")
         }
         Prospect::UnderWay { has_stale: true } => (
             "under_way",
-            "with the answer that is being asked for now; stale where none comes within 1.8 s",
+            "with the answer that is being asked for now; stale where none comes in time (cache.staleAfter)",
         ),
         Prospect::Miss { has_stale: false } => ("miss", "by asking upstream"),
         Prospect::Miss { has_stale: true } => (
             "miss",
-            "by asking upstream; stale where no upstream answers within 1.8 s (RFC 8767)",
+            "by asking upstream; stale where no upstream answers in time (RFC 8767, cache.staleAfter)",
         ),
     }
 }

@@ -124,7 +124,7 @@ pub struct Next {
     pub dnssec_ok: bool,
     /// Asked with CD.
     pub checking_disabled: bool,
-    /// `fresh`, `denied_by_name`, `stale`, `failure`, `below_cut`, `under_way` or `miss`.
+    /// `fresh`, `denied_by_name`, `stale`, `failure`, `by_rule`, `below_cut`, `under_way` or `miss`.
     pub how: String,
     /// The same in words, with the reason.
     pub why: String,
@@ -313,6 +313,9 @@ pub struct Route {
     pub zone: String,
     /// Its servers.
     pub upstreams: Vec<String>,
+    /// Rules that answer without asking them.
+    #[serde(default)]
+    pub answers: usize,
     /// Longest lifetime of a positive answer, in seconds.
     pub max_ttl: u32,
     /// Longest lifetime of a negative answer, in seconds.

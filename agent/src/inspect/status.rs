@@ -130,6 +130,7 @@ fn route(view: &ZoneView) -> Route {
             .iter()
             .map(|upstream| upstream.value.to_string())
             .collect(),
+        answers: zone.answers.len(),
         max_ttl: zone.max_ttl,
         max_negative_ttl: zone.max_negative_ttl,
         rotates: zone.rotate,

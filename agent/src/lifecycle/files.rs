@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Files beside the configuration that take effect when they change: a resolv.conf, the authorities of
-//! upstreams over TLS. What cannot be used leaves the last good one in force.
+//! upstreams over TLS; and a Corefile with all that belongs to it, which is a configuration of its own.
+//! What cannot be used leaves the last good one in force.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::reload::Reload;
 use super::watch::Watch;
+use crate::config::corefile::Footprint;
 use crate::config::resolv_conf::{self, Found};
 use crate::config::{Located, Transport, Zone, limits};
 use crate::resolve::Routes;
@@ -34,7 +36,10 @@ impl Files {
 
     /// Follows those of the configuration in force.
     pub fn follow(&mut self, reload: &Reload) {
-        self.watch.follow(reload.files());
+        let of_corefile = reload.footprint.iter().flat_map(Footprint::paths);
+        let of_corefile = of_corefile.map(Path::to_owned);
+        self.watch
+            .follow(reload.files().into_iter().chain(of_corefile));
     }
 
     /// Waits until files have changed. May be dropped and called again.
@@ -44,6 +49,11 @@ impl Files {
 
     /// Puts what they say now in force.
     pub fn read_again(&mut self, changed: &[PathBuf], reload: &mut Reload) {
+        // A Corefile names the others: it goes first.
+        if reload.reads(changed) {
+            reload.run_if_changed();
+            self.follow(reload);
+        }
         for file in changed {
             for problem in [reload.take_servers(file), reload.take_authorities(file)] {
                 match problem {
@@ -91,6 +101,12 @@ impl Reload {
         };
         let files = self.config.zones.iter().flat_map(of_zone);
         files.flatten().collect()
+    }
+
+    /// Whether one of these belongs to the Corefile.
+    fn reads(&self, changed: &[PathBuf]) -> bool {
+        let mut paths = self.footprint.iter().flat_map(Footprint::paths);
+        paths.any(|path| changed.iter().any(|file| is(path, file)))
     }
 
     /// Has the zones that follow this file ask its servers; `None` where there is no such zone, an

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use crate::cache::Cache;
-use crate::config::{Config, Sources};
+use crate::config::corefile::Footprint;
+use crate::config::{Config, Problem, Sources};
 use crate::resolve::{Resolver, Routes};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::log::LogControl;
@@ -17,6 +18,9 @@ pub struct Reload {
     pub sources: Sources,
     /// The configuration in force.
     pub config: Config,
+    /// What a Corefile was last read from, good or bad. `None`: there is none, and nothing but a
+    /// signal has the configuration read again.
+    pub footprint: Option<Footprint>,
     /// Its budget may change, and answers that other servers gave go.
     pub cache: Cache,
     /// Its zones, servers and limits may change.
@@ -28,19 +32,26 @@ pub struct Reload {
 }
 
 impl Reload {
+    /// Reads the configuration again where it comes from a Corefile, and that or what belongs to it
+    /// has changed since.
+    pub fn run_if_changed(&mut self) {
+        if self.footprint.is_some() && Config::footprint(&self.sources) != self.footprint {
+            self.run();
+        }
+    }
+
     /// Reads the configuration and puts what may change while running in force; the rest is
     /// named. A configuration with a problem changes nothing.
     pub fn run(&mut self) {
+        // What changes from here on is found at the next look.
+        self.footprint = Config::footprint(&self.sources);
         let loaded = match Config::load(&self.sources) {
             Ok(loaded) => loaded,
-            Err(problems) => {
-                for problem in &problems {
-                    tracing::error!(%problem, "the configuration has a problem");
-                }
-                self.refuse("the new configuration is refused whole; the old one stays in force");
-                return;
-            }
+            Err(problems) => return self.refuse_for(&problems),
         };
+        if let Some(problem) = self.asks_itself_in(&loaded.config) {
+            return self.refuse_for(&[problem]);
+        }
         for warning in &loaded.warnings {
             tracing::warn!(%warning, "the configuration has a warning");
         }
@@ -64,8 +75,18 @@ impl Reload {
         if let Some(log) = &self.log {
             log.set_level(new.log.level);
         }
-        for key in self.config.needs_restart(&new) {
-            tracing::warn!(key, "changed in the file; takes effect at the next start");
+        let waiting = self.config.needs_restart(&new);
+        if self.footprint.is_some() && !waiting.is_empty() {
+            // Who edits a Corefile of node-cache's sees every change take effect.
+            tracing::error!(
+                keys = waiting.join(", "),
+                "changed in the Corefile, and cannot take effect while the agent runs: the old values \
+                 stay until the pod is started anew"
+            );
+        } else {
+            for key in waiting {
+                tracing::warn!(key, "changed in the file; takes effect at the next start");
+            }
         }
         tracing::info!(
             zones = new.zones.len(),
@@ -80,6 +101,38 @@ impl Reload {
         self.config.log.level = new.log.level;
         self.telemetry.agent.config_read_from(loaded.file);
         self.telemetry.agent.reload_ok(Clock.wall().as_secs());
+    }
+
+    /// A server of another configuration that is the agent as it runs: other addresses to listen on
+    /// wait for the next start, and until then it would ask itself.
+    fn asks_itself_in(&self, new: &Config) -> Option<Problem> {
+        let mut servers = new.zones.iter().flat_map(|zone| &zone.upstreams);
+        let own = servers.find(|server| self.config.asks_itself(server.value))?;
+        Some(Problem {
+            origin: own.origin.clone(),
+            message: format!(
+                "found {}, where the agent answers until it is started anew",
+                own.value
+            ),
+            remedy: "start the agent anew, or name another server".to_owned(),
+        })
+    }
+
+    /// Refuses a configuration for its problems. Of a Corefile there is one line, as whoever edits
+    /// many nodes' reads it many times; `nodens check` has them all.
+    fn refuse_for(&self, problems: &[Problem]) {
+        if let (Some(_), Some((first, others))) = (&self.footprint, problems.split_first()) {
+            self.telemetry.agent.reload_refused();
+            tracing::error!(
+                problem = %first, others = others.len(),
+                "the new Corefile is refused whole; the old one stays in force"
+            );
+            return;
+        }
+        for problem in problems {
+            tracing::error!(%problem, "the configuration has a problem");
+        }
+        self.refuse("the new configuration is refused whole; the old one stays in force");
     }
 
     fn refuse(&self, why: &'static str) {

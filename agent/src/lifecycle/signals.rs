@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the signals of the system mean: SIGTERM and SIGINT drain and, the second time, end the
-//! process at once; SIGHUP reloads.
+//! process at once; SIGHUP reloads, and so does SIGUSR1, which is node-cache's signal for it.
 
 use std::io;
 
@@ -23,6 +23,7 @@ pub struct Signals {
     terminate: unix::Signal,
     interrupt: unix::Signal,
     hangup: unix::Signal,
+    user: unix::Signal,
     is_draining: bool,
 }
 
@@ -36,6 +37,7 @@ impl Signals {
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
             hangup: unix::signal(SignalKind::hangup())?,
+            user: unix::signal(SignalKind::user_defined1())?,
             is_draining: false,
         })
     }
@@ -49,6 +51,7 @@ impl Signals {
             Some(()) = self.terminate.recv() => self.stop(),
             Some(()) = self.interrupt.recv() => self.stop(),
             Some(()) = self.hangup.recv() => Signal::Reload,
+            Some(()) = self.user.recv() => Signal::Reload,
             // Each stream ends only with the runtime.
             else => std::future::pending().await,
         }
@@ -75,7 +78,7 @@ mod tests {
         for (number, expected) in [
             (Number::HUP, Signal::Reload),
             (Number::TERM, Signal::Drain),
-            (Number::HUP, Signal::Reload),
+            (Number::USR1, Signal::Reload),
             (Number::INT, Signal::ExitNow),
             (Number::TERM, Signal::ExitNow),
         ] {

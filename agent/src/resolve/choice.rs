@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which of a zone's servers is asked: of two that are drawn the faster one with less to do; one
-//! that has failed is left alone for a while, and then asked by one query.
+//! Which of a zone's servers is asked: of two that are drawn the faster one with less to do, or the
+//! first where the zone wants them in order; one that has failed is left alone for a while, and then asked by one query.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -164,6 +164,8 @@ impl Route {
                 continue;
             }
             match server.standing(now) {
+                // Those behind it are for when it fails.
+                Standing::Up if self.in_order && count == 0 => return Some(index),
                 Standing::Up => {
                     up[count] = index;
                     count += 1;

@@ -48,6 +48,8 @@ pub(super) struct Asking<'a> {
     /// Who asked first.
     pub(super) client: IpAddr,
     pub(super) deadline: Instant,
+    /// It is what the zone makes of a question, and its answer is not touched.
+    pub(super) is_adapted: bool,
     /// When who waits gets an earlier answer, where there is one.
     pub(super) patience: Instant,
     /// A timer is set for it that goes off before anybody's patience is over.
@@ -111,6 +113,9 @@ impl Resolver {
         asking: &Asking<'_>,
         began: Instant,
     ) -> Result<(Exchanged, u16), Failed> {
+        if !asking.is_adapted && asking.route.adapts() {
+            return self.exchange_adapted(asking, began).await;
+        }
         let mut failed = Failed {
             refusal: None,
             why: asking.route.why_nobody(),

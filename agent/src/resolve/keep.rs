@@ -22,8 +22,6 @@ const DAMPING_SECONDS: u32 = 1;
 /// How long the first failure of a question is remembered, in seconds; each that follows twice as
 /// long as the one before (RFC 9520 section 3.2).
 const FAILURE_SECONDS: u32 = 1;
-/// The longest that a failure is remembered, in seconds.
-const LONGEST_FAILURE_SECONDS: u32 = 5;
 /// How long after its end a failure counts for the next one, in seconds.
 const FAILURE_COUNTS_SECONDS: u32 = 10;
 
@@ -88,8 +86,11 @@ impl Resolver {
         let expires = now.after_seconds(seconds);
         let stale_for = if is_open { 0 } else { settings.stale_seconds() };
         if (response.rcode, answers) == (rcode::NXDOMAIN, 0) {
-            let cut = Cut::of(exchanged, upstream, [now, expires]);
-            ahead = self.cut_above(question, route, cut, now);
+            // What was asked under another name says nothing of those beside this one.
+            if route.rewrites.is_empty() {
+                let cut = Cut::of(exchanged, upstream, [now, expires]);
+                ahead = self.cut_above(question, route, cut, now);
+            }
         }
         let mut answer = exchanged.answer();
         if route.rotates {
@@ -110,7 +111,7 @@ impl Resolver {
 
     /// Remembers that the upstreams failed a question, for a short while. An answer that could
     /// still be sent stays in its place.
-    pub(super) fn remember_failure(&self, question: &Question, rcode: u16, zone: u16) {
+    pub(super) fn remember_failure(&self, question: &Question, rcode: u16, route: &Route) {
         let now = Tick::of(self.now());
         let mut seconds = FAILURE_SECONDS;
         {
@@ -122,7 +123,8 @@ impl Resolver {
                 }
                 if entry.standing() == Standing::Failure && now < entry.dies() {
                     let last = entry.expires().seconds_since(entry.stored());
-                    seconds = (last * 2).clamp(FAILURE_SECONDS, LONGEST_FAILURE_SECONDS);
+                    let longest = route.max_failure_ttl.max(FAILURE_SECONDS);
+                    seconds = (last * 2).clamp(FAILURE_SECONDS, longest);
                 }
             }
         }
@@ -134,11 +136,25 @@ impl Resolver {
         };
         let draft = Draft {
             dies: expires.after_seconds(FAILURE_COUNTS_SECONDS),
-            ..Draft::new(question, answer, zone, [now, expires])
+            ..Draft::new(question, answer, route.zone, [now, expires])
         };
         let cells = &self.telemetry.resolve;
         if insert(&self.cache, &draft) {
-            cells.happened(Event::Failure, zone);
+            cells.happened(Event::Failure, route.zone);
+        }
+    }
+}
+
+impl Route {
+    /// Raises the TTLs of an answer to the least that the zone wants.
+    pub(super) fn raise_ttls(&self, exchanged: &mut Exchanged) {
+        let [least, least_negative] = self.least_ttls;
+        let least = match exchanged.response.rcode {
+            rcode::NOERROR if exchanged.response.has_wanted => least.min(self.max_ttl),
+            _ => least_negative.min(self.max_negative_ttl),
+        };
+        if least > 0 {
+            exchanged.raise_ttls(least);
         }
     }
 }

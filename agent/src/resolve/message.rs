@@ -7,6 +7,7 @@ use crate::wire::chain::Chain;
 use crate::wire::edns;
 use crate::wire::header::{Flags, HEADER, Header};
 use crate::wire::name::MAX_NAME;
+use crate::wire::plain::PlainRecord;
 use crate::wire::question::Question;
 use crate::wire::response::{self, Expected, Lie, Response};
 use crate::wire::{qtype, rcode};
@@ -111,6 +112,33 @@ impl Exchanged {
             Err(Lie::WrongId) => Err(Outcome::WrongId),
             Err(Lie::WrongQuestion) => Err(Outcome::WrongQuestion),
         }
+    }
+
+    /// A message that was made here, as a response to a question section.
+    pub(super) fn made(mut message: Vec<u8>, section: &[u8]) -> Option<Self> {
+        let mut offsets = vec![0; response::offsets_needed(&message)];
+        let expected = Expected {
+            id: 0,
+            question: section,
+        };
+        let mut response = Response::parse(&mut message, &expected, &mut offsets).ok()?;
+        response.shorten(&mut message, &mut offsets);
+        Some(Self {
+            response,
+            message,
+            offsets,
+        })
+    }
+
+    /// Calls `each(section, record)` for the records of the answer and the authority section.
+    pub(super) fn records<'a>(&'a self, each: impl FnMut(usize, &PlainRecord<'a>)) -> Option<()> {
+        self.response.plain_records(&self.message, each)
+    }
+
+    /// Raises every TTL that is less than `least` seconds to that.
+    pub(super) fn raise_ttls(&mut self, least: u32) {
+        self.response
+            .raise_ttls(&mut self.message, &self.offsets, least);
     }
 
     /// The response as it is kept and sent on.

@@ -10,6 +10,7 @@
 //! Everything runs on one thread, so a lock here is never waited for; it only lets the compiler see
 //! that nothing is shared by accident.
 
+mod adapt;
 mod choice;
 mod connection;
 mod cuts;
@@ -19,6 +20,7 @@ mod dial;
 mod exchange;
 mod flights;
 mod keep;
+mod local;
 mod loops;
 mod message;
 mod octets;
@@ -279,6 +281,9 @@ impl Resolver {
             return;
         };
         let route = Arc::clone(self.routes.load().of(question.name()));
+        let Some(waiter) = self.answer_here(&question, &route, waiter) else {
+            return;
+        };
         let Some(waiter) = self.answer_below_cut(&question, &route, waiter) else {
             return;
         };
@@ -337,7 +342,7 @@ impl Resolver {
         let so_far = nanoseconds(self.timeline.at(now)).saturating_sub(arrived_ns);
         let waited = Duration::from_nanos(so_far);
         let deadline = now + limits.query_timeout.saturating_sub(waited);
-        let patience = now + stale::PATIENCE.saturating_sub(waited);
+        let patience = now + self.settings.load().stale_after.saturating_sub(waited);
         let _renewal = match self.renewing(&flight.question, &route) {
             None => None,
             Some(Renewing::Lead(renewal)) => Some(renewal),
@@ -360,6 +365,7 @@ impl Resolver {
                 deadline,
                 patience,
                 wakes: AtomicBool::new(false),
+                is_adapted: false,
             };
             let exchange = self.exchange(&asking, now);
             tokio::pin!(exchange);
@@ -402,7 +408,7 @@ impl Resolver {
         };
         // That we have too much to do ourselves says nothing about the name.
         if failed.why != ExtendedError::OVER_LIMIT && self.is_in_force(question, route) {
-            self.remember_failure(question, rcode, route.zone);
+            self.remember_failure(question, rcode, route);
         }
     }
 
@@ -411,15 +417,15 @@ impl Resolver {
         std::ptr::eq(&**self.routes.load().of(question.name()), route)
     }
 
-    /// Answers at once with an earlier answer where the zone's upstreams are known to be down, and
-    /// has them asked meanwhile.
+    /// Answers at once with an earlier answer where the zone's upstreams are known to be down, or
+    /// nobody is to wait for them, and has them asked meanwhile.
     fn answer_while_down(
         self: &Arc<Self>,
         question: &Question,
         route: &Arc<Route>,
         waiter: Waiter,
     ) -> Option<Waiter> {
-        if !route.is_down() {
+        if !route.is_down() && !self.settings.load().stale_after.is_zero() {
             return Some(waiter);
         }
         if let Err(mut waiters) = self.answer_stale(question, route, vec![waiter]) {

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use super::denial::Trust;
+use super::local::LocalAnswers;
 use super::upstream::Server;
 use crate::config::Zone;
+use crate::config::adapt::{Dns64, Rewrite};
 use crate::telemetry::registry::Telemetry;
 use crate::wire::edns::ExtendedError;
 use crate::wire::name::Name;
@@ -24,12 +26,24 @@ pub(super) struct Route {
     pub(super) max_ttl: u32,
     /// Longest lifetime of a negative answer in seconds.
     pub(super) max_negative_ttl: u32,
+    /// Least TTLs in seconds, of positive and of negative answers.
+    pub(super) least_ttls: [u32; 2],
+    /// The longest that a failure is remembered, in seconds.
+    pub(super) max_failure_ttl: u32,
+    /// Whether the servers are asked in their order.
+    pub(super) in_order: bool,
     /// Whether the records of address sets take turns on hits.
     pub(super) rotates: bool,
     /// Whether nothing is taken to exist below a name that does not.
     pub(super) cuts: bool,
     /// What its upstreams have shown of how they deny names.
     pub(super) trust: Trust,
+    /// Names that are asked under another one.
+    pub(super) rewrites: Vec<Rewrite>,
+    /// Addresses that are made of those of IPv4.
+    pub(super) dns64: Option<Dns64>,
+    /// What is answered without asking anybody.
+    pub(super) answers: LocalAnswers,
     servers: Vec<Arc<Server>>,
     /// Whether there are servers that send queries back, and are left out.
     has_loop: bool,
@@ -58,9 +72,10 @@ impl Route {
                 .all(|server| self.servers.iter().any(|own| Arc::ptr_eq(own, server)))
     }
 
-    /// Whether none of the servers has answered since it last failed.
+    /// Whether there are servers, and none has answered since it last failed.
     pub(super) fn is_down(&self) -> bool {
-        self.servers.iter().all(|server| server.is_down())
+        let has_some = self.has_loop || !self.servers.is_empty();
+        has_some && self.servers.iter().all(|server| server.is_down())
     }
 
     /// Its servers, in the order of the configuration.
@@ -116,8 +131,14 @@ impl Routes {
                     zone: telemetry.zone(&zone.name.to_string()),
                     max_ttl: zone.max_ttl,
                     max_negative_ttl: zone.max_negative_ttl,
+                    least_ttls: [zone.min_ttl, zone.min_negative_ttl],
+                    max_failure_ttl: zone.max_failure_ttl,
+                    in_order: zone.in_order,
                     rotates: zone.rotate,
                     cuts: zone.cuts,
+                    rewrites: zone.rewrites.clone(),
+                    dns64: zone.dns64,
+                    answers: LocalAnswers::new(&zone.answers),
                     trust: Trust::default(),
                     has_loop: of_zone.len() < zone.upstreams.len(),
                     servers: of_zone,
@@ -133,8 +154,14 @@ impl Routes {
                     zone: telemetry.zone("."),
                     max_ttl: 0,
                     max_negative_ttl: 0,
+                    least_ttls: [0; 2],
+                    max_failure_ttl: 0,
+                    in_order: false,
                     rotates: false,
                     cuts: false,
+                    rewrites: Vec::new(),
+                    dns64: None,
+                    answers: LocalAnswers::default(),
                     trust: Trust::default(),
                     servers: Vec::new(),
                     has_loop: false,

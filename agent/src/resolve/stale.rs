@@ -6,7 +6,6 @@
 //! workers send it to all who ask meanwhile, and the first to come afterwards has it checked again.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::flights::Flight;
 use super::routes::Route;
@@ -17,9 +16,6 @@ use crate::telemetry::clock::nanoseconds;
 use crate::wire::answer::{Answer, Standing};
 use crate::wire::question::Question;
 
-/// How long a client waits for the upstreams before it gets a stale answer: the client response
-/// timer of RFC 8767 section 5.
-pub(super) const PATIENCE: Duration = Duration::from_millis(1800);
 /// How long a stale answer is sent before the upstreams are asked again, in seconds: the failure
 /// recheck timer of RFC 8767 section 5, which is to be no more than 30.
 const RECHECK_SECONDS: u32 = 5;
@@ -113,6 +109,10 @@ impl Resolver {
 
     /// Asks a question upstream for nobody, unless it is under way; `false` where as many are as may.
     pub(super) fn refresh(self: &Arc<Self>, question: &Question, route: &Arc<Route>) -> bool {
+        // No upstream has a say in it.
+        if route.answers.has(question) {
+            return true;
+        }
         match lock(&self.flights).lead_ahead(question, MOST_AHEAD) {
             Some(true) => {}
             Some(false) => return true,

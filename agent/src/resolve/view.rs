@@ -26,6 +26,8 @@ pub enum Prospect {
     StillStale,
     /// With a failure that is remembered (RFC 9520).
     Failed,
+    /// By a rule of the zone, `zones[].answers`: nobody is asked.
+    ByRule,
     /// As the names below a cut are (RFC 8020).
     BelowCut,
     /// With a stale answer at once, as the zone's upstreams are down; they are asked meanwhile.
@@ -105,13 +107,17 @@ impl Resolver {
                 _ => Prospect::Fresh,
             };
         }
+        if route.answers.has(question) {
+            return Prospect::ByRule;
+        }
         if self.is_below_cut(question, route, now) {
             return Prospect::BelowCut;
         }
-        let is_allowed = !self.settings.load().stale_for.is_zero();
+        let settings = self.settings.load();
+        let is_allowed = !settings.stale_for.is_zero();
         let has_stale = is_allowed
             && entry.is_some_and(|entry| self.may_stand_in(question, &entry, route, now));
-        if has_stale && route.is_down() {
+        if has_stale && (route.is_down() || settings.stale_after.is_zero()) {
             Prospect::StaleAtOnce
         } else if lock(&self.flights).has(question) {
             Prospect::UnderWay { has_stale }

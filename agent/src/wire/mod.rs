@@ -16,6 +16,7 @@ pub mod edns;
 pub mod fault;
 pub mod header;
 pub mod name;
+pub mod plain;
 pub mod presentation;
 pub mod query;
 pub mod question;

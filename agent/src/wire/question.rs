@@ -146,6 +146,16 @@ impl Question {
         other
     }
 
+    /// This question for another name.
+    #[must_use]
+    pub fn with_name(&self, name: &Name) -> Self {
+        let mut other = Self::new();
+        let any_class = self.flag(ANY_CLASS);
+        let flags = (self.dnssec_ok(), self.checking_disabled());
+        other.set(name.as_wire(), self.qtype(), flags.0, flags.1, any_class);
+        other
+    }
+
     /// The query type.
     #[must_use]
     pub fn qtype(&self) -> u16 {

@@ -137,6 +137,22 @@ impl Response {
         }
     }
 
+    /// Raises every TTL that is less than `least` seconds to that, in `message` too.
+    pub fn raise_ttls(&mut self, message: &mut [u8], offsets: &[u8], least: u32) {
+        let (start, end) = self.records;
+        let offsets = offsets.get(..self.offsets).unwrap_or(&[]);
+        let records = message.get_mut(start..end).unwrap_or(&mut []);
+        for &pair in offsets.as_chunks::<2>().0 {
+            let at = usize::from(u16::from_le_bytes(pair));
+            let ttl = records.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<4>);
+            if let Some(ttl) = ttl {
+                *ttl = u32::from_be_bytes(*ttl).max(least).to_be_bytes();
+            }
+        }
+        self.min_ttl = self.min_ttl.map(|ttl| ttl.max(least));
+        self.negative_ttl = self.negative_ttl.map(|ttl| ttl.max(least));
+    }
+
     fn records(
         message: &mut [u8],
         header: &Header,
@@ -325,16 +341,16 @@ fn is_bare_failure(header: &Header) -> bool {
 }
 
 /// The frame of one record.
-struct Record {
-    rtype: u16,
-    ttl: u32,
+pub(super) struct Record {
+    pub(super) rtype: u16,
+    pub(super) ttl: u32,
     ttl_at: usize,
-    data_at: usize,
-    end: usize,
+    pub(super) data_at: usize,
+    pub(super) end: usize,
 }
 
 impl Record {
-    fn read(message: &[u8], at: usize, changing: Changing<'_>) -> Option<Self> {
+    pub(super) fn read(message: &[u8], at: usize, changing: Changing<'_>) -> Option<Self> {
         let mut cursor = Cursor::new(message, at);
         cursor.name(changing)?;
         let rtype = cursor.u16()?;

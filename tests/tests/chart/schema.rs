@@ -37,6 +37,9 @@ fn schema_of(kind: &Kind) -> Value {
             "maximum": limit.max,
             "pattern": "^auto$",
         }),
+        Kind::Answers | Kind::Rewrites | Kind::Sockets => {
+            json!({ "type": "array", "items": { "type": "string", "minLength": 1 } })
+        }
         Kind::Size(_) => json!({ "$ref": "#/definitions/size" }),
         Kind::Time(_) | Kind::Seconds(_) => json!({ "$ref": "#/definitions/duration" }),
         Kind::Switch(_) => json!({ "type": "boolean" }),
@@ -45,6 +48,7 @@ fn schema_of(kind: &Kind) -> Value {
         | Kind::Path
         | Kind::ResolvConf
         | Kind::ServerName
+        | Kind::Dns64
         | Kind::CaFile
         | Kind::Socket(_) => json!({ "type": "string", "minLength": 1 }),
         Kind::Zones => json!({ "type": "array", "items": { "$ref": "#/definitions/zone" } }),

@@ -13,6 +13,7 @@
 
 mod commands;
 mod drills;
+mod drop_in;
 mod leftovers;
 mod matrix;
 mod refusals;

@@ -13,6 +13,7 @@
 //! | outage | upstreams that go, names that are always asked for |
 //! | upstream | connections to the upstreams, and which upstream is asked |
 //! | pipeline | several queries on one upstream connection |
+//! | zone_rules | what a zone makes of its names: other ones, addresses, answers |
 //! | figures | the metrics say what happened |
 //! | dashboards | they say it under CoreDNS's names too |
 #![expect(clippy::unwrap_used, reason = "a test fails where it is surprised")]
@@ -34,3 +35,4 @@ mod streams;
 mod support;
 mod twins;
 mod upstream;
+mod zone_rules;

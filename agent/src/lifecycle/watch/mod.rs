@@ -25,6 +25,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 const SETTLE: Duration = Duration::from_millis(50);
 /// How often is looked without having been told.
 const LOOK: Duration = Duration::from_secs(5);
+/// The same where nobody will tell.
+const LOOK_ALONE: Duration = Duration::from_secs(1);
 /// Symbolic links in one path; the kernel gives up at as many.
 const MOST_LINKS: usize = 40;
 
@@ -62,11 +64,11 @@ impl Watch {
         };
         let inotify = open().map_err(|error: io::Error| {
             tracing::warn!(
-                %error, seconds = LOOK.as_secs(),
-                "no inotify: files are looked at every few seconds; raise fs.inotify.max_user_instances"
+                %error,
+                "no inotify: files are looked at every second; raise fs.inotify.max_user_instances"
             );
         });
-        let mut look = interval(LOOK);
+        let mut look = interval(if inotify.is_ok() { LOOK } else { LOOK_ALONE });
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             files: BTreeMap::new(),
@@ -77,7 +79,7 @@ impl Watch {
         }
     }
 
-    /// Watches these files and no others. One that was not watched before has changed: nobody knows
+    /// Watches these files, and directories for what comes and goes there, and no others. One that was not watched before has changed: nobody knows
     /// when it was read.
     pub fn follow(&mut self, files: impl IntoIterator<Item = PathBuf>) {
         let mut before = std::mem::take(&mut self.files);
@@ -189,7 +191,8 @@ fn behind(file: &Path) -> Behind {
 }
 
 /// Directories whose entries decide what an absolute path leads to: those that hold a symbolic link on
-/// the way, the last one, and where there is nothing the one in which something is missing.
+/// the way, the last one, and where there is nothing the one in which something is missing. Where it
+/// leads to a directory that one, too: what comes and goes there changes it.
 fn directories(file: &Path) -> BTreeSet<PathBuf> {
     let parts = |path: &Path| -> Vec<OsString> {
         let parts = path.components().map(Component::as_os_str);
@@ -225,6 +228,9 @@ fn directories(file: &Path) -> BTreeSet<PathBuf> {
                 }
                 if rest.is_empty() {
                     found.insert(at.clone());
+                    if data.is_dir() {
+                        found.insert(next.clone());
+                    }
                 }
                 at = next;
             }

@@ -56,6 +56,21 @@ async fn assert_told(watch: &mut Watch, file: &Path, what: &str) {
 }
 
 #[tokio::test]
+async fn a_directory_is_told_of_when_something_comes_or_goes_in_it() {
+    let dir = Scratch::new();
+    let config_map = dir.at("config-map");
+    fs::create_dir(&config_map).unwrap();
+    let mut watch = watching(&config_map).await;
+    fs::write(config_map.join("new"), "x").unwrap();
+    assert_told(&mut watch, &config_map, "a file that came").await;
+    symlink("elsewhere", config_map.join("..data_tmp")).unwrap();
+    fs::rename(config_map.join("..data_tmp"), config_map.join("..data")).unwrap();
+    assert_told(&mut watch, &config_map, "a link that came").await;
+    fs::remove_file(config_map.join("new")).unwrap();
+    assert_told(&mut watch, &config_map, "a file that went").await;
+}
+
+#[tokio::test]
 async fn a_file_that_is_written_renamed_over_removed_or_made_is_told() {
     let dir = Scratch::new();
     let file = dir.at("resolv.conf");

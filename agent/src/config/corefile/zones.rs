@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Zones out of blocks: a block's zones, and within them those that a `forward`, an `except` or a
+//! `cache` makes different.
+
+use std::collections::BTreeSet;
+
+use super::cache::CacheRead;
+use super::context::Context;
+use super::forward::Forward;
+use super::kube_dns::Stub;
+use super::local::below;
+use super::plugins::{At, BlockRead};
+use super::values::encloses;
+use crate::config::yaml::{Entry, Node, Place, Value};
+
+/// TTL of the answers of stub domains, positive and negative: node-cache writes `cache 30`.
+const STUB_TTL: u32 = 30;
+
+/// A zone in the making.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) name: At<String>,
+    pub(super) forward: Option<Forward>,
+    max_ttl: At<u32>,
+    max_negative_ttl: At<u32>,
+    least_ttls: [Option<At<u32>>; 2],
+    max_failure_ttl: Option<At<u32>>,
+    rotate: Option<Place>,
+    rewrites: Vec<At<String>>,
+    dns64: Option<At<String>>,
+    answers: Vec<At<String>>,
+}
+
+/// All zones of all blocks, those of stub domains behind them.
+pub(super) fn read(
+    context: &mut Context<'_>,
+    blocks: &[(BlockRead, Place)],
+    stubs: &[Stub],
+) -> Vec<Draft> {
+    let own: BTreeSet<&str> = blocks
+        .iter()
+        .flat_map(|(block, _)| block.zones.iter().map(|(zone, _)| zone.as_str()))
+        .chain(stubs.iter().map(|stub| stub.name.0.as_str()))
+        .collect();
+    let mut drafts = Vec::new();
+    for (block, _) in blocks {
+        for zone in &block.zones {
+            of_block(context, block, zone, &own, &mut drafts);
+        }
+        unused(context, block);
+    }
+    for stub in stubs {
+        let place = stub.name.1;
+        drafts.push(Draft {
+            name: stub.name.clone(),
+            forward: Some(Forward {
+                place,
+                from: ".".to_owned(),
+                except: Vec::new(),
+                servers: stub.servers.clone(),
+                file: None,
+                transport: ("udp", place),
+                server_name: None,
+                ca_file: None,
+                expire: None,
+                read_timeout: None,
+                max_concurrent: None,
+                in_order: None,
+            }),
+            max_ttl: (STUB_TTL, place),
+            max_negative_ttl: (STUB_TTL, place),
+            least_ttls: [None; 2],
+            max_failure_ttl: None,
+            rotate: None,
+            rewrites: Vec::new(),
+            dns64: None,
+            answers: Vec::new(),
+        });
+    }
+    if !own.contains(".") && !drafts.is_empty() {
+        let place = blocks.first().map_or(Place::START, |(_, place)| *place);
+        let message =
+            "there is no block for `.`: names outside the blocks' zones get REFUSED, as in CoreDNS";
+        let remedy =
+            "add a block like `.:53 { forward . /etc/resolv.conf }` where they should be answered";
+        context.note(place, "", "zones", message, remedy);
+        let answers = ["ANY . REFUSED", "ANY * REFUSED"];
+        drafts.push(Draft {
+            name: (".".to_owned(), place),
+            forward: None,
+            max_ttl: (0, place),
+            max_negative_ttl: (0, place),
+            least_ttls: [None; 2],
+            max_failure_ttl: None,
+            rotate: None,
+            rewrites: Vec::new(),
+            dns64: None,
+            answers: answers.map(|line| (line.to_owned(), place)).to_vec(),
+        });
+    }
+    drafts
+}
+
+/// The zone of a block, and the zones within it that are served in another way. `own` are the zones
+/// of all blocks: their names never reach this one.
+fn of_block(
+    context: &mut Context<'_>,
+    block: &BlockRead,
+    zone: &At<String>,
+    own: &BTreeSet<&str>,
+    drafts: &mut Vec<Draft>,
+) {
+    let mut names: Vec<At<String>> = vec![zone.clone()];
+    let of_cache = block.cache.iter().flat_map(|cache| {
+        let all = cache.zones.iter().chain(&cache.no_success);
+        all.chain(&cache.no_denial).cloned()
+    });
+    let of_forward = block.forwards.iter().flat_map(|forward| {
+        let from = (forward.from.clone(), forward.place);
+        std::iter::once(from).chain(forward.except.iter().cloned())
+    });
+    for (name, place) in of_forward.chain(of_cache) {
+        let is_new = !names.iter().any(|(other, _)| *other == name);
+        let is_below = encloses(&zone.0, &name) && !own.contains(name.as_str());
+        if is_new && is_below {
+            names.push((name, place));
+        }
+    }
+    for name in names {
+        let takes = |forward: &&Forward| {
+            let mut except = forward.except.iter();
+            encloses(&forward.from, &name.0) && !except.any(|(one, _)| encloses(one, &name.0))
+        };
+        let forward = block.forwards.iter().find(takes).cloned();
+        let lines = block.templates.iter().chain(&block.hosts);
+        let mut answers: Vec<_> = lines
+            .filter(|(line, _)| concerns(line, &name.0))
+            .cloned()
+            .collect();
+        if forward.is_none() {
+            let rcode = match block.whoami {
+                Some(place) => {
+                    let message = "whoami tells nothing: its names get NOERROR without a record";
+                    context.note(place, "whoami", "zones", message, "nothing need be done");
+                    "NOERROR"
+                }
+                None => {
+                    let message = format!("no forward takes {}: its names get SERVFAIL", name.0);
+                    let remedy = "add a forward for them";
+                    context.note(name.1, "forward", "zones", message, remedy);
+                    "SERVFAIL"
+                }
+            };
+            for pattern in [name.0.clone(), below(&name.0, 1)] {
+                answers.push((format!("ANY {pattern} {rcode}"), name.1));
+            }
+        }
+        let cache = block.cache.as_ref();
+        let [max_ttl, max_negative_ttl] = lifetimes(cache, &name);
+        drafts.push(Draft {
+            forward,
+            max_ttl,
+            max_negative_ttl,
+            least_ttls: cache.map_or([None; 2], |cache| cache.least_ttls),
+            max_failure_ttl: cache.and_then(|cache| cache.max_failure_ttl),
+            rotate: block.rotate,
+            rewrites: block.rewrites.clone(),
+            dns64: block.dns64.clone(),
+            answers,
+            name,
+        });
+    }
+}
+
+/// Notes where a `forward` of a block is for names that never come to it.
+fn unused(context: &mut Context<'_>, block: &BlockRead) {
+    for forward in &block.forwards {
+        let from = &forward.from;
+        let mut zones = block.zones.iter();
+        if !zones.any(|(zone, _)| encloses(from, zone) || encloses(zone, from)) {
+            let message = format!("no name of {from} comes to this block: the line has no effect");
+            let remedy = "write the zone of the block, or .";
+            context.note(forward.place, "forward", "zones", message, remedy);
+        }
+    }
+}
+
+/// Whether a line of answers is about names in a zone.
+fn concerns(line: &str, zone: &str) -> bool {
+    let pattern = line.split(' ').nth(1).unwrap_or_default();
+    let mut name = pattern;
+    while let Some(rest) = name.strip_prefix('*') {
+        name = rest.strip_prefix('.').unwrap_or(rest);
+    }
+    let name = if name.is_empty() { "." } else { name };
+    encloses(zone, name) || (name != pattern && encloses(name, zone))
+}
+
+/// Longest lifetimes, positive and negative.
+fn lifetimes(cache: Option<&CacheRead>, name: &At<String>) -> [At<u32>; 2] {
+    let Some(cache) = cache else {
+        return [(0, name.1); 2];
+    };
+    let takes = |zones: &[At<String>]| zones.iter().any(|(zone, _)| encloses(zone, &name.0));
+    if !cache.zones.is_empty() && !takes(&cache.zones) {
+        return [(0, cache.place); 2];
+    }
+    let of = |ttl: At<u32>, disabled: &[At<String>]| match takes(disabled) {
+        true => (0, cache.place),
+        false => ttl,
+    };
+    [
+        of(cache.max_ttl, &cache.no_success),
+        of(cache.max_negative_ttl, &cache.no_denial),
+    ]
+}
+
+impl Draft {
+    /// The zone as an item of the key `zones`.
+    pub(super) fn node(&self) -> Node {
+        let place = self.name.1;
+        let mut entries = vec![entry("name", text(&self.name))];
+        if let Some(forward) = &self.forward {
+            match &forward.file {
+                Some(file) => entries.push(entry("resolv.conf", text(file))),
+                None => entries.push(entry("upstreams", list(&forward.servers, forward.place))),
+            }
+            let (transport, place) = forward.transport;
+            entries.push(entry("transport", text(&(transport.to_owned(), place))));
+            if let Some(place) = forward.in_order {
+                entries.push(entry("order", text(&("written".to_owned(), place))));
+            }
+            let of_tls = [
+                ("serverName", &forward.server_name),
+                ("caFile", &forward.ca_file),
+            ];
+            for (key, value) in of_tls {
+                if let Some(value) = value {
+                    entries.push(entry(key, text(value)));
+                }
+            }
+        }
+        let lifetimes = [
+            ("maxTtl", self.max_ttl),
+            ("maxNegativeTtl", self.max_negative_ttl),
+        ];
+        for (key, (seconds, place)) in lifetimes {
+            entries.push(entry(key, text(&(format!("{seconds}s"), place))));
+        }
+        let [least, least_negative] = self.least_ttls;
+        let further = [
+            ("minTtl", least),
+            ("minNegativeTtl", least_negative),
+            ("maxFailureTtl", self.max_failure_ttl),
+        ];
+        for (key, value) in further {
+            if let Some((seconds, place)) = value {
+                entries.push(entry(key, text(&(format!("{seconds}s"), place))));
+            }
+        }
+        if let Some(place) = self.rotate {
+            entries.push(entry("rotate", text(&("true".to_owned(), place))));
+        }
+        if !self.rewrites.is_empty() {
+            entries.push(entry("rewrites", list(&self.rewrites, place)));
+        }
+        if let Some(dns64) = &self.dns64 {
+            entries.push(entry("dns64", text(dns64)));
+        }
+        if !self.answers.is_empty() {
+            entries.push(entry("answers", list(&self.answers, place)));
+        }
+        Node {
+            place,
+            value: Value::Map(entries),
+        }
+    }
+}
+
+fn entry(key: &str, node: Node) -> Entry {
+    Entry {
+        place: node.place,
+        key: key.to_owned(),
+        node,
+    }
+}
+
+/// A scalar.
+pub(super) fn text((text, place): &At<String>) -> Node {
+    Node {
+        place: *place,
+        value: Value::Text(text.clone()),
+    }
+}
+
+/// A list of scalars.
+pub(super) fn list(items: &[At<String>], place: Place) -> Node {
+    Node {
+        place: items.first().map_or(place, |(_, place)| *place),
+        value: Value::List(items.iter().map(text).collect()),
+    }
+}

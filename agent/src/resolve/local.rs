@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Answers that need no upstream: the rules of a zone, `zones[].answers`.
+
+use std::collections::HashMap;
+
+use super::routes::Route;
+use super::{Resolver, Waiter};
+use crate::cache::{Draft, Tick};
+use crate::config::LocalAnswer;
+use crate::config::answers::Says;
+use crate::wire::answer::Answer;
+use crate::wire::header::Flags;
+use crate::wire::qtype;
+use crate::wire::question::Question;
+
+/// How long an answer without a record is kept, in seconds: it only spares the way here.
+const KEPT_SECONDS: u32 = 30;
+
+/// An answer as it is sent, made once.
+#[derive(Debug)]
+struct Made {
+    rcode: u16,
+    count: u16,
+    records: Vec<u8>,
+    ttl_offsets: Vec<u8>,
+    /// How long it is kept, in seconds.
+    seconds: u32,
+}
+
+/// The rules of a zone, found by name.
+#[derive(Debug, Default)]
+pub(super) struct LocalAnswers {
+    rules: Vec<(LocalAnswer, Made)>,
+    /// Rules for one name, in their order.
+    of_name: HashMap<Box<[u8]>, Vec<usize>, foldhash::quality::RandomState>,
+    /// Rules for the names below one, in their order.
+    below: HashMap<Box<[u8]>, Vec<usize>, foldhash::quality::RandomState>,
+}
+
+impl LocalAnswers {
+    /// Takes the rules of the configuration.
+    pub(super) fn new(rules: &[LocalAnswer]) -> Self {
+        let mut all = Self::default();
+        for (index, rule) in rules.iter().enumerate() {
+            let map = match rule.below {
+                0 => &mut all.of_name,
+                _ => &mut all.below,
+            };
+            map.entry(rule.name.as_wire().into())
+                .or_default()
+                .push(index);
+            all.rules.push((rule.clone(), Made::new(rule)));
+        }
+        all
+    }
+
+    /// Whether a rule answers a question.
+    pub(super) fn has(&self, question: &Question) -> bool {
+        self.find(question.name(), question.qtype()).is_some()
+    }
+
+    /// The first rule for a lower-case name in wire form and a type. A look-up for each label, as rules
+    /// may be many and names are not long.
+    fn find(&self, name: &[u8], qtype: u16) -> Option<&Made> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let fits = |index: &&usize| {
+            let rule = self.rules.get(**index);
+            rule.is_some_and(|(rule, _)| rule.is_for(qtype))
+        };
+        let mut first = self
+            .of_name
+            .get(name)
+            .and_then(|all| all.iter().find(fits).copied());
+        let mut rest = name;
+        let mut depth = 0_u8;
+        while let Some((&length, tail)) = rest.split_first() {
+            let Some(parent) = tail.get(usize::from(length)..).filter(|_| length > 0) else {
+                break;
+            };
+            depth = depth.saturating_add(1);
+            rest = parent;
+            let is_deep = |index: &&usize| {
+                let rule = self.rules.get(**index);
+                rule.is_some_and(|(rule, _)| rule.below <= depth)
+            };
+            let found = self.below.get(rest).and_then(|all| {
+                let mut deep = all.iter().filter(is_deep);
+                deep.find(fits).copied()
+            });
+            first = match (first, found) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            };
+        }
+        self.rules.get(first?).map(|(_, made)| made)
+    }
+}
+
+impl Made {
+    fn new(rule: &LocalAnswer) -> Self {
+        let mut made = Self {
+            rcode: 0,
+            count: 0,
+            records: Vec::new(),
+            ttl_offsets: Vec::new(),
+            seconds: KEPT_SECONDS,
+        };
+        match &rule.says {
+            Says::Rcode(rcode) => made.rcode = *rcode,
+            Says::Addresses { ttl, addresses } => {
+                made.seconds = *ttl;
+                for address in addresses {
+                    match address {
+                        std::net::IpAddr::V4(ip) => made.record(qtype::A, *ttl, &ip.octets()),
+                        std::net::IpAddr::V6(ip) => made.record(qtype::AAAA, *ttl, &ip.octets()),
+                    }
+                }
+            }
+            Says::Names { ttl, names } => {
+                made.seconds = *ttl;
+                for name in names {
+                    made.record(qtype::PTR, *ttl, name.as_wire());
+                }
+            }
+        }
+        made
+    }
+
+    /// Adds a record whose owner is the question's name: a pointer to it (RFC 1035 section 4.1.4).
+    fn record(&mut self, qtype: u16, ttl: u32, data: &[u8]) {
+        const OWNER: [u8; 2] = [0xc0, 0x0c];
+        const CLASS_IN: [u8; 2] = [0, 1];
+        self.records.extend(OWNER);
+        self.records.extend(qtype.to_be_bytes());
+        self.records.extend(CLASS_IN);
+        // 64 records of at most 267 octets fit 16 bits.
+        let offset = u16::try_from(self.records.len()).unwrap_or(u16::MAX);
+        self.ttl_offsets.extend(offset.to_le_bytes());
+        self.records.extend(ttl.to_be_bytes());
+        let length = u16::try_from(data.len()).unwrap_or(u16::MAX);
+        self.records.extend(length.to_be_bytes());
+        self.records.extend(data);
+        self.count += 1;
+    }
+
+    fn answer(&self) -> Answer<'_> {
+        Answer {
+            flags: Flags(self.rcode),
+            counts: [self.count, 0, 0],
+            records: &self.records,
+            ttl_offsets: &self.ttl_offsets,
+            ..Answer::NOTHING
+        }
+    }
+}
+
+impl Resolver {
+    /// Answers what a rule of the zone answers, and keeps it for the workers.
+    pub(super) fn answer_here(
+        &self,
+        question: &Question,
+        route: &Route,
+        waiter: Waiter,
+    ) -> Option<Waiter> {
+        let Some(made) = route.answers.find(question.name(), question.qtype()) else {
+            return Some(waiter);
+        };
+        let answer = made.answer();
+        self.telemetry.resolve.miss(route.zone);
+        self.answer([waiter], question, route.zone, &answer);
+        if made.seconds > 0 {
+            let now = Tick::of(self.now());
+            let expires = now.after_seconds(made.seconds);
+            // Where there is no room the next query comes here again: no harm.
+            let _ = self
+                .cache
+                .insert(&Draft::new(question, answer, route.zone, [now, expires]));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Sources};
+    use crate::wire::name::Name;
+
+    fn answers(rules: &[&str]) -> LocalAnswers {
+        let rules: Vec<_> = rules.iter().map(|rule| format!("{rule:?}")).collect();
+        let zones = format!(
+            "[{{name: ., upstreams: [192.0.2.1], answers: [{}]}}]",
+            rules.join(", ")
+        );
+        let loaded = Config::load(&Sources {
+            default_file: "/nonexistent/nodens.yaml".into(),
+            flags: [("zones", zones)].into(),
+            ..Sources::default()
+        });
+        let zones = loaded.unwrap().config.zones;
+        LocalAnswers::new(&zones.last().unwrap().answers)
+    }
+
+    fn found(answers: &LocalAnswers, name: &str, qtype: u16) -> Option<(u16, u16)> {
+        let name = Name::parse(name).unwrap();
+        let made = answers.find(name.as_wire(), qtype)?;
+        Some((made.rcode, made.count))
+    }
+
+    #[test]
+    fn the_first_rule_that_fits_counts() {
+        let answers = answers(&[
+            "AAAA *.example.org NOERROR",
+            "A web.example.org 60 10.0.0.1 10.0.0.2",
+            "ANY web.example.org NOERROR",
+            "ANY *.*.*.example.net NXDOMAIN",
+            "ANY *.example.org SERVFAIL",
+        ]);
+        let found = |name, qtype| found(&answers, name, qtype);
+        assert_eq!(found("web.example.org", qtype::AAAA), Some((0, 0)));
+        assert_eq!(found("web.example.org", qtype::A), Some((0, 2)));
+        assert_eq!(found("web.example.org", qtype::MX), Some((0, 0)));
+        assert_eq!(found("a.b.example.org", qtype::A), Some((2, 0)));
+        assert_eq!(found("example.org", qtype::AAAA), None);
+        assert_eq!(found("b.c.example.net", qtype::A), None);
+        assert_eq!(found("a.b.c.example.net", qtype::A), Some((3, 0)));
+        assert_eq!(found("x.a.b.c.example.net", qtype::A), Some((3, 0)));
+    }
+
+    #[test]
+    fn records_point_to_the_question_and_their_ttls_are_found() {
+        let answers = answers(&[
+            "AAAA a.example 60 fd00::1 fd00::2",
+            "PTR b.example 30 c.example",
+        ]);
+        let name = Name::parse("a.example").unwrap();
+        let made = answers.find(name.as_wire(), qtype::AAAA).unwrap();
+        let answer = made.answer();
+        assert_eq!(answer.records.len(), 2 * 28);
+        assert_eq!(answer.offsets().collect::<Vec<_>>(), [6, 34]);
+        for offset in answer.offsets() {
+            assert_eq!(answer.records[offset..offset + 4], [0, 0, 0, 60]);
+        }
+        let name = Name::parse("b.example").unwrap();
+        let made = answers.find(name.as_wire(), qtype::PTR).unwrap();
+        assert_eq!(made.seconds, 30);
+        assert!(made.records.ends_with(b"\x01c\x07example\x00"));
+    }
+}
