@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::conversation::{Conversation, Message, Question, Refusal};
 use crate::error::Error;
 use crate::owner::{self, Process};
-use crate::plan::Proto;
+use crate::plan::{Plan, Proto};
 
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
@@ -83,6 +83,19 @@ impl fmt::Display for Holder {
             ),
         }
     }
+}
+
+/// The plan with stand-ins for those listen addresses that another program holds. Another agent is no
+/// such program: two cannot be.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn beside_others(plan: &Plan) -> Result<Plan, Error> {
+    let holders = at(plan.port)?;
+    Ok(plan.standing_in(|ip| {
+        let mut of_it = holders.iter().filter(|holder| holder.has(ip));
+        of_it.any(|holder| !holder.is_of_an_agent())
+    }))
 }
 
 /// Everybody who listens at this port, over UDP and TCP.

@@ -84,6 +84,7 @@ impl Reader<'_> {
         let interface = self.scalar("intercept.interface", interface, text::interface);
         let redirect_to = self.redirect_to();
         let fallback = self.services("intercept.fallback", Some("off"));
+        let sweep = self.switch("intercept.sweep");
         let stale_for = self.time("cache.staleFor");
         let prefetch = self.switch("cache.prefetch");
         let socket = self.path("admin.socket");
@@ -122,6 +123,7 @@ impl Reader<'_> {
                 redirect_to: locate(redirect_to.value),
                 fallback: locate(fallback.value),
                 dead_after: self.time("intercept.deadAfter").value,
+                sweep: sweep.value,
                 plan,
             },
             workers: self.workers(),

@@ -186,6 +186,21 @@ pub fn revert(plan: &Plan) -> Result<(), Error> {
     remove_interface(&mut kernel, plan).and(addresses)
 }
 
+/// The plan with the stand-ins that an agent has put on this node.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn as_found(plan: &Plan) -> Result<Plan, Error> {
+    let mut kernel = open()?;
+    let mut there = Vec::new();
+    for name in [plan.interface.as_str(), LOOPBACK] {
+        if let Some(found) = interface(&mut kernel, name)? {
+            there.extend(addresses(&mut kernel, found.index, name)?);
+        }
+    }
+    Ok(plan.as_found(|ip| there.iter().any(|there| there.ip == ip)))
+}
+
 /// The interface of this name, whoever made it.
 pub(crate) fn find(name: &str) -> Result<Option<Interface>, Error> {
     interface(&mut open()?, name)

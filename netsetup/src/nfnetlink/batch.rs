@@ -46,12 +46,21 @@ impl Batch {
         self.steps.push(step);
     }
 
+    /// Adds a message that deletes all rules of a chain of ours.
+    pub(crate) fn flush_chain(&mut self, table: &str, chain: &str, step: String) {
+        self.delete_rules(INET, [table, chain], None, step);
+    }
+
     /// Adds a message that deletes a rule of another program's table.
-    pub(crate) fn delete_rule(
+    pub(crate) fn delete_rule(&mut self, family: u8, names: [&str; 2], handle: u64, step: String) {
+        self.delete_rules(family, names, Some(handle), step);
+    }
+
+    fn delete_rules(
         &mut self,
         family: u8,
         [table, chain]: [&str; 2],
-        handle: u64,
+        handle: Option<u64>,
         step: String,
     ) {
         self.raw(DELETE_RULE, 0, |bytes| {
@@ -65,9 +74,11 @@ impl Batch {
                 bytes.push(0);
                 bytes.resize(bytes.len().next_multiple_of(4), 0);
             }
-            bytes.extend(12_u16.to_ne_bytes());
-            bytes.extend(3_u16.to_ne_bytes());
-            bytes.extend(handle.to_be_bytes());
+            if let Some(handle) = handle {
+                bytes.extend(12_u16.to_ne_bytes());
+                bytes.extend(3_u16.to_ne_bytes());
+                bytes.extend(handle.to_be_bytes());
+            }
         });
         self.steps.push(step);
     }

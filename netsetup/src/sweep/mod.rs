@@ -259,8 +259,9 @@ impl Incumbent {
         }
     }
 
-    /// What is left alone.
-    fn unsure(&self) -> Vec<Difference> {
+    /// What is left alone in any case: it cannot be read, or is like node-cache's and no more.
+    #[must_use]
+    pub fn unsure(&self) -> Vec<Difference> {
         let near = self.rules.near.iter().map(|near| Difference {
             place: near.place.clone(),
             wanted: "no rule that is like node-cache's".to_owned(),

@@ -4,7 +4,7 @@
 //!
 //! [`matrix`] asks from every place in every shape, [`drills`] runs the drills in their short form,
 //! [`commands`] tries the command line as an operator does, [`refusals`] what must not be taken,
-//! [`leftovers`] that nothing is left, [`tools`] the lab's own programs.
+//! [`takeover`] the change from node-cache and back, [`leftovers`] that nothing is left, [`tools`] the lab's own programs.
 #![expect(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 #![expect(
     clippy::disallowed_methods,
@@ -16,6 +16,7 @@ mod drills;
 mod leftovers;
 mod matrix;
 mod refusals;
+mod takeover;
 mod tools;
 
 use std::net::SocketAddr;
