@@ -245,6 +245,7 @@ fn rules_of_the_older_iptables_are_told_with_the_command_that_removes_them() {
         let before = save();
         rules("iptables-legacy", SERVICE, true);
         assert_eq!(save().len(), before.len() + 12);
+        assert_eq!(told(&plan()), "", "the table alone says nothing");
         let swept = sweep::sweep(&plan()).unwrap();
         let [legacy] = &swept.left[..] else {
             panic!("{swept:?}");

@@ -244,7 +244,12 @@ fn check(plan: &Plan) -> Said {
         Ok(found) => found,
         Err(error) => return refused(&[error]),
     };
+    let unread = sweep::look(plan).map(|incumbent| incumbent.unread());
+    let unread = unread.unwrap_or_default();
     let mut words: String = differences.iter().map(|one| format!("{one}\n")).collect();
+    for one in &unread {
+        words.push_str(&format!("to be looked at: {one}\n"));
+    }
     if differences.is_empty() {
         words.push_str("this node is as the configuration wants it\n");
     }
@@ -259,7 +264,11 @@ fn check(plan: &Plan) -> Said {
             Exit::Network
         },
         words,
-        json: json!({ "steering": is_steering, "differences": list }),
+        json: json!({
+            "steering": is_steering,
+            "differences": list,
+            "unread": unread.iter().map(in_json).collect::<Vec<_>>(),
+        }),
     }
 }
 

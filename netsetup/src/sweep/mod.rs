@@ -184,7 +184,7 @@ impl Incumbent {
         if let Some(link) = self.link.as_ref().filter(|link| link.is_any()) {
             differences.push(self.link_difference(link, &state, &remedy));
         }
-        differences.extend(self.unsure());
+        differences.extend(self.near());
         differences
     }
 
@@ -259,17 +259,29 @@ impl Incumbent {
         }
     }
 
-    /// What is left alone in any case: it cannot be read, or is like node-cache's and no more.
+    /// What is left alone in any case: it is like node-cache's and no more, or cannot be read.
     #[must_use]
     pub fn unsure(&self) -> Vec<Difference> {
+        let mut unsure = self.near();
+        unsure.extend(self.unread());
+        unsure
+    }
+
+    /// What may be node-cache's and cannot be read. It is no difference: a table of the older iptables
+    /// stays when its last rule has gone.
+    #[must_use]
+    pub fn unread(&self) -> Vec<Difference> {
+        self.legacy.iter().map(Legacy::difference).collect()
+    }
+
+    fn near(&self) -> Vec<Difference> {
         let near = self.rules.near.iter().map(|near| Difference {
             place: near.place.clone(),
             wanted: "no rule that is like node-cache's".to_owned(),
             found: format!("one that is left alone, as {}", near.why),
             remedy: "look at it; remove it by hand if nothing needs it".to_owned(),
         });
-        near.chain(self.legacy.iter().map(Legacy::difference))
-            .collect()
+        near.collect()
     }
 
     /// Every address that is node-cache's with the port it is asked at.

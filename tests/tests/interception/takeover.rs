@@ -3,13 +3,17 @@
 //! node-cache that was killed.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nodens_tests::client::Client;
 use nodens_tests::drill::flow::{Flow, Plan, Tally};
 use nodens_tests::drill::stage::describe;
 use nodens_tests::load::now_ns;
 use nodens_tests::node::incumbent::{INTERFACE, is_answered};
-use nodens_tests::node::{Family, From, Incumbent, Node, NodeAgent, Server, Shape};
+use nodens_tests::node::{Family, From, Incumbent, NAME, Node, NodeAgent, Server, Shape};
 use nodens_tests::process::wait_for;
 use nodens_tests::query::Query;
 use rustix::process::Signal;
@@ -36,6 +40,37 @@ fn flow(node: &Node, from: From, servers: &[SocketAddr]) -> Flow {
     flow
 }
 
+/// Queries one after the other, each from a socket of its own, as programs have it.
+struct Fresh {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<String>>,
+}
+
+impl Fresh {
+    fn start(node: &Node, from: From, server: SocketAddr) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (door, told) = (node.space(from).door(), Arc::clone(&is_over));
+        let thread = std::thread::spawn(move || {
+            door.enter().unwrap();
+            let client = Client::new(server).patience(Duration::from_secs(2));
+            let mut said = Vec::new();
+            while !told.load(Relaxed) {
+                let answer = client.udp(&Query::new(NAME, 1_u16));
+                said.extend(answer.err().map(|error| format!("{error:#}")));
+                pause(0.005);
+            }
+            said
+        });
+        Self { is_over, thread }
+    }
+
+    #[track_caller]
+    fn lost_nothing(self) {
+        self.is_over.store(true, Relaxed);
+        assert_eq!(self.thread.join().unwrap(), [""; 0]);
+    }
+}
+
 fn pause(seconds: f64) {
     std::thread::sleep(Duration::from_secs_f64(seconds));
 }
@@ -43,7 +78,6 @@ fn pause(seconds: f64) {
 #[track_caller]
 fn lost_nothing(tally: &Tally) {
     let all = describe(tally, 0, u64::MAX);
-    println!("{all}; {} refused", tally.refused);
     assert_eq!(tally.lost(0, u64::MAX), 0, "{all}");
     assert_eq!((tally.wrong, tally.refused), (0, 0), "{all}");
 }
@@ -61,22 +95,28 @@ fn uninstall(node: &Node, agent: &mut NodeAgent) {
 
 #[test]
 fn beside_each_other_no_query_is_lost_there_and_back() {
-    for (shape, from) in [
-        (Shape::Iptables, From::Bridge),
-        (Shape::Nftables, From::Veth),
-        (Shape::Nftables, From::Host),
+    for (shape, from, iptables) in [
+        (Shape::Iptables, From::Bridge, "iptables-nft"),
+        (Shape::Nftables, From::Veth, "iptables-legacy"),
+        (Shape::Nftables, From::Host, "iptables-nft"),
     ] {
         let (_alone, node) = node(shape);
-        let node_cache = Incumbent::start(&node, "iptables-nft").unwrap();
+        let node_cache = Incumbent::start(&node, iptables).unwrap();
         for address in asked() {
             wait_for_answer(&node, from, address, Server::CoreDns);
         }
-        let local = nodens_tests::client::Client::new(asked()[0]);
+        let local = Client::new(asked()[0]);
         let mut connection = node.space(from).within(|| local.connect()).unwrap();
-        connection
-            .ask(&Query::new(nodens_tests::node::NAME, 1_u16))
-            .unwrap();
-        let flow = flow(&node, from, &asked());
+        connection.ask(&Query::new(NAME, 1_u16)).unwrap();
+        // A socket on the node that was connected to the Service while node-cache had its address
+        // there has it as its source, and nothing to get answers at when node-cache goes.
+        let servers = if from == From::Host {
+            &asked()[..1]
+        } else {
+            &asked()[..]
+        };
+        let flow = flow(&node, from, servers);
+        let fresh = Fresh::start(&node, from, asked()[1]);
         let began = now_ns();
 
         let mut agent = node.agent(&[Family::V4]).start(&node).unwrap();
@@ -87,7 +127,7 @@ fn beside_each_other_no_query_is_lost_there_and_back() {
         node_cache.sync(&node).unwrap();
         pause(1.0);
         // A connection stays where it began.
-        let answer = connection.ask(&Query::new(nodens_tests::node::NAME, 1_u16));
+        let answer = connection.ask(&Query::new(NAME, 1_u16));
         assert!(answer.is_ok(), "{answer:?}");
         let check = agent.command(&node, &["netsetup", "check"]).unwrap();
         assert!(said(&check).contains("it is in use: "), "{}", said(&check));
@@ -104,21 +144,30 @@ fn beside_each_other_no_query_is_lost_there_and_back() {
         pause(0.5);
         let alone = alone..now_ns();
 
-        let mut node_cache = Incumbent::start(&node, "iptables-nft").unwrap();
+        let mut node_cache = Incumbent::start(&node, iptables).unwrap();
         pause(1.5);
         let status = node_cache.status().unwrap();
         assert!(status.is_none(), "{status:?}: {}", node_cache.log());
         let beside = now_ns();
+        // On a machine with other work the agent may be too late for its own switch.
+        let trips = agent.metric(&node, "nodens_switch_trips_total", &[]);
+        let has_tripped = trips.unwrap() > 0.0;
         uninstall(&node, &mut agent);
         for address in asked() {
             wait_for_answer(&node, from, address, Server::CoreDns);
         }
         let tally = flow.stop().unwrap();
         lost_nothing(&tally);
+        fresh.lost_nothing();
         assert!(tally.by(Server::Agent, began, alone.start) > 0);
         let meanwhile = tally.by(Server::Agent, alone.end, beside);
         let all = tally.asked(alone.end, beside);
-        assert_eq!(meanwhile, all, "node-cache got queries beside the agent");
+        assert!(
+            meanwhile == all || has_tripped,
+            "node-cache got {} queries beside the agent: {}",
+            all - meanwhile,
+            agent.log()
+        );
         node_cache.end(&node).unwrap();
         // What iptables makes for its rules stays: empty tables.
         let after = node.picture().unwrap();
@@ -146,15 +195,6 @@ fn one_after_the_other_no_query_to_the_service_is_lost() {
     assert_eq!(down.status.code(), Some(0), "{}", said(&down));
     pause(0.5);
     lost_nothing(&flow.stop().unwrap());
-    // While node-cache puts its rules in, one by one, some answers are lost, with or without us.
-    let flow = self::flow(&node, From::Veth, &asked()[1..]);
-    let node_cache = Incumbent::start(&node, "iptables-nft").unwrap();
-    pause(1.0);
-    println!(
-        "node-cache's start: {}",
-        describe(&flow.stop().unwrap(), 0, u64::MAX)
-    );
-    node_cache.end(&node).unwrap();
 }
 
 #[test]
@@ -239,7 +279,6 @@ fn an_interface_that_goes_with_node_cache_is_back_within_a_second() {
     let over = now_ns();
     let tally = flow.stop().unwrap();
     let gap = tally.gap(began, over);
-    println!("{}; gap {gap:?}", describe(&tally, 0, u64::MAX));
     assert!(gap < Duration::from_secs(1), "{gap:?}: {}", agent.log());
 }
 
