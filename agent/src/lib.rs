@@ -18,6 +18,7 @@
 //! `resolve/mod.rs`. They never import each other; they meet in [`miss`] and [`cache`].
 
 pub mod admin;
+pub mod beside;
 pub mod cache;
 pub mod cli;
 pub mod config;

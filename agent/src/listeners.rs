@@ -9,18 +9,17 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nodens_netsetup::plan::Proto;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
-use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::beside;
 use crate::config::{Listen, Located, Origin, Problem};
 use crate::lock::lock;
 use crate::resolve::Resolver;
-use crate::serve::{Desk, Group, Queue};
+use crate::serve::{Desk, Group, Queue, give_way, keep_connections};
 use crate::telemetry::asked::LastAsked;
 
-/// Connections that wait to be taken.
-const BACKLOG: i32 = 1024;
 /// Ports that are tried where the kernel chooses one and TCP has it already.
 const PORT_TRIES: usize = 16;
 
@@ -156,6 +155,16 @@ impl Listeners {
         }
     }
 
+    /// Lets others who listen at the same addresses have what comes from now on: we are about to go.
+    pub fn give_way(&self) {
+        for members in lock(&self.sockets).values() {
+            if let Some(first) = members.first() {
+                // Older kernels cannot: then we get it until the end.
+                let _ = give_way(first, members.len());
+            }
+        }
+    }
+
     /// The addresses, with their ports.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
@@ -286,7 +295,7 @@ pub fn bind(
     let mut proto = "UDP";
     for _ in 0..tries {
         proto = "UDP";
-        let group = Group::bind(wanted, workers);
+        let group = bind_udp(wanted, workers);
         let listener = group.as_ref().ok().map(|group| {
             proto = "TCP";
             listen_tcp(group.address)
@@ -307,20 +316,20 @@ pub fn bind(
 }
 
 fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+    let listener = beside::listen_tcp(address)?;
+    // Older kernels cannot: then a node-cache that comes later gets some of the connections.
+    let _ = keep_connections(&listener);
+    Ok(listener)
+}
+
+/// UDP sockets for the workers; beside somebody who has all addresses of the node where that can be.
+fn bind_udp(address: SocketAddr, workers: usize) -> io::Result<Group> {
+    match Group::bind(address, workers) {
+        Err(error) if beside::is_held_as_one_of_all(address, Proto::Udp, &error) => {
+            Group::bind_beside(address, workers)
+        }
+        done => done,
     }
-    // Connections of an agent before us may still be in TIME_WAIT; a listener is refused anyway.
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
 }
 
 /// What it means that an address cannot be listened on, and what to do.

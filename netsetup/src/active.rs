@@ -25,7 +25,16 @@ use crate::tables::{self, Shape};
 pub(crate) const SHAPE: Shape = Shape {
     table: NAME,
     chains: &CHAINS,
-    sets: &["live", "serve", "began", "live6", "serve6", "began6"],
+    sets: &[
+        "live",
+        "serve",
+        "began",
+        "elsewhere",
+        "live6",
+        "serve6",
+        "began6",
+        "elsewhere6",
+    ],
 };
 
 /// How often an agent that owns the table is waited for, and how long each time: the table of one

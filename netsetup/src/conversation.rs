@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The conversation with the kernel about links and addresses (rtnetlink(7)), and about the rules of
-//! others: requests in one datagram, an answer to each. Blocking, for the kernel answers a request
+//! The conversation with the kernel about links and addresses (rtnetlink(7)), about the rules of
+//! others, and about who listens (sock_diag(7)): requests in one datagram, an answer to each. Blocking, for the kernel answers a request
 //! before the system call that sent it returns.
 //!
 //! What others have on the node is read attribute by attribute, never as whole messages: a link of
@@ -13,7 +13,7 @@ use netlink_packet_core::{
     NLMSG_DONE, NLMSG_ERROR, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 
@@ -76,6 +76,14 @@ impl Conversation {
     /// The kernel's, e.g. without descriptors, or without nfnetlink.
     pub(crate) fn about_rules() -> Result<Self, Refusal> {
         Self::open(NETLINK_NETFILTER)
+    }
+
+    /// About sockets. Looking needs no capability.
+    ///
+    /// # Errors
+    /// The kernel's, e.g. without descriptors, or without sock_diag.
+    pub(crate) fn about_sockets() -> Result<Self, Refusal> {
+        Self::open(NETLINK_SOCK_DIAG)
     }
 
     fn open(protocol: isize) -> Result<Self, Refusal> {

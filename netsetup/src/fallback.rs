@@ -2,9 +2,11 @@
 //! The fallback table: persistent; with no agent alive it sends what is asked of a node-local
 //! address to CoreDNS.
 
+use std::time::Duration;
+
 use crate::check::Difference;
 use crate::error::Error;
-use crate::nfnetlink::Connection;
+use crate::nfnetlink::{Batch, Connection};
 use crate::plan::Plan;
 use crate::rules::fallback::{CHAINS, NAME, table};
 use crate::tables::{self, Shape};
@@ -15,6 +17,12 @@ pub(crate) const SHAPE: Shape = Shape {
     chains: &CHAINS,
     sets: &[],
 };
+
+/// The chains that send queries to CoreDNS; the others bring the answers back.
+const SENDING: [&str; 2] = ["prerouting", "output"];
+
+/// How long answers of CoreDNS may take that are waited for: a name that it has to ask others for.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Makes the table, or leaves it where it is right already; one of ours with other content is
 /// replaced in one transaction. A plan without fallback removes it.
@@ -30,6 +38,33 @@ pub fn apply(plan: &Plan) -> Result<(), Error> {
         return Ok(());
     }
     tables::put(&mut connection, &SHAPE, &wanted, false)
+}
+
+/// As [`revert`], and loses no answer on the way: first nothing new is sent to CoreDNS, and when what
+/// was under way has come back the table goes.
+///
+/// # Errors
+/// As [`apply`].
+pub fn revert_in_use() -> Result<(), Error> {
+    let mut connection = Connection::open()?;
+    if tables::is_there(&mut connection, &SHAPE)? {
+        let mut batch = Batch::default();
+        for chain in SENDING {
+            let step = format!("empty chain {chain} of table inet {NAME}");
+            batch.flush_chain(NAME, chain, step);
+        }
+        connection.commit(&mut batch, "send nothing to CoreDNS any more")?;
+        pause(LAST_ANSWERS);
+    }
+    tables::remove(&mut connection, &SHAPE)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nobody tells when an answer that is not tracked by us has passed"
+)]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Removes the table, if it is there.

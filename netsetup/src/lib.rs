@@ -13,6 +13,8 @@ mod nfnetlink;
 pub mod owner;
 pub mod plan;
 mod rules;
+pub mod sockets;
+pub mod sweep;
 mod tables;
 pub mod watch;
 
@@ -42,8 +44,9 @@ pub fn print_json(plan: &Plan) -> String {
     format!("{:#}\n", rules::json(&tables(plan)))
 }
 
-/// What differs between the plan and the node: interface and addresses, the tables, and firewalls of
-/// the host that drop what is steered. The last no `up` mends: [`firewall::check`] tells them apart.
+/// What differs between the plan and the node: interface and addresses, the tables, firewalls of the
+/// host that drop what is steered, and what node-cache has left. The last two no `up` mends:
+/// [`firewall::check`] and [`sweep::look`] tell them apart.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
@@ -52,6 +55,7 @@ pub fn check(plan: &Plan) -> Result<Vec<Difference>, Error> {
     differences.extend(active::check(plan)?);
     differences.extend(fallback::check(plan)?);
     differences.extend(firewall::check(plan)?.drops);
+    differences.extend(sweep::look(plan)?.differences());
     Ok(differences)
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose netlink socket is it: the process behind the port id that owns a table. For a message to
-//! a person only; nothing is decided by it.
+//! Whose socket is it: the process behind the port id that owns a table, or behind a socket that
+//! listens.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -26,15 +26,21 @@ pub struct Process {
 /// that we do not see, or /proc does not let us look.
 #[must_use]
 pub fn process_of(port_id: u32) -> Option<Process> {
-    let socket = format!("socket:[{}]", inode_of(port_id)?);
-    let mut looks = LOOKS;
     // The kernel gives a process' first socket the process' own id: mostly the first look hits.
+    process_with(inode_of(port_id)?, port_id)
+}
+
+/// The process that has the socket of this inode; `first` is looked at before all others. `None` as
+/// in [`process_of`].
+pub(crate) fn process_with(inode: u64, first: u32) -> Option<Process> {
+    let socket = format!("socket:[{inode}]");
+    let mut looks = LOOKS;
     let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| {
         let name = entry.file_name();
         name.to_str()?.parse::<u32>().ok()
     });
-    std::iter::once(port_id)
-        .chain(pids.filter(|&pid| pid != port_id))
+    std::iter::once(first)
+        .chain(pids.filter(|&pid| pid != first))
         .find(|&pid| has(pid, &socket, &mut looks))
         .map(|pid| Process {
             pid,

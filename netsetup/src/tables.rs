@@ -135,7 +135,7 @@ fn lacking(error: Error) -> Error {
 ///
 /// # Errors
 /// [`Error::TableOwned`] with who owns it, or [`Error::TableForeign`] with what else there is.
-fn is_there(connection: &mut Connection, ours: &Shape) -> Result<bool, Error> {
+pub(crate) fn is_there(connection: &mut Connection, ours: &Shape) -> Result<bool, Error> {
     let table = ours.table;
     let Some(found) = connection.table(table)? else {
         return Ok(false);

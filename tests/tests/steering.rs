@@ -90,14 +90,17 @@ fn threads_at_last(agent: &Agent) -> anyhow::Result<BTreeMap<String, BTreeMap<St
 }
 
 #[test]
-fn the_pulse_alone_may_change_the_network_and_workers_may_do_nothing() {
+fn who_looks_after_the_network_may_change_it_and_workers_may_do_nothing() {
     on_a_node(|builder| {
         let agent = builder.start()?;
-        let threads = threads_at_last(&agent)?;
-        for name in ["nodens", "cold", "pulse", "worker-0"] {
+        let threads = wait_for("all threads", PATIENCE, || {
+            let threads = threads_at_last(&agent)?;
+            Ok(threads.contains_key("take-over").then_some(threads))
+        })?;
+        for name in ["nodens", "cold", "pulse", "take-over", "worker-0"] {
             let fields = &threads[name];
             let kept = match name {
-                "pulse" => "0000000000001000", // CAP_NET_ADMIN, bit 12
+                "pulse" | "take-over" => "0000000000001000", // CAP_NET_ADMIN, bit 12
                 _ => "0000000000000000",
             };
             for set in ["CapEff", "CapPrm"] {

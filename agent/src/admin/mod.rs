@@ -20,14 +20,20 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 pub use self::ask::{CLIENTS, DUMP, FLUSH, GET, STATS, STATUS};
+use crate::beside;
 use crate::config;
 use crate::inspect::{Inspector, page};
 use crate::lifecycle::ready::Health;
 use crate::telemetry::registry::Telemetry;
+
+/// How often a port is tried that somebody else has.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// The page of the admin socket that ends the steering.
 pub const RETIRE: &str = "/retire";
@@ -96,11 +102,19 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-/// Listens on the configured addresses; on one for all pages where both are the same.
-///
-/// # Errors
-/// Every address that the system refuses.
-pub fn bind(admin: &config::Admin) -> Result<Vec<(TcpListener, Pages)>, Vec<BindError>> {
+/// Where the pages are served.
+#[derive(Debug, Default)]
+pub struct Doors {
+    /// With which pages.
+    pub open: Vec<(TcpListener, Pages)>,
+    /// Somebody else has them: each is tried again until it can be had.
+    pub taken: Vec<(SocketAddr, Pages)>,
+}
+
+/// Listens on the configured addresses; on one for all pages where both are the same. Gives what it
+/// has, and every address that the system refuses.
+#[must_use]
+pub fn bind(admin: &config::Admin) -> (Vec<(TcpListener, Pages)>, Vec<BindError>) {
     let wanted: &[_] = if admin.health.value == admin.metrics.value {
         &[(&admin.health, Pages::All)]
     } else {
@@ -113,7 +127,7 @@ pub fn bind(admin: &config::Admin) -> Result<Vec<(TcpListener, Pages)>, Vec<Bind
     let mut errors = Vec::new();
     let also = admin.also.iter().map(|located| (located, Pages::All));
     for (located, pages) in wanted.iter().copied().chain(also) {
-        match TcpListener::bind(located.value) {
+        match beside::listen_tcp(located.value) {
             Ok(listener) => listeners.push((listener, pages)),
             Err(source) => errors.push(BindError {
                 address: located.value,
@@ -123,11 +137,7 @@ pub fn bind(admin: &config::Admin) -> Result<Vec<(TcpListener, Pages)>, Vec<Bind
             }),
         }
     }
-    if errors.is_empty() {
-        Ok(listeners)
-    } else {
-        Err(errors)
-    }
+    (listeners, errors)
 }
 
 /// Serves the pages until `shutdown` resolves; a drain alone does not end it. Connections still
@@ -136,14 +146,14 @@ pub fn bind(admin: &config::Admin) -> Result<Vec<(TcpListener, Pages)>, Vec<Bind
 /// # Errors
 /// When the runtime does not take a listener. Nothing that a client does ends it.
 pub async fn serve(
-    listeners: Vec<(TcpListener, Pages)>,
+    doors: Doors,
     control: Option<UnixListener>,
     state: Arc<AdminState>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     serve_within(
         [server::Limits::default(), server::Limits::control()],
-        listeners,
+        doors,
         control,
         state,
         shutdown,
@@ -153,13 +163,20 @@ pub async fn serve(
 
 async fn serve_within(
     [limits, of_control]: [server::Limits; 2],
-    listeners: Vec<(TcpListener, Pages)>,
+    doors: Doors,
     control: Option<UnixListener>,
     state: Arc<AdminState>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let mut loops = JoinSet::new();
-    for (listener, pages) in listeners {
+    for (address, pages) in doors.taken {
+        let state = Arc::clone(&state);
+        loops.spawn(async move {
+            let listener = wait_for(address, pages).await;
+            server::accept(listener, pages, state, limits).await;
+        });
+    }
+    for (listener, pages) in doors.open {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         loops.spawn(server::accept(listener, pages, Arc::clone(&state), limits));
@@ -178,6 +195,18 @@ async fn serve_within(
     shutdown.await;
     loops.shutdown().await;
     Ok(())
+}
+
+/// Waits until whoever has the address has gone.
+async fn wait_for(address: SocketAddr, pages: Pages) -> tokio::net::TcpListener {
+    loop {
+        sleep(TRY_AGAIN).await;
+        let listener = beside::listen_tcp(address).and_then(tokio::net::TcpListener::from_std);
+        if let Ok(listener) = listener {
+            tracing::info!(%address, %pages, "the port is free: served there from now on");
+            return listener;
+        }
+    }
 }
 
 #[cfg(test)]

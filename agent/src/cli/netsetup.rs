@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 use nodens_netsetup::plan::Plan;
+use nodens_netsetup::sweep::{self, Swept};
 use nodens_netsetup::{Difference, Error, active, fallback, link};
 use serde_json::{Value, json};
 
@@ -14,6 +15,7 @@ use super::{JSON, output};
 use crate::config::{Config, Sources};
 
 const FORCE: &str = "force";
+const SWEEP: &str = "sweep";
 
 /// The subcommand with its own, each without the flags of the configuration.
 pub(super) fn command(with_configuration: fn(Command) -> Command) -> Command {
@@ -22,9 +24,14 @@ pub(super) fn command(with_configuration: fn(Command) -> Command) -> Command {
         FORCE,
         "Remove all but the table of an agent that is alive, which will put back what it misses",
     );
+    let sweep = super::switch(
+        SWEEP,
+        "Remove what node-cache has left here as well, where nobody listens at its addresses",
+    );
     let all = [
         Command::new("up")
-            .about("Makes what outlives the agent: fallback table, interface and addresses"),
+            .about("Makes what outlives the agent: fallback table, interface and addresses")
+            .arg(sweep),
         Command::new("down")
             .about("Removes everything that nodens has put on this node")
             .arg(force),
@@ -68,8 +75,11 @@ pub(super) fn execute(
         }
     };
     let is_json = matches.get_flag(JSON);
+    // Beside node-cache the agent has an address more.
+    let found = config.intercept.plan.as_ref();
+    let found = found.and_then(|plan| link::as_found(plan).ok());
     // What an earlier configuration has made is removed even where this one wants none of it.
-    let said = match (verb, &config.intercept.plan) {
+    let said = match (verb, found.as_ref().or(config.intercept.plan.as_ref())) {
         ("down", _) => down(&removable(&config), matches.get_flag(FORCE)),
         (_, None) => {
             output::complain(
@@ -78,7 +88,14 @@ pub(super) fn execute(
             );
             return Exit::Usage.into();
         }
-        ("up", Some(plan)) => up(plan),
+        ("up", Some(plan)) => {
+            let said = up(plan);
+            if said.exit == Exit::Done && matches.get_flag(SWEEP) {
+                swept(said, plan)
+            } else {
+                said
+            }
+        }
         ("check", Some(plan)) => check(plan),
         (_, Some(plan)) => {
             let text = if is_json {
@@ -111,6 +128,7 @@ fn removable(config: &Config) -> Plan {
         fallback: Vec::new(),
         probes: Vec::new(),
         remember_tcp: settings.tcp_idle,
+        stand_ins: Vec::new(),
     })
 }
 
@@ -155,6 +173,38 @@ fn up(plan: &Plan) -> Said {
     }
 }
 
+/// Adds to what `up` has said what came of the sweep. Rules that cannot be read, or that are not
+/// node-cache's for certain, were asked to be removed and are not: that is no success. What is in use is
+/// none of the sweep's business.
+fn swept(mut said: Said, plan: &Plan) -> Said {
+    let Swept {
+        removed,
+        users,
+        left,
+    } = match sweep::sweep(plan) {
+        Ok(swept) => swept,
+        Err(error) => return refused(&[error]),
+    };
+    for one in &removed {
+        said.words.push_str(&format!("  swept: {one}\n"));
+    }
+    if !users.is_empty() {
+        let users = users.join(", ");
+        said.words.push_str(&format!(
+            "  not swept: node-cache's rules and interface are in use: {users} listens\n"
+        ));
+    }
+    for one in &left {
+        said.words.push_str(&format!("  not swept: {one}\n"));
+    }
+    if !left.is_empty() {
+        said.exit = Exit::Network;
+    }
+    let left: Vec<_> = left.iter().map(in_json).collect();
+    said.json["swept"] = json!({ "removed": removed, "users": users, "left": left });
+    said
+}
+
 fn down(plan: &Plan, is_forced: bool) -> Said {
     let mut failed = Vec::new();
     match active::revert() {
@@ -174,7 +224,7 @@ fn down(plan: &Plan, is_forced: bool) -> Said {
         Err(error) => failed.push(error),
     }
     failed.extend(
-        [fallback::revert(), link::revert(plan)]
+        [fallback::revert_in_use(), link::revert(plan)]
             .into_iter()
             .filter_map(Result::err),
     );
@@ -200,24 +250,19 @@ fn check(plan: &Plan) -> Said {
         Ok(found) => found,
         Err(error) => return refused(&[error]),
     };
+    let unread = sweep::look(plan).map(|incumbent| incumbent.unread());
+    let unread = unread.unwrap_or_default();
     let mut words: String = differences.iter().map(|one| format!("{one}\n")).collect();
+    for one in &unread {
+        words.push_str(&format!("to be looked at: {one}\n"));
+    }
     if differences.is_empty() {
         words.push_str("this node is as the configuration wants it\n");
     }
     if !is_steering {
         words.push_str("no agent steers queries here at this moment\n");
     }
-    let list: Vec<_> = differences
-        .iter()
-        .map(|one| {
-            json!({
-                "place": one.place,
-                "wanted": one.wanted,
-                "found": one.found,
-                "remedy": one.remedy,
-            })
-        })
-        .collect();
+    let list: Vec<_> = differences.iter().map(in_json).collect();
     Said {
         exit: if list.is_empty() {
             Exit::Done
@@ -225,8 +270,21 @@ fn check(plan: &Plan) -> Said {
             Exit::Network
         },
         words,
-        json: json!({ "steering": is_steering, "differences": list }),
+        json: json!({
+            "steering": is_steering,
+            "differences": list,
+            "unread": unread.iter().map(in_json).collect::<Vec<_>>(),
+        }),
     }
+}
+
+fn in_json(one: &Difference) -> Value {
+    json!({
+        "place": one.place,
+        "wanted": one.wanted,
+        "found": one.found,
+        "remedy": one.remedy,
+    })
 }
 
 /// Whether it says that no agent has its table there, which is no fault of the node.

@@ -168,6 +168,16 @@ pub const KEYS: &[Key] = &[
         "The kernel leaves queries to CoreDNS this long after the agent's last sign of life.",
     ),
     key(
+        "intercept.sweep",
+        Kind::Switch(false),
+        "",
+        false,
+        "Whether the agent removes what node-cache (NodeLocal DNSCache) has left on the node: its rules, and \
+         the cluster's DNS address on its interface. It does so 10 s after nobody listens there \
+         any more, also where node-cache ends later than the agent begins. Without it they are \
+         named in the log.",
+    ),
+    key(
         "workers",
         Kind::CountOrAuto(limits::WORKERS),
         "auto",

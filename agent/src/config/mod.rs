@@ -194,6 +194,8 @@ pub struct Intercept {
     pub fallback: Vec<Located<IpAddr>>,
     /// The dead-man's switch trips this long after the last sign of life.
     pub dead_after: Duration,
+    /// Whether what node-cache has left is removed.
+    pub sweep: bool,
     /// What all of this comes to on the node; `None` where it is not enabled.
     pub plan: Option<Plan>,
 }

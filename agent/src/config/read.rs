@@ -98,6 +98,7 @@ impl Reader<'_> {
         let interface = self.scalar("intercept.interface", interface, text::interface);
         let redirect_to = self.redirect_to();
         let fallback = self.services("intercept.fallback", Some("off"));
+        let sweep = self.switch("intercept.sweep");
         let stale_for = self.time("cache.staleFor");
         let stale_after = self.time("cache.staleAfter");
         let prefetch = self.switch("cache.prefetch");
@@ -139,6 +140,7 @@ impl Reader<'_> {
                 redirect_to: locate(redirect_to.value),
                 fallback: locate(fallback.value),
                 dead_after: self.time("intercept.deadAfter").value,
+                sweep: sweep.value,
                 plan,
             },
             workers: self.workers(),

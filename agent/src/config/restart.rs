@@ -23,7 +23,7 @@ fn differ<T: PartialEq>(old: &[Located<T>], new: &[Located<T>]) -> bool {
 }
 
 /// Every key of the table that a reload does not apply, but `version`; and whether it differs.
-pub(super) fn compare(old: &Config, new: &Config) -> [(&'static str, bool); 20] {
+pub(super) fn compare(old: &Config, new: &Config) -> [(&'static str, bool); 21] {
     let (was, is) = (&old.listen, &new.listen);
     let tcp_per_client = was.tcp_connections_per_client != is.tcp_connections_per_client;
     let (from, to) = (&old.intercept, &new.intercept);
@@ -50,6 +50,7 @@ pub(super) fn compare(old: &Config, new: &Config) -> [(&'static str, bool); 20] 
         ),
         ("intercept.fallback", differ(&from.fallback, &to.fallback)),
         ("intercept.deadAfter", from.dead_after != to.dead_after),
+        ("intercept.sweep", from.sweep != to.sweep),
         ("workers", old.workers != new.workers),
         (
             "admin.health",

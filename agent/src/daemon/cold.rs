@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::follow::Follow;
 use super::{End, StartError};
-use crate::admin::{self, AdminState, Clients, Pages, Retire};
+use crate::admin::{self, AdminState, Clients, Doors, Retire};
 use crate::cache::{Cache, Tick};
 use crate::config::Listen;
 use crate::inspect::Inspector;
@@ -56,7 +56,7 @@ pub(super) struct Cold {
     pub(super) listeners: Listeners,
     pub(super) listen: Listen,
     pub(super) workers: usize,
-    pub(super) admin: Vec<(TcpListener, Pages)>,
+    pub(super) admin: Doors,
     /// The admin socket, and where it is.
     pub(super) control: Option<(UnixListener, PathBuf)>,
     pub(super) retire: Retire,
@@ -198,6 +198,7 @@ impl Cold {
         }
         let began_ns = Clock.now_ns();
         let grace = Duration::from_nanos(over_ns.saturating_sub(began_ns));
+        follow.listeners.give_way();
         drop(follow);
         let resolver = Arc::clone(&self.resolver);
         // Workers go on until those who waited have their answers: what comes meanwhile is not

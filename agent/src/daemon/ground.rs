@@ -119,6 +119,7 @@ fn unmake(plan: &Plan, links: &Links) -> Result<(), Error> {
             addresses: addresses.collect(),
             captures: Vec::new(),
             probes: Vec::new(),
+            stand_ins: Vec::new(),
             ..plan.clone()
         }
     };
@@ -128,7 +129,7 @@ fn unmake(plan: &Plan, links: &Links) -> Result<(), Error> {
         .any(|part| matches!(part, Part::Interface(_)));
     if is_new {
         link::revert(plan)
-    } else if links.kind == Kind::Loopback {
+    } else if matches!(links.kind, Kind::Loopback | Kind::NodeCache) {
         link::revert(&addresses_of(&links.made))
     } else if links.made.is_empty() {
         Ok(())

@@ -7,6 +7,7 @@
 //! | worker-N | [`crate::serve`] |
 //! | cold | [`crate::resolve`], [`crate::stream`], [`crate::admin`], signals, reload |
 //! | pulse | [`crate::lifecycle::pulse`] |
+//! | take-over | [`crate::lifecycle::takeover`] |
 
 mod cold;
 mod follow;
@@ -14,7 +15,7 @@ mod ground;
 mod steer;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread::{Builder, JoinHandle};
@@ -24,7 +25,7 @@ use tokio::sync::oneshot;
 
 use self::cold::Cold;
 use self::ground::{Ground, Tools};
-use crate::admin::{self, Pages};
+use crate::admin::{self, Doors};
 use crate::cache::{Cache, Draft, Tick, ZoneFigures};
 use crate::cli::exit::Exit;
 use crate::cli::output;
@@ -34,6 +35,8 @@ use crate::lifecycle::privileges;
 use crate::lifecycle::pulse::{self, PULSE_NAME, PULSE_TYPE, Pulse};
 use crate::lifecycle::ready::Health;
 use crate::lifecycle::reload::Reload;
+use crate::lifecycle::steering::Steering;
+use crate::lifecycle::takeover::TakeOver;
 use crate::listeners::{self, Bound, Listeners};
 use crate::miss;
 use crate::resolve::{Resolver, Routes};
@@ -144,6 +147,7 @@ pub struct Running {
     workers_ended: oneshot::Sender<()>,
     cold: JoinHandle<()>,
     _pulse: Pulse,
+    _take_over: Option<TakeOver>,
 }
 
 impl Running {
@@ -159,7 +163,7 @@ impl Running {
     ) -> Result<Self, StartError> {
         // Nothing else is opened before it.
         let laid = match &loaded.config.intercept.plan {
-            Some(plan) => Some(Ground::lay(plan).map_err(refused)?),
+            Some(plan) => Some(Ground::lay(&steer::beside_others(plan)).map_err(refused)?),
             None => None,
         };
         let (ground, tools) = laid.unzip();
@@ -198,6 +202,7 @@ impl Running {
         let (bound, admin) = bind(&config, &listen, count).map_err(StartError::Configuration)?;
         let control = steer::control(&config).map_err(StartError::Configuration)?;
         let admin_addresses = admin
+            .open
             .iter()
             .filter_map(|(listener, _)| listener.local_addr().ok());
         let admin_addresses: Vec<SocketAddr> = admin_addresses.collect();
@@ -262,14 +267,17 @@ impl Running {
         let (zones, cache_size) = (config.zones.len(), config.cache.size_bytes);
         let orders = Arc::new(Orders::new().map_err(system("make the pulse's bell"))?);
         let sockets = listeners.sockets();
-        let steer = ground.zip(tools).map(|(ground, tools)| {
+        let steering = ground.map(|ground| Arc::new(Steering::new(&ground.plan.lanes())));
+        let sweep = config.intercept.sweep;
+        let steer = ground.zip(tools).zip(steering.as_ref());
+        let steer = steer.map(|((ground, tools), steering)| {
             let around = steer::Around {
                 config: &config,
                 health: &health,
                 telemetry: &telemetry,
                 sockets,
             };
-            steer::interception(ground, tools, &around)
+            steer::interception(ground, tools, steering, &around)
         });
         let (interception, arming) = steer.unzip();
         let clients = steer::clients(ground.map(|ground| &ground.plan), listeners.asked());
@@ -340,6 +348,11 @@ impl Running {
         if let Some(arming) = arming {
             steer::wait_until_armed(&arming);
         }
+        let take_over = ground.zip(steering).map(|(ground, steering)| {
+            let begin = privileges::keep_rules;
+            TakeOver::start(ground.plan.clone(), sweep, steering, begin)
+        });
+        let take_over = take_over.transpose();
         Ok(Self {
             dns,
             admin: admin_addresses,
@@ -348,6 +361,7 @@ impl Running {
             workers_ended,
             cold,
             _pulse: pulse,
+            _take_over: take_over.map_err(system("start the thread take-over"))?,
         })
     }
 
@@ -411,23 +425,37 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Binds all that is listened on, or names all that cannot be.
-#[expect(clippy::type_complexity, reason = "DNS and admin, side by side")]
+/// Binds all that is listened on, or names all that cannot be. Where queries are intercepted, health
+/// and metrics wait for a port that somebody has, as node-cache has some beside us: a node without a
+/// page is better off than one without an agent.
 fn bind(
     config: &Config,
     listen: &Listen,
     workers: usize,
-) -> Result<(Vec<Bound>, Vec<(TcpListener, Pages)>), Vec<Problem>> {
+) -> Result<(Vec<Bound>, Doors), Vec<Problem>> {
     let dns = listeners::bind_all(listen, workers);
-    match (dns, admin::bind(&config.admin)) {
-        (Ok(dns), Ok(admin)) => Ok((dns, admin)),
-        (dns, admin) => {
-            let mut problems = dns.err().unwrap_or_default();
-            problems.extend(admin.err().into_iter().flatten().map(|error| {
-                let key = "port there";
-                listeners::problem(&error.origin, error.address, "TCP", key, &error.source)
-            }));
-            Err(problems)
+    let (open, refused) = admin::bind(&config.admin);
+    let mut doors = Doors {
+        open,
+        ..Doors::default()
+    };
+    let mut problems = Vec::new();
+    for error in refused {
+        let key = "port there";
+        let problem = listeners::problem(&error.origin, error.address, "TCP", key, &error.source);
+        if config.intercept.enabled && error.source.kind() == io::ErrorKind::AddrInUse {
+            tracing::warn!(%problem, pages = %error.pages, "it is tried again");
+            doors.taken.push((error.address, error.pages));
+        } else {
+            problems.push(problem);
+        }
+    }
+    match dns {
+        Ok(dns) if problems.is_empty() => Ok((dns, doors)),
+        dns => {
+            let mut all = dns.err().unwrap_or_default();
+            all.extend(problems);
+            Err(all)
         }
     }
 }

@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use nodens_netsetup::plan::Plan;
+use nodens_netsetup::plan::{Capture, Plan};
+use nodens_netsetup::sockets;
 
 use super::ground::{Ground, Tools};
 use crate::admin::{Clients, Retire, Retired, control};
@@ -43,9 +44,36 @@ pub(super) struct Around<'a> {
 /// Tells once that queries are steered here.
 pub(super) type Arming = mpsc::Receiver<()>;
 
-/// What is listened on: the configured addresses, and those that Service addresses are steered to.
+/// The plan, with other addresses to listen on for those that another program holds: node-cache, as
+/// long as both are here. Its socket gets nothing from then on, and can go when it likes.
+pub(super) fn beside_others(plan: &Plan) -> Plan {
+    match sockets::beside_others(plan) {
+        Ok(plan) => {
+            for stand_in in &plan.stand_ins {
+                tracing::info!(
+                    address = %stand_in.service,
+                    answered_at = %stand_in.local,
+                    "another program listens there: its new queries are steered here"
+                );
+            }
+            plan
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot see who else listens");
+            plan.clone()
+        }
+    }
+}
+
+/// What is listened on: the configured addresses or their stand-ins, and those that Service addresses
+/// are steered to.
 pub(super) fn listen(config: &Config, plan: Option<&Plan>) -> Listen {
     let mut listen = config.listen.clone();
+    if let Some(plan) = plan {
+        for address in &mut listen.addresses {
+            address.value = plan.stands_for(address.value);
+        }
+    }
     for capture in plan.iter().flat_map(|plan| &plan.captures) {
         let services = config.cluster.dns_service.iter();
         let origin = services
@@ -85,10 +113,11 @@ pub(super) fn control(config: &Config) -> Result<Option<UnixListener>, Vec<Probl
 pub(super) fn interception(
     ground: &Ground,
     tools: Tools,
+    steering: &Arc<Steering>,
     around: &Around<'_>,
 ) -> (Interception, Arming) {
     let plan = ground.plan.clone();
-    let steering = Arc::new(Steering::new(&plan.lanes()));
+    let steering = Arc::clone(steering);
     around.health.set_steering(Arc::clone(&steering));
     let (armed, arming) = mpsc::channel();
     let (health, telemetry) = (Arc::clone(around.health), Arc::clone(around.telemetry));
@@ -136,14 +165,19 @@ pub(super) fn wait_until_armed(arming: &Arming) {
 /// Who asks where: at the node-local addresses, which pods name in their resolv.conf and lose with
 /// the agent, or at a Service's, which somebody else answers then.
 pub(super) fn clients(plan: Option<&Plan>, asked: Asked) -> Clients {
-    let captures = plan.map_or(&[][..], |plan| &plan.captures);
-    let services: BTreeMap<_, _> = captures
-        .iter()
-        .map(|capture| (capture.local, capture.service))
-        .collect();
+    let by_local = |captures: &[Capture]| -> BTreeMap<_, _> {
+        let pairs = captures.iter().map(|one| (one.local, one.service));
+        pairs.collect()
+    };
+    let services = by_local(plan.map_or(&[][..], |plan| &plan.captures));
+    let stand_ins = by_local(plan.map_or(&[][..], |plan| &plan.stand_ins));
     Box::new(move || {
+        let named = |address: SocketAddr| {
+            let asked = stand_ins.get(&address.ip()).copied();
+            SocketAddr::new(asked.unwrap_or_else(|| address.ip()), address.port())
+        };
         let of = |(address, seconds_ago): (SocketAddr, Option<u32>)| page::Asked {
-            address: address.to_string(),
+            address: named(address).to_string(),
             service: services.get(&address.ip()).map(ToString::to_string),
             asked: seconds_ago.map(u64::from),
         };

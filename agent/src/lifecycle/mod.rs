@@ -15,4 +15,5 @@ mod round;
 pub mod signals;
 pub mod steering;
 pub mod switch;
+pub mod takeover;
 pub mod watch;

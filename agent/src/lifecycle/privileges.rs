@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What each thread may do: after the start the pulse alone may change the node's network, and
-//! workers, which read what strangers send, may do nothing. docs/security.md has the table.
+//! What each thread may do: after the start the pulse, and the thread that takes over from node-cache,
+//! may change the node's network, and workers, which read what strangers send, may do nothing. docs/security.md has the table.
 //!
 //! A thread gives up what it does not need as its first act. Capabilities belong to a thread, and
 //! one that was given up does not come back.
@@ -34,6 +34,11 @@ pub fn drop_all() {
 pub fn keep_network() {
     // Without CAP_SYS_NICE the kernel says no: it is then one thread among many.
     let _ = setpriority_process(Some(gettid()), -20);
+    keep(CapabilitySet::NET_ADMIN);
+}
+
+/// Of the thread that takes over from node-cache: as the pulse, without its haste.
+pub fn keep_rules() {
     keep(CapabilitySet::NET_ADMIN);
 }
 

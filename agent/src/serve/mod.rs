@@ -21,7 +21,7 @@ use std::thread::{Builder, JoinHandle};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub use self::batch::{BATCH, Batch, Datagram, Sent};
-pub use self::socket::{Group, Queue};
+pub use self::socket::{Group, Queue, give_way, keep_connections};
 use self::worker::{Command, GROUP, Mailbox, Parsed, Worker};
 use crate::cache::Reader;
 use crate::miss::Sender;

@@ -8,8 +8,8 @@
 )]
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +50,14 @@ impl Group {
         alone.bind(&address.into())?;
         let address = alone.local_addr()?.as_socket().unwrap_or(address);
         drop(alone);
+        Self::bind_beside(address, workers)
+    }
+
+    /// As [`Self::bind`], without asking whether anybody has the address already.
+    ///
+    /// # Errors
+    /// The address cannot be bound, for us or beside whoever has it.
+    pub fn bind_beside(address: SocketAddr, workers: usize) -> io::Result<Self> {
         let sockets = (0..workers)
             .map(|_| {
                 let member = socket(address)?;
@@ -61,9 +69,10 @@ impl Group {
                 Ok(Arc::new(member.into()))
             })
             .collect::<io::Result<Vec<Arc<UdpSocket>>>>()?;
+        // Also of one socket: whoever binds the same address later gets nothing then.
         let is_steered = match sockets.first() {
-            Some(first) if workers > 1 => steer(first, workers).is_ok(),
-            _ => true,
+            Some(first) => steer(first, workers).is_ok() || workers == 1,
+            None => true,
         };
         Ok(Self {
             address,
@@ -84,6 +93,17 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     Ok(socket)
+}
+
+/// Lets whoever else is bound to the address have what comes from now on, as a node-cache that is to
+/// go on after us: it came after our `workers` sockets, and is the next of the group. Where nobody
+/// is, the kernel gives it to one of ours.
+///
+/// # Errors
+/// The kernel does not know the option.
+pub fn give_way(member: &UdpSocket, workers: usize) -> io::Result<()> {
+    let next = u32::try_from(workers).unwrap_or(u32::MAX);
+    attach(member.as_fd(), &mut [returns(next)])
 }
 
 /// Attaches `ld #cpu; mod #workers; ret a` to the group of `member`: the index of the socket that
@@ -112,11 +132,34 @@ fn steer(member: &UdpSocket, workers: usize) -> io::Result<()> {
             k: 0,
         },
     ];
+    attach(member.as_fd(), &mut program)
+}
+
+/// Attaches `ret 0` to the group of a listener that is the first of it: whoever listens there later
+/// gets no connection while it is there.
+///
+/// # Errors
+/// The kernel does not know the option.
+pub fn keep_connections(listener: &TcpListener) -> io::Result<()> {
+    attach(listener.as_fd(), &mut [returns(0)])
+}
+
+/// `BPF_RET | BPF_K`: always this place in the group.
+fn returns(place: u32) -> libc::sock_filter {
+    libc::sock_filter {
+        code: 0x06,
+        jt: 0,
+        jf: 0,
+        k: place,
+    }
+}
+
+fn attach(member: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
-        len: 3,
+        len: u16::try_from(program.len()).unwrap_or(0),
         filter: program.as_mut_ptr(),
     };
-    // SAFETY: the option takes a sock_fprog of this size, which names three instructions that live
+    // SAFETY: the option takes a sock_fprog of this size, which names so many instructions that live
     // until the call returns; the kernel copies them.
     let result = unsafe {
         libc::setsockopt(
@@ -176,7 +219,6 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     #[test]
     fn a_query_goes_to_the_worker_of_the_cpu_that_sent_it() {
@@ -197,6 +239,34 @@ mod tests {
             let (_, from) = socket.recv_from(&mut [0; 9]).unwrap();
             assert_eq!(from, client.local_addr().unwrap());
         }
+    }
+
+    #[test]
+    fn who_binds_the_address_later_gets_nothing_until_we_give_way() {
+        for workers in [1, 2] {
+            let group = Group::bind("127.0.0.1:0".parse().unwrap(), workers).unwrap();
+            let later = socket(group.address).unwrap();
+            later.set_reuse_port(true).unwrap();
+            later.bind(&group.address.into()).unwrap();
+            let later: UdpSocket = later.into();
+            later.set_nonblocking(true).unwrap();
+            let ask = || {
+                for _ in 0..50 {
+                    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+                    client.send_to(&[1], group.address).unwrap();
+                }
+                std::iter::from_fn(|| later.recv_from(&mut [0; 9]).ok()).count()
+            };
+            assert_eq!(ask(), 0);
+            give_way(&group.sockets[0], workers).unwrap();
+            assert_eq!(ask(), 50);
+        }
+        // Alone we go on.
+        let group = Group::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        give_way(&group.sockets[0], 1).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(&[1], group.address).unwrap();
+        group.sockets[0].recv_from(&mut [0; 9]).unwrap();
     }
 
     #[test]

@@ -78,13 +78,13 @@ impl Chain {
 
 /// A rule: its expressions, each a name and its attributes, as the kernel sent them.
 #[derive(Debug)]
-pub(super) struct Rule {
-    pub(super) handle: u64,
+pub(crate) struct Rule {
+    pub(crate) handle: u64,
     expressions: Vec<u8>,
 }
 
 impl Rule {
-    pub(super) fn expressions(&self) -> impl Iterator<Item = (String, &[u8])> {
+    pub(crate) fn expressions(&self) -> impl Iterator<Item = (String, &[u8])> {
         attributes(&self.expressions).map(|(_, element)| {
             let (mut name, mut data) = (String::new(), &[][..]);
             for (kind, value) in attributes(element) {
@@ -123,10 +123,10 @@ pub(super) struct Element {
 
 /// The family, table and name of a chain or a set.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Path {
-    pub(super) family: u8,
-    pub(super) table: String,
-    pub(super) name: String,
+pub(crate) struct Path {
+    pub(crate) family: u8,
+    pub(crate) table: String,
+    pub(crate) name: String,
 }
 
 impl Path {
@@ -142,7 +142,7 @@ impl Path {
 
 /// Reads, and remembers what it has read.
 #[derive(Debug)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     conversation: Conversation,
     rules: HashMap<Path, Option<Rc<Vec<Rule>>>>,
     sets: HashMap<Path, Option<Rc<Set>>>,
@@ -151,7 +151,7 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn open() -> Result<Self, Refusal> {
+    pub(crate) fn open() -> Result<Self, Refusal> {
         Ok(Self {
             conversation: Conversation::about_rules()?,
             rules: HashMap::new(),
@@ -209,7 +209,7 @@ impl Kernel {
     }
 
     /// The rules of a chain; `None` where there are too many to read.
-    pub(super) fn rules(&mut self, path: &Path) -> Result<Option<Rc<Vec<Rule>>>, Refusal> {
+    pub(crate) fn rules(&mut self, path: &Path) -> Result<Option<Rc<Vec<Rule>>>, Refusal> {
         if let Some(known) = self.rules.get(path) {
             return Ok(known.clone());
         }
@@ -294,13 +294,13 @@ fn elements(list: &[u8]) -> Vec<Element> {
 }
 
 /// `NFTA_DATA_VALUE` within some data.
-pub(super) fn data_value(data: &[u8]) -> Vec<u8> {
+pub(crate) fn data_value(data: &[u8]) -> Vec<u8> {
     let value = attributes(data).find(|(kind, _)| *kind == 1);
     value.map(|(_, value)| value.to_vec()).unwrap_or_default()
 }
 
 /// A number of the network's order.
-pub(super) fn big(value: &[u8]) -> Option<u32> {
+pub(crate) fn big(value: &[u8]) -> Option<u32> {
     value
         .first_chunk()
         .map(|number| u32::from_be_bytes(*number))

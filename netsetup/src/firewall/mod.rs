@@ -15,7 +15,7 @@
 //! as what it is.
 
 mod judge;
-mod kernel;
+pub(crate) mod kernel;
 mod packet;
 mod registers;
 
@@ -269,7 +269,7 @@ fn for_iptables(chain: &Chain, packets: &[&Packet]) -> Vec<String> {
     packets.iter().map(command).collect()
 }
 
-fn is_absent(answer: &Refusal) -> bool {
+pub(crate) fn is_absent(answer: &Refusal) -> bool {
     // No netfilter netlink at all, or no nf_tables behind it.
     matches!(
         answer.errno,

@@ -35,7 +35,7 @@ pub fn check(plan: &Plan) -> Result<Vec<Difference>, Error> {
             remedy: UP.to_owned(),
         }]);
     };
-    let Some(kind) = found.ours() else {
+    let Some(kind) = found.usable() else {
         return Ok(vec![Difference {
             place: format!("interface {name}"),
             wanted: format!("a {} interface with the alias \"{ALIAS}\"", Kind::Dummy),
@@ -57,7 +57,7 @@ pub fn check(plan: &Plan) -> Result<Vec<Difference>, Error> {
     }
     let there = addresses(&mut kernel, found.index, name)?;
     differences.extend(missing(&wanted, &there, name));
-    if kind == Kind::Loopback {
+    if matches!(kind, Kind::Loopback | Kind::NodeCache) {
         return Ok(differences);
     }
     let more = there.iter().filter(|there| !wanted.contains(&there.ip));

@@ -16,7 +16,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::event::{Timespec, poll};
 use rustix::io::Errno;
 
-use super::{ALIAS, Kind, LOOPBACK, PROTOCOL};
+use super::{ALIAS, Kind, LOOPBACK, NODE_CACHE, PROTOCOL};
 use crate::conversation::{Conversation, Message, Refusal, attributes, number, text};
 
 /// A request with its flags.
@@ -82,7 +82,7 @@ pub(crate) struct Interface {
     pub(crate) name: String,
     pub(crate) is_up: bool,
     alias: Option<String>,
-    kind: Option<String>,
+    pub(super) kind: Option<String>,
     master: u32,
 }
 
@@ -126,6 +126,12 @@ impl Interface {
             Some("bridge") => Some(Kind::Bridge),
             _ => None,
         }
+    }
+
+    /// As [`Self::ours`], and what node-cache made where it has node-cache's name.
+    pub(super) fn usable(&self) -> Option<Kind> {
+        let is_theirs = self.name == NODE_CACHE;
+        self.ours().or_else(|| is_theirs.then_some(Kind::NodeCache))
     }
 
     /// What it is, for a person.
@@ -189,6 +195,11 @@ impl Address {
             flags: 0,
             is_marked: true,
         }
+    }
+
+    /// Whether it is one address, not a network.
+    pub(super) fn is_single(&self) -> bool {
+        self.prefix == whole(self.ip)
     }
 
     /// Whether it is one address, not a network, and answers.
@@ -263,7 +274,9 @@ pub(super) fn make(kernel: &mut Conversation, name: &str, kind: Kind) -> Result<
                 InfoBridge::MulticastQuerier(false),
             ])));
         }
-        Kind::Dummy | Kind::Loopback => info.push(LinkInfo::Kind(InfoKind::Dummy)),
+        Kind::Dummy | Kind::Loopback | Kind::NodeCache => {
+            info.push(LinkInfo::Kind(InfoKind::Dummy))
+        }
     }
     let mut new = LinkMessage::default();
     new.attributes = vec![
@@ -310,6 +323,14 @@ pub(super) fn set_up(kernel: &mut Conversation, index: u32) -> Result<(), Refusa
     message.header.change_mask = LinkFlags::Up;
     let mut answers = kernel.change(vec![(RouteNetlinkMessage::SetLink(message), 0)])?;
     answers.pop().unwrap_or(Ok(()))
+}
+
+/// The request that makes an interface ours.
+pub(super) fn marking(index: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![LinkAttribute::IfAlias(ALIAS.to_owned())];
+    (RouteNetlinkMessage::SetLink(message), 0)
 }
 
 /// The request that removes an interface.

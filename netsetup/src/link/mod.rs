@@ -15,6 +15,7 @@
 
 mod check;
 mod kernel;
+mod node_cache;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,8 @@ use rustix::io::Errno;
 
 pub use self::check::check;
 pub(crate) use self::kernel::{Address, DEL_ADDRESS, DEL_LINK, Interface};
+pub use self::node_cache::NODE_CACHE;
+pub(crate) use self::node_cache::{Leftover, clear_leftover, leftover};
 use crate::conversation::{Conversation, Refusal};
 use crate::error::Error;
 use crate::plan::Plan;
@@ -51,6 +54,9 @@ pub enum Kind {
     Bridge,
     /// The loopback interface, where the kernel has neither.
     Loopback,
+    /// The interface that node-cache made, where the plan names it: it is used as it is, and what
+    /// else is on it stays.
+    NodeCache,
 }
 
 impl Kind {
@@ -61,6 +67,7 @@ impl Kind {
             Self::Dummy => "dummy",
             Self::Bridge => "bridge",
             Self::Loopback => "loopback",
+            Self::NodeCache => "node-cache's",
         }
     }
 }
@@ -119,7 +126,8 @@ impl fmt::Display for Part {
 
 /// Puts every address of the plan on the plan's interface, and makes that interface where it is
 /// missing. What is there already stays untouched. On an interface of ours, addresses that the plan
-/// does not name are removed; on `lo` nothing is. What a failed call has made is gone again.
+/// does not name are removed; on `lo` and on node-cache's interface nothing is. What a failed call has
+/// made is gone again.
 ///
 /// # Errors
 /// [`Error::NotPermitted`], [`Error::InterfaceTaken`], [`Error::NoIpv6`], [`Error::Refused`].
@@ -165,8 +173,8 @@ pub fn mend(plan: &Plan) -> Result<Mended, Error> {
     Ok(Mended { links, refused })
 }
 
-/// Removes what is ours: the plan's interface with all on it, and of the plan's addresses on `lo`
-/// those that carry our mark. It is no error when nothing is there.
+/// Removes what is ours: the plan's interface with all on it, and of the plan's addresses on `lo`, or on
+/// node-cache's interface, those that carry our mark. It is no error when nothing is there.
 ///
 /// # Errors
 /// [`Error::InterfaceTaken`] where the interface is not ours, [`Error::InterfaceHasPorts`] where
@@ -174,8 +182,23 @@ pub fn mend(plan: &Plan) -> Result<Mended, Error> {
 /// [`Error::NotPermitted`], [`Error::Refused`].
 pub fn revert(plan: &Plan) -> Result<(), Error> {
     let mut kernel = open()?;
-    let addresses = clear_loopback(&mut kernel, plan);
+    let addresses = clear(&mut kernel, plan, LOOPBACK);
     remove_interface(&mut kernel, plan).and(addresses)
+}
+
+/// The plan with the stand-ins that an agent has put on this node.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn as_found(plan: &Plan) -> Result<Plan, Error> {
+    let mut kernel = open()?;
+    let mut there = Vec::new();
+    for name in [plan.interface.as_str(), LOOPBACK] {
+        if let Some(found) = interface(&mut kernel, name)? {
+            there.extend(addresses(&mut kernel, found.index, name)?);
+        }
+    }
+    Ok(plan.as_found(|ip| there.iter().any(|there| there.ip == ip)))
 }
 
 /// The interface of this name, whoever made it.
@@ -197,7 +220,7 @@ fn place(
 ) -> Result<u32, Error> {
     let name = &plan.interface;
     if let Some(found) = interface(kernel, name)? {
-        links.kind = found.ours().ok_or_else(|| taken(&found))?;
+        links.kind = found.usable().ok_or_else(|| taken(&found))?;
         links.interface.clone_from(name);
         if !found.is_up {
             kernel::set_up(kernel, found.index)
@@ -242,10 +265,14 @@ fn furnish(
     let is_good = |there: &Address| wanted.contains(&there.ip) && there.is_whole();
     // An address that cannot be used as it is, e.g. one that waits for duplicates to answer on an
     // interface that goes nowhere, is made anew. What is on `lo` may be anybody's.
+    let is_ours_to_clear = |there: &Address| match links.kind {
+        Kind::Dummy | Kind::Bridge => !there.is_link_local(),
+        Kind::NodeCache => wanted.contains(&there.ip),
+        Kind::Loopback => false,
+    };
     let wrong: Vec<&Address> = present
         .iter()
-        .filter(|_| links.kind != Kind::Loopback)
-        .filter(|there| !is_good(there) && !there.is_link_local())
+        .filter(|there| is_ours_to_clear(there) && !is_good(there))
         .collect();
     let requests = wrong.iter().map(|there| kernel::removal(there)).collect();
     let mut failed = None;
@@ -312,7 +339,9 @@ fn remove_interface(kernel: &mut Conversation, plan: &Plan) -> Result<(), Error>
     let Some(found) = interface(kernel, name)?.filter(|_| name != LOOPBACK) else {
         return Ok(());
     };
-    found.ours().ok_or_else(|| taken(&found))?;
+    if found.usable().ok_or_else(|| taken(&found))? == Kind::NodeCache {
+        return clear(kernel, plan, name);
+    }
     let step = format!("remove {name}");
     let ports = kernel::ports(kernel, found.index).map_err(|answer| refused(&step, answer))?;
     if !ports.is_empty() {
@@ -327,10 +356,11 @@ fn remove_interface(kernel: &mut Conversation, plan: &Plan) -> Result<(), Error>
     }
 }
 
-fn clear_loopback(kernel: &mut Conversation, plan: &Plan) -> Result<(), Error> {
-    let index = index_of(kernel, LOOPBACK)?;
+/// Removes the plan's addresses that carry our mark from an interface that is not ours.
+fn clear(kernel: &mut Conversation, plan: &Plan, name: &str) -> Result<(), Error> {
+    let index = index_of(kernel, name)?;
     let wanted = wanted(plan);
-    let ours: Vec<Address> = addresses(kernel, index, LOOPBACK)?
+    let ours: Vec<Address> = addresses(kernel, index, name)?
         .into_iter()
         .filter(|there| there.is_marked && wanted.contains(&there.ip))
         .collect();
@@ -339,7 +369,7 @@ fn clear_loopback(kernel: &mut Conversation, plan: &Plan) -> Result<(), Error> {
     for (there, answer) in ours.iter().zip(changed(kernel, requests)?) {
         match answer {
             Err(answer) if answer.errno != Errno::ADDRNOTAVAIL => {
-                let step = format!("remove {} from {LOOPBACK}", there.ip);
+                let step = format!("remove {} from {name}", there.ip);
                 failed = failed.or_else(|| Some(refused(&step, answer)));
             }
             _ => {}

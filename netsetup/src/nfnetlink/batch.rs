@@ -15,6 +15,9 @@ const BATCH_END: u16 = 0x11;
 /// `NFNL_SUBSYS_NFTABLES`: the upper octet of the type of its messages, and the batch's resource.
 pub(super) const NF_TABLES: u8 = 10;
 
+/// `NFT_MSG_DELRULE`.
+const DELETE_RULE: u8 = 8;
+
 /// `NFPROTO_INET`, the family of our tables.
 pub(super) const INET: u8 = 1;
 
@@ -39,6 +42,43 @@ impl Batch {
             let begin = bytes.len();
             bytes.resize(begin + length, 0);
             message.emit(&mut bytes[begin..]);
+        });
+        self.steps.push(step);
+    }
+
+    /// Adds a message that deletes all rules of a chain of ours.
+    pub(crate) fn flush_chain(&mut self, table: &str, chain: &str, step: String) {
+        self.delete_rules(INET, [table, chain], None, step);
+    }
+
+    /// Adds a message that deletes a rule of another program's table.
+    pub(crate) fn delete_rule(&mut self, family: u8, names: [&str; 2], handle: u64, step: String) {
+        self.delete_rules(family, names, Some(handle), step);
+    }
+
+    fn delete_rules(
+        &mut self,
+        family: u8,
+        [table, chain]: [&str; 2],
+        handle: Option<u64>,
+        step: String,
+    ) {
+        self.raw(DELETE_RULE, 0, |bytes| {
+            bytes.extend([family, 0, 0, 0]);
+            // `NFTA_RULE_TABLE`, `NFTA_RULE_CHAIN`, `NFTA_RULE_HANDLE`.
+            for (kind, text) in [(1_u16, table), (2, chain)] {
+                let length = u16::try_from(4 + text.len() + 1).unwrap_or(u16::MAX);
+                bytes.extend(length.to_ne_bytes());
+                bytes.extend(kind.to_ne_bytes());
+                bytes.extend(text.as_bytes());
+                bytes.push(0);
+                bytes.resize(bytes.len().next_multiple_of(4), 0);
+            }
+            if let Some(handle) = handle {
+                bytes.extend(12_u16.to_ne_bytes());
+                bytes.extend(3_u16.to_ne_bytes());
+                bytes.extend(handle.to_be_bytes());
+            }
         });
         self.steps.push(step);
     }

@@ -3,6 +3,7 @@
 //! Service addresses that it steers to them. Nothing here touches the kernel.
 
 mod error;
+mod stand_in;
 #[cfg(test)]
 mod tests;
 
@@ -68,6 +69,8 @@ pub struct Plan {
     pub probes: Vec<IpAddr>,
     /// How long a TCP flow that began with us is remembered after its last packet.
     pub remember_tcp: Duration,
+    /// For listen addresses that another program holds, where they are answered instead.
+    pub stand_ins: Vec<Capture>,
 }
 
 /// One Service address and where its queries go: only the address is rewritten, never the port.
@@ -143,21 +146,26 @@ impl Plan {
             fallback,
             probes,
             remember_tcp: settings.tcp_idle.saturating_add(FAREWELL),
+            stand_ins: Vec::new(),
         })
     }
 
-    /// What is listened on: the addresses, and the node-local address of every capture.
+    /// What is listened on: the addresses or their stand-ins, and the node-local address of every
+    /// capture.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<IpAddr> {
+        let own = self.addresses.iter().map(|&own| self.stands_for(own));
         let redirects = self.captures.iter().map(|capture| capture.local);
-        self.addresses.iter().copied().chain(redirects).collect()
+        own.chain(redirects).collect()
     }
 
-    /// What is put on the interface: what is listened on, and where probes come from.
+    /// What is put on the interface: what is listened on, what has a stand-in, and where probes come
+    /// from.
     #[must_use]
     pub fn interface_addresses(&self) -> Vec<IpAddr> {
         let mut all = self.local_addresses();
         all.extend(&self.probes);
+        all.extend(self.stand_ins.iter().map(|one| one.service));
         all
     }
 
@@ -185,7 +193,10 @@ impl Plan {
         captures
             .find(|capture| capture.service == address)
             .map(|capture| capture.local)
-            .or_else(|| self.addresses.contains(&address).then_some(address))
+            .or_else(|| {
+                let is_own = self.addresses.contains(&address);
+                is_own.then(|| self.stands_for(address))
+            })
     }
 
     fn own_addresses(listen: &[IpAddr], problems: &mut Vec<PlanError>) -> Vec<IpAddr> {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use super::{
     Base, Chain, ChainKind, Dynamic, Field, Hook, KeyType, Presence, Rule, Set, Side, Statement,
-    Table, began, live, serve,
+    Table, began, elsewhere, live, serve,
 };
 use crate::plan::{Family, Plan, Proto};
 
@@ -107,7 +107,7 @@ impl Route {
 fn routes(plan: &Plan, family: Family) -> Vec<Route> {
     let own = plan.addresses.iter().map(|&address| Route {
         asked: address,
-        local: address,
+        local: plan.stands_for(address),
     });
     let captured = plan.captures.iter().map(|capture| Route {
         asked: capture.service,
@@ -118,14 +118,14 @@ fn routes(plan: &Plan, family: Family) -> Vec<Route> {
         .collect()
 }
 
-fn sets(plan: &Plan, family: Family) -> [Set; 3] {
+fn sets(plan: &Plan, family: Family) -> Vec<Set> {
     let lanes = |name| Set {
         name,
         key: vec![KeyType::Address(family), KeyType::Proto, KeyType::Port],
         dynamic: None,
     };
-    let flows = Set {
-        name: began(family),
+    let flows = |name| Set {
+        name,
         key: vec![
             KeyType::Address(family),
             KeyType::Port,
@@ -136,7 +136,16 @@ fn sets(plan: &Plan, family: Family) -> [Set; 3] {
             timeout: plan.remember_tcp,
         }),
     };
-    [lanes(live(family)), lanes(serve(family)), flows]
+    let mut sets = vec![
+        lanes(live(family)),
+        lanes(serve(family)),
+        flows(began(family)),
+    ];
+    let mut stand_ins = plan.stand_ins.iter();
+    if stand_ins.any(|one| Family::of(one.service) == family) {
+        sets.push(flows(elsewhere(family)));
+    }
+    sets
 }
 
 /// Queries on their way to the agent.
@@ -165,8 +174,13 @@ fn queries(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
             statements.push(lane(route, Proto::Tcp, live, presence));
             statements
         };
+        let is_held = plan.stand_ins.iter().any(|one| one.service == route.asked);
+        let elsewhere = elsewhere(Family::of(route.asked));
         let mut statements = begins(Presence::NotIn);
         statements.push(Statement::Forget(flow(), began));
+        if is_held {
+            statements.push(Statement::Update(flow(), elsewhere));
+        }
         rules.push(Rule {
             statements,
             why: "a connection that begins elsewhere is no longer ours, though its ports were",
@@ -185,6 +199,24 @@ fn queries(plan: &Plan, routes: &[Route]) -> Vec<Rule> {
             statements: steered(statements, route),
             why: "a connection stays where it began: here, until it ends or the agent hangs",
         });
+        if is_held {
+            let mut statements = asked(route, Proto::Tcp, port);
+            statements.push(Statement::Lookup(flow(), elsewhere, Presence::In));
+            statements.push(Statement::Update(flow(), elsewhere));
+            statements.push(Statement::Accept);
+            rules.push(Rule {
+                statements,
+                why: "a connection that began with CoreDNS stays there",
+            });
+            let mut statements = asked(route, Proto::Tcp, port);
+            statements.push(Statement::Lookup(flow(), began, Presence::NotIn));
+            statements.push(Statement::Notrack);
+            statements.push(Statement::Accept);
+            rules.push(Rule {
+                statements,
+                why: "a connection older than the agent stays with whoever else has the address",
+            });
+        }
     }
     rules
 }

@@ -173,3 +173,12 @@ pub(crate) const fn began(family: Family) -> &'static str {
         Family::V6 => "began6",
     }
 }
+
+/// Where another program holds a listen address: the TCP flows there that began since, while nothing
+/// was steered here.
+pub(crate) const fn elsewhere(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "elsewhere",
+        Family::V6 => "elsewhere6",
+    }
+}

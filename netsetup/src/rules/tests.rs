@@ -28,10 +28,12 @@ fn plan() -> Plan {
     .unwrap()
 }
 
+/// With all that there can be in them.
 fn tables() -> [(Table, Shape); 2] {
+    let plan = plan().standing_in(|_| true);
     [
-        (active::table(&plan()), crate::active::SHAPE),
-        (fallback::table(&plan()).unwrap(), crate::fallback::SHAPE),
+        (active::table(&plan), crate::active::SHAPE),
+        (fallback::table(&plan).unwrap(), crate::fallback::SHAPE),
     ]
 }
 

@@ -19,6 +19,7 @@
 
 pub mod addresses;
 mod agent;
+pub mod incumbent;
 pub mod shape;
 pub mod space;
 pub mod sweep;
@@ -30,6 +31,7 @@ use anyhow::{Context, bail, ensure};
 
 pub use addresses::Family;
 pub use agent::{Builder, NodeAgent};
+pub use incumbent::Incumbent;
 pub use shape::Shape;
 pub use space::Space;
 

@@ -4,7 +4,7 @@
 //!
 //! [`matrix`] asks from every place in every shape, [`drills`] runs the drills in their short form,
 //! [`commands`] tries the command line as an operator does, [`refusals`] what must not be taken,
-//! [`leftovers`] that nothing is left, [`tools`] the lab's own programs.
+//! [`takeover`] the change from node-cache and back, [`leftovers`] that nothing is left, [`tools`] the lab's own programs.
 #![expect(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 #![expect(
     clippy::disallowed_methods,
@@ -17,6 +17,7 @@ mod drop_in;
 mod leftovers;
 mod matrix;
 mod refusals;
+mod takeover;
 mod tools;
 
 use std::net::SocketAddr;
