@@ -19,6 +19,7 @@
 
 pub mod agent;
 pub mod client;
+pub mod cluster;
 pub mod coredns;
 pub mod dice;
 pub mod drill;
