@@ -43,8 +43,10 @@ SECONDS_EACH ?= 60
 BENCH ?=
 DRILLS ?=
 
-# Of `make cluster`, e.g. CLUSTER="--nodes 1 --proxy iptables --dual".
+# Of `make cluster`, e.g. CLUSTER="--nodes 1 --proxy iptables --dual", and of `make e2e`, e.g. E2E="--quick kill",
+# E2E="--proxy both", E2E=--attach.
 CLUSTER ?=
+E2E ?=
 
 .PHONY: help
 help: ## list the targets
@@ -177,6 +179,11 @@ fuzz: $(FUZZ) ## look for octets that wire and hickory-proto judge differently (
 .PHONY: cluster
 cluster: cluster-deps kubernetes coredns helm ## a real Kubernetes of two nodes, which stays up (CLUSTER=; root)
 	@$(CLUSTER_RUN) up $(CLUSTER)
+
+.PHONY: e2e
+e2e: cluster-deps kubernetes coredns helm image ## the chart on that Kubernetes: installed, killed, rolled, removed under load (E2E=; root)
+	@$(RELEASE) -p nodens-tests --bin cluster --bin e2e
+	@NODENS_KUBERNETES=$(KUBERNETES) NODENS_IMAGE=$(IMAGE_DIR)/nodens.tar $(BIN)/e2e $(E2E)
 
 .PHONY: cluster-down
 cluster-down: ## takes it down again

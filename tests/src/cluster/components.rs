@@ -352,7 +352,7 @@ pub const COREDNS: &str = "cluster.invalid/coredns:1";
 pub fn manifest(options: Options) -> String {
     let [a, b, c, d] = ADDRESS;
     let drill = format!(
-        "template IN A {ZONE} {{\n  answer \"{{{{ .Name }}}} 3600 IN A {a}.{b}.{c}.{d}\"\n}}\n"
+        "template IN A {ZONE} {{\n  answer \"{{{{ .Name }}}} 30 IN A {a}.{b}.{c}.{d}\"\n}}\n"
     );
     let names = drill + &crate::drill::upstreams::names::plugin(0);
     let names: String = names
