@@ -32,7 +32,7 @@ pub fn take(cluster: &Cluster, node: Machine) -> anyhow::Result<BTreeSet<String>
         };
         // A rule is told with where it stands.
         let mut above = Vec::new();
-        for line in text.lines() {
+        for line in text.lines().filter(|line| !line.is_empty()) {
             let depth = line.len() - line.trim_start_matches('\t').len();
             above.truncate(depth);
             above.push(line.trim().to_owned());
@@ -47,7 +47,9 @@ pub fn take(cluster: &Cluster, node: Machine) -> anyhow::Result<BTreeSet<String>
 
 /// Whether a line stays the same while nobody but us changes anything.
 fn is_ours_to_tell(line: &str) -> bool {
-    let is_of_pods = line.contains("veth") || line.contains("containerd");
+    // kubelet removes the directories of a pod a while after it.
+    let of_pods = ["veth", "containerd", "/kubelet/pods/"];
+    let is_of_pods = of_pods.iter().any(|word| line.contains(word));
     let is_of_proxy = line.contains("kube-proxy") || line.contains("KUBE-");
     // The directory of the socket: it goes with the next boot, and the documentation says so.
     let is_known = line.ends_with(": /run/nodens");

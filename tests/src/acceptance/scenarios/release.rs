@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The release is changed for the worse, goes where it cannot work, is removed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use serde_json::Value;
@@ -136,42 +137,45 @@ pub(super) fn uninstall(stage: &Stage) -> Outcome {
     stage.wait(3.5);
     let began = Instant::now();
     stage.uninstall()?;
-    let took = began.elapsed();
-    stage.wait(2.0);
+    // The pods of the DaemonSet end a moment after it.
+    let clean = wait_for("nothing to be left", Duration::from_secs(60), || {
+        let found = left(stage, &before)?;
+        Ok(found.is_empty().then_some(()))
+    });
+    let took = clean.is_ok().then(|| began.elapsed());
+    let found = left(stage, &before)?;
     let (mut lost, mut wrong) = (0, 0);
-    let mut details = Vec::new();
+    let mut details: Vec<String> = found.iter().take(8).cloned().collect();
     for (node, flow) in flows {
         let tally = flow.stop()?;
         lost += tally.lost(0, u64::MAX) as u64;
         wrong += tally.wrong;
         details.push(format!("{node}: {}", describe(&tally, 0, u64::MAX)));
     }
-    let mut left = 0;
-    for (node, before) in before {
-        let after = snapshot::take(&stage.cluster, node)?;
-        let differences = snapshot::differences(&before, &after);
-        left += differences.len() as u64;
-        details.extend(
-            differences
-                .iter()
-                .take(5)
-                .map(|line| format!("{node}: {line}")),
-        );
-    }
-    let objects = stage.kubectl.run(&format!(
-        "get all,configmaps,serviceaccounts,roles,rolebindings -A -l app.kubernetes.io/instance={RELEASE} -o name"
-    ))?;
-    details.extend(objects.lines().map(|line| format!("left: {line}")));
     Ok((
         vec![
-            Figure::count(" differences on nodes", left, 0, 0),
-            Figure::count(" objects left", objects.lines().count() as u64, 0, 0),
+            Figure::count(" things left", found.len() as u64, 0, 0),
             Figure::count(" lost", lost, 0, 0),
             Figure::count(" wrong", wrong, 0, 0),
-            Figure::time(" ms", Some(took), 60_000.0, 30_000.0),
+            Figure::time(" ms", took, 60_000.0, 30_000.0),
         ],
         details,
     ))
+}
+
+/// What is on nodes and among the objects that was not there before, or the other way round.
+fn left(stage: &Stage, before: &[(Machine, BTreeSet<String>)]) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for (node, before) in before {
+        let after = snapshot::take(&stage.cluster, *node)?;
+        let differences = snapshot::differences(before, &after);
+        found.extend(differences.iter().map(|line| format!("{node}: {line}")));
+    }
+    let kinds = "all,configmaps,serviceaccounts,roles,rolebindings";
+    let of_ours = format!("-A -l app.kubernetes.io/instance={RELEASE} -o name");
+    let objects = stage.kubectl.run(&format!("get {kinds} {of_ours}"))?;
+    found.extend(objects.lines().map(|line| format!("object: {line}")));
+    Ok(found)
 }
 
 /// The pods of the DaemonSet, as the API server has them.
