@@ -158,7 +158,7 @@ impl Stage {
     /// It is not in time.
     pub fn wait_until_ready(&self) -> anyhow::Result<()> {
         self.roll_out("kube-system", &format!("ds/{RELEASE}"))?;
-        for node in self.cluster.nodes() {
+        for node in self.cluster.options.nodes() {
             self.wait_until_answered_by(node, Server::Agent)?;
         }
         Ok(())

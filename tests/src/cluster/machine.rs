@@ -6,7 +6,7 @@
 //! when that is gone.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -45,6 +45,9 @@ pub fn be(machine: Machine, options: Options) -> anyhow::Result<()> {
     if let Machine::Node(_) = machine {
         mount(machine).context("mount what the node has of its own")?;
         enter_cgroups(machine).context("make the node's cgroups")?;
+        for other in options.nodes().filter(|&other| other != machine) {
+            hide_cgroups(other).context("hide the other nodes' cgroups")?;
+        }
     }
     Keeper::new(machine, components).keep()
 }
@@ -189,45 +192,61 @@ fn mount(machine: Machine) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where a machine's cgroups are: once, or in each hierarchy of version 1.
+///
+/// # Errors
+/// There are none at all.
+pub(super) fn cgroups(machine: Machine) -> anyhow::Result<Vec<PathBuf>> {
+    let top = Path::new("/sys/fs/cgroup");
+    if top.join("cgroup.controllers").exists() {
+        return Ok(vec![top.join(machine.namespace())]);
+    }
+    let mut all = Vec::new();
+    for hierarchy in fs::read_dir(top).context("look for cgroups")? {
+        let hierarchy = hierarchy?.path();
+        // The one of version 2 beside them has no controllers.
+        if !hierarchy.is_symlink() && !hierarchy.ends_with("unified") {
+            all.push(hierarchy.join(machine.namespace()));
+        }
+    }
+    Ok(all)
+}
+
+/// kubelet looks at every container's cgroup that it sees at its start, 3 s each for those that
+/// it does not know.
+fn hide_cgroups(other: Machine) -> anyhow::Result<()> {
+    for group in cgroups(other)? {
+        fs::create_dir_all(&group)?;
+        run(&format!("mount -t tmpfs -o ro tmpfs {}", group.display()))?;
+    }
+    Ok(())
+}
+
 /// One cgroup a node in each hierarchy, in whose part `system` its components are: kubelet's root must
 /// be there before it, and kubelet is in one cgroup for CPU and memory.
 fn enter_cgroups(machine: Machine) -> anyhow::Result<()> {
-    let name = machine.namespace();
-    let top = Path::new("/sys/fs/cgroup");
-    if top.join("cgroup.controllers").exists() {
-        // Version 2, one hierarchy. Processes are in leaves alone, hence `system`.
-        let group = top.join(&name);
-        fs::create_dir_all(group.join("system"))?;
-        fs::write(group.join("system/cgroup.procs"), "0")?;
-        for above in [top, &group] {
-            for controller in ["cpu", "cpuset", "io", "memory", "pids", "hugetlb"] {
-                // Not every kernel has each; kubelet says which it misses.
-                let _ = fs::write(
-                    above.join("cgroup.subtree_control"),
-                    format!("+{controller}"),
-                );
-            }
-        }
-        return Ok(());
-    }
-    for hierarchy in fs::read_dir(top)? {
-        let hierarchy = hierarchy?.path();
-        if hierarchy.is_symlink() || hierarchy.ends_with("unified") {
-            continue;
-        }
-        let group = hierarchy.join(&name);
+    for group in cgroups(machine)? {
         let system = group.join("system");
         fs::create_dir_all(&system)?;
+        let above = group.parent().unwrap_or(&group);
         for file in ["cpuset.cpus", "cpuset.mems"] {
-            // A new cpuset is empty, and takes no process until it is not.
-            if let Ok(all) = fs::read(hierarchy.join(file)) {
+            // A new cpuset of version 1 is empty, and takes no process until it is not.
+            if let Ok(all) = fs::read(above.join(file)) {
                 fs::write(group.join(file), &all)?;
                 fs::write(system.join(file), &all)?;
             }
         }
         let procs = system.join("cgroup.procs");
-        File::options().write(true).open(&procs)?;
         fs::write(&procs, "0").with_context(|| format!("write {}", procs.display()))?;
+        if above.join("cgroup.controllers").exists() {
+            for controller in ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"] {
+                for whose in [above, &group] {
+                    // Not every kernel has each; kubelet says which it misses.
+                    let control = whose.join("cgroup.subtree_control");
+                    let _ = fs::write(control, format!("+{controller}"));
+                }
+            }
+        }
     }
     Ok(())
 }

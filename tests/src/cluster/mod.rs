@@ -188,9 +188,8 @@ impl Cluster {
     /// One is not in time.
     pub fn wait_for_nodes(&self) -> anyhow::Result<()> {
         let kubectl = kubectl::Kubectl::new()?;
-        let names: Vec<String> = (1..=self.options.nodes)
-            .map(|n| format!("node/node{n}"))
-            .collect();
+        let names = self.options.nodes().map(|node| format!("node/{node}"));
+        let names: Vec<String> = names.collect();
         let names = names.join(" ");
         kubectl.run(&format!("wait {names} --for=create --timeout=180s"))?;
         kubectl.run(&format!(
@@ -231,7 +230,8 @@ impl Cluster {
     /// # Errors
     /// They do not end.
     pub fn cut_power(&self, machine: Machine) -> anyhow::Result<()> {
-        end(&machine.to_string())
+        end(&machine.to_string())?;
+        remove_cgroups([machine].into_iter())
     }
 
     /// Ends a component (SIGKILL), and keeps it from being started again.
@@ -279,16 +279,11 @@ impl Cluster {
     pub fn load(&self, archive: &Path) -> anyhow::Result<()> {
         let archive = fs::canonicalize(archive)
             .with_context(|| format!("find the image {}", archive.display()))?;
-        for machine in self.nodes() {
+        for machine in self.options.nodes() {
             let line = format!("ctr -n k8s.io images import {}", archive.display());
             self.on(machine, &line)?;
         }
         Ok(())
-    }
-
-    /// Its nodes.
-    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = Machine> {
-        (1..=self.options.nodes).map(Machine::Node)
     }
 
     /// Copies all logs, and what the API server says of its objects, into a new directory that stays.
@@ -300,7 +295,7 @@ impl Cluster {
         let dir = std::env::temp_dir().join(format!("nodens-cluster-logs-{}", time.as_millis()));
         fs::create_dir_all(&dir)?;
         let mut copies = vec![(Path::new(HOME).join("logs"), dir.join("components"))];
-        copies.extend(self.nodes().map(|machine| {
+        copies.extend(self.options.nodes().map(|machine| {
             let pods = machine.home().join("log/pods");
             (pods, dir.join(format!("{machine}-pods")))
         }));
@@ -348,7 +343,7 @@ pub fn down() -> anyhow::Result<()> {
         note(end_all_in(&namespace));
         note(run(&format!("ip netns delete {namespace}")));
     }
-    note(remove_cgroups());
+    note(remove_cgroups((1..=plan::MOST_NODES).map(Machine::Node)));
     if Path::new(HOME).exists() {
         note(fs::remove_dir_all(HOME).with_context(|| format!("remove {HOME}")));
     }
@@ -373,18 +368,13 @@ fn end_all_in(namespace: &str) -> anyhow::Result<()> {
     )
 }
 
-/// The cgroups of nodes, the deepest first. The kernel holds one for a moment after its last process.
-fn remove_cgroups() -> anyhow::Result<()> {
-    let top = Path::new("/sys/fs/cgroup");
+/// Removes the cgroups of nodes, the deepest first. The kernel holds one for a moment after its last
+/// process.
+fn remove_cgroups(nodes: impl Iterator<Item = Machine>) -> anyhow::Result<()> {
     let mut groups = Vec::new();
-    for hierarchy in fs::read_dir(top)?.flatten() {
-        groups.extend(
-            (1..=plan::MOST_NODES)
-                .map(|node| hierarchy.path().join(Machine::Node(node).namespace())),
-        );
+    for node in nodes {
+        groups.extend(machine::cgroups(node)?);
     }
-    groups.extend((1..=plan::MOST_NODES).map(|node| top.join(Machine::Node(node).namespace())));
-    groups.retain(|group| group.is_dir());
     wait_for("the cgroups of the nodes to be empty", END, || {
         for group in &groups {
             remove_cgroup(group);

@@ -84,12 +84,15 @@ impl Options {
         }
     }
 
+    /// Its nodes.
+    pub fn nodes(self) -> impl DoubleEndedIterator<Item = Machine> {
+        (1..=self.nodes).map(Machine::Node)
+    }
+
     /// All its machines, in the order in which they start.
     pub fn machines(self) -> impl DoubleEndedIterator<Item = Machine> {
-        let nodes = (1..=self.nodes).map(Machine::Node);
-        [Machine::Outside, Machine::Control]
-            .into_iter()
-            .chain(nodes)
+        let others = [Machine::Outside, Machine::Control];
+        others.into_iter().chain(self.nodes())
     }
 
     /// What `text` gives for each family, with commas in between.

@@ -85,7 +85,7 @@ pub(super) fn gone(stage: &Stage) -> Outcome {
 /// The cluster cannot change, and what is there goes on.
 pub(super) fn api_gone(stage: &Stage) -> Outcome {
     let mut flows = Vec::new();
-    for node in stage.cluster.nodes() {
+    for node in stage.cluster.options.nodes() {
         let client = stage.client(node)?;
         flows.push((node, stage.flow(&client, HITS)?, stage.misses(&client, 50)?));
     }

@@ -34,7 +34,7 @@ pub(super) fn install(stage: &Stage) -> Outcome {
     let took = begin.elapsed();
     let questions = questions(stage)?;
     let mut tally = Tally::default();
-    for node in stage.cluster.nodes() {
+    for node in stage.cluster.options.nodes() {
         for label in [CLIENT, HOST_CLIENT] {
             let client = stage.client_of(label, node)?;
             for server in stage.asked() {
@@ -68,7 +68,7 @@ pub(super) fn kubelet(stage: &Stage) -> Outcome {
         stage.roll_out(NAMESPACE, &format!("ds/{label}"))?;
         let questions = questions(stage)?;
         let mut tally = Tally::default();
-        for node in stage.cluster.nodes() {
+        for node in stage.cluster.options.nodes() {
             let client = stage.client_of(label, node)?;
             let resolver = client.read_file("/etc/resolv.conf")?;
             let servers = resolver
@@ -105,7 +105,7 @@ fn set_cluster_dns(cluster: &Cluster, address: fn(Family) -> IpAddr) -> anyhow::
     let list = cluster
         .options
         .list(|family| format!("'{}'", address(family)));
-    for node in cluster.nodes() {
+    for node in cluster.options.nodes() {
         let path = node.home().join("kubelet.yaml");
         let text = fs::read_to_string(&path)?;
         let lines = text.lines().map(|line| match line.split_once(": ") {

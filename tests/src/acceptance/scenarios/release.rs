@@ -28,7 +28,7 @@ const EXIT_UNAVAILABLE: u64 = 69;
 /// A value that no schema can judge: an address that no node has.
 pub(super) fn upgrade(stage: &Stage) -> Outcome {
     let mut flows = Vec::new();
-    for node in stage.cluster.nodes() {
+    for node in stage.cluster.options.nodes() {
         flows.push((node, stage.flow(&stage.client(node)?, RATE)?));
     }
     stage.upgrade(&["cache.size=32MiB"], &[])?;
@@ -116,12 +116,12 @@ pub(super) fn capability(stage: &Stage) -> Outcome {
 /// Installed, used, removed: every node is as it was.
 pub(super) fn uninstall(stage: &Stage) -> Outcome {
     let mut before = Vec::new();
-    for node in stage.cluster.nodes() {
+    for node in stage.cluster.options.nodes() {
         before.push((node, snapshot::take(&stage.cluster, node)?));
     }
     stage.install()?;
     let mut flows = Vec::new();
-    for node in stage.cluster.nodes() {
+    for node in stage.cluster.options.nodes() {
         let installed = snapshot::take(&stage.cluster, node)?;
         let of_ours = snapshot::differences(&before[flows.len()].1, &installed);
         ensure!(

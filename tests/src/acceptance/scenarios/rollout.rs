@@ -12,7 +12,7 @@ const RATE: u64 = 1_000;
 /// `kubectl rollout restart`, five times.
 pub(super) fn restart(stage: &Stage) -> Outcome {
     let mut flows = Vec::new();
-    for node in stage.cluster.nodes() {
+    for node in stage.cluster.options.nodes() {
         flows.push((node, stage.flow(&stage.client(node)?, RATE)?));
     }
     let rounds = stage.pick(5, 1);
