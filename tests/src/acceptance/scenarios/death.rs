@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use crate::acceptance::stage::{PATIENCE, RELEASE, Stage};
 use crate::cluster::Machine;
+use crate::cluster::pods::Pod;
 use crate::drill::flow::Tally;
 use crate::drill::rows::Outcome;
 use crate::drill::stage::describe;
@@ -30,13 +31,7 @@ pub(super) fn kill(stage: &Stage) -> Outcome {
     let event = now_ns();
     stage.signal(&agent, Signal::KILL)?;
     let began = Instant::now();
-    wait_for("kubelet to start the agent again", PATIENCE, || {
-        Ok(stage
-            .agent(hit)
-            .is_ok_and(|now| now.restarts > agent.restarts)
-            .then_some(()))
-    })?;
-    stage.wait_until_answered_by(hit, Server::Agent)?;
+    wait_until_started_again(stage, &agent)?;
     let back = began.elapsed();
     stage.wait(2.0);
     let tally = flow.stop()?;
@@ -54,6 +49,7 @@ pub(super) fn kill(stage: &Stage) -> Outcome {
         ],
         vec![
             describe(&tally, event, u64::MAX),
+            format!("lost since the kill: {}", losses(&tally, event)),
             format!("other node: {}", describe(&aside, 0, u64::MAX)),
         ],
     ))
@@ -64,37 +60,41 @@ pub(super) fn back_off(stage: &Stage) -> Outcome {
     let node = Machine::Node(1);
     let flow = stage.flow(&stage.client(node)?, RATE)?;
     let kills = stage.pick(4, 2);
-    let mut worst = 0;
+    let mut events = Vec::new();
     let mut longest = Duration::ZERO;
     for _ in 0..kills {
         let agent = stage.agent(node)?;
-        let event = now_ns();
+        events.push(now_ns());
         stage.signal(&agent, Signal::KILL)?;
         let began = Instant::now();
-        wait_for("kubelet to start the agent again", PATIENCE, || {
-            Ok(stage
-                .agent(node)
-                .is_ok_and(|now| now.restarts > agent.restarts)
-                .then_some(()))
-        })?;
-        stage.wait_until_answered_by(node, Server::Agent)?;
+        wait_until_started_again(stage, &agent)?;
         longest = longest.max(began.elapsed());
-        stage.wait(2.5);
-        worst = worst.max(flow.tally().lost(event, now_ns() - 2_000_000_000));
+        stage.wait(0.5);
     }
+    stage.wait(2.0);
     let tally = flow.stop()?;
+    let ends = events.iter().skip(1).copied().chain([u64::MAX]);
+    let lost = events
+        .iter()
+        .zip(ends)
+        .map(|(&event, end)| tally.lost(event, end));
+    let worst = lost.max().unwrap_or(0) as u64;
+    let mut details = vec![
+        format!(
+            "{kills} kills, away for {:.0} s at most",
+            longest.as_secs_f64()
+        ),
+        describe(&tally, 0, u64::MAX),
+    ];
+    for event in events {
+        details.push(format!("lost since a kill: {}", losses(&tally, event)));
+    }
     Ok((
         vec![
-            Figure::count(" lost in the worst kill", worst as u64, 10, 5),
+            Figure::count(" lost in the worst kill", worst, 10, 5),
             Figure::count(" wrong", tally.wrong, 0, 0),
         ],
-        vec![
-            format!(
-                "{kills} kills, away for {:.0} s at most",
-                longest.as_secs_f64()
-            ),
-            describe(&tally, 0, u64::MAX),
-        ],
+        details,
     ))
 }
 
@@ -106,13 +106,7 @@ pub(super) fn stop(stage: &Stage) -> Outcome {
     let event = now_ns();
     let began = Instant::now();
     stage.signal(&agent, Signal::STOP)?;
-    wait_for("kubelet to start the agent again", PATIENCE, || {
-        Ok(stage
-            .agent(node)
-            .is_ok_and(|now| now.restarts > agent.restarts)
-            .then_some(()))
-    })?;
-    stage.wait_until_answered_by(node, Server::Agent)?;
+    wait_until_started_again(stage, &agent)?;
     let back = began.elapsed();
     stage.wait(2.0);
     let end = now_ns();
@@ -136,7 +130,10 @@ pub(super) fn stop(stage: &Stage) -> Outcome {
                 60_000.0,
             ),
         ],
-        vec![describe(&tally, event, u64::MAX)],
+        vec![
+            describe(&tally, event, u64::MAX),
+            format!("lost since then: {}", losses(&tally, event)),
+        ],
     ))
 }
 
@@ -187,6 +184,32 @@ pub(super) fn reboot(stage: &Stage) -> Outcome {
             format!("other node: {}", describe(&aside, 0, u64::MAX)),
         ],
     ))
+}
+
+/// Waits until kubelet has started a killed agent again and its clients are answered by it.
+fn wait_until_started_again(stage: &Stage, killed: &Pod) -> anyhow::Result<()> {
+    wait_for("kubelet to start the agent again", PATIENCE, || {
+        let agent = stage.agent(killed.node).ok();
+        Ok(agent.filter(|now| now.restarts > killed.restarts))
+    })?;
+    stage.wait_until_answered_by(killed.node, Server::Agent)
+}
+
+/// When queries were lost after an event, in steps of 100 ms.
+fn losses(tally: &Tally, event_ns: u64) -> String {
+    const STEP: u64 = 100_000_000;
+    let last = tally.all.last().map_or(event_ns, |asked| asked.sent_ns);
+    let mut steps = Vec::new();
+    for step in 0..=last.saturating_sub(event_ns) / STEP {
+        let begin = event_ns + step * STEP;
+        let lost = tally.lost(begin, begin + STEP);
+        if lost > 0 {
+            steps.push(format!("{lost} at {}.{} s", step / 10, step % 10));
+        }
+    }
+    // Of a long silence the begin is enough.
+    steps.truncate(12);
+    steps.join(", ")
 }
 
 /// What a pod that should notice nothing has noticed: queries lost, wrong, or answered by another.
