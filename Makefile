@@ -182,8 +182,8 @@ cluster: cluster-deps kubernetes coredns helm ## a real Kubernetes of two nodes,
 
 .PHONY: e2e
 e2e: cluster-deps kubernetes coredns helm image ## the chart on that Kubernetes: installed, killed, rolled, removed under load (E2E=; root)
-	@$(RELEASE) -p nodens-tests --bin cluster --bin e2e
-	@NODENS_KUBERNETES=$(KUBERNETES) NODENS_IMAGE=$(IMAGE_DIR)/nodens.tar $(BIN)/e2e $(E2E)
+	@$(CLUSTER_BUILD) --bin e2e
+	@$(CLUSTER_ENV) NODENS_IMAGE=$(IMAGE_DIR)/nodens.tar $(TARGET)/debug/e2e $(E2E)
 
 .PHONY: cluster-down
 cluster-down: ## takes it down again
@@ -194,7 +194,8 @@ cluster-deps:
 	@tests/deps.sh cluster
 
 CLUSTER_BUILD = cargo build --quiet --locked -p nodens-tests --bin cluster
-CLUSTER_RUN = $(CLUSTER_BUILD) && NODENS_KUBERNETES=$(KUBERNETES) $(TARGET)/debug/cluster
+CLUSTER_ENV = NODENS_KUBERNETES=$(KUBERNETES)
+CLUSTER_RUN = $(CLUSTER_BUILD) && $(CLUSTER_ENV) $(TARGET)/debug/cluster
 
 .PHONY: kubernetes
 kubernetes: ## build the Kubernetes of the cluster into the user's cache (once, about 10 minutes)

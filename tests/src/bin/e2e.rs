@@ -120,7 +120,7 @@ fn run(form: &Form) -> anyhow::Result<(usize, usize)> {
             let is_failed = rows
                 .as_ref()
                 .map_or(true, |rows| !rows.iter().all(Row::is_passed));
-            if !form.attach && !(is_failed && form.keep) {
+            if !(form.attach || is_failed && form.keep) {
                 cluster::down()?;
             }
             let rows = rows?;
