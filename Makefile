@@ -13,6 +13,8 @@ KUBERNETES_VERSION := 1.34.4
 # Its name has the digest of what it is built from.
 KUBERNETES = $(CACHE)/kubernetes-$(KUBERNETES_VERSION)-$(shell cd tests/kubernetes && \
   cat go.mod go.sum */main.go | sha256sum | cut -c1-12)
+# Two of Debian, by release: an image of a test has both.
+MUSL := $(CACHE)/musl-bookworm-trixie
 DENY_VERSION := 0.20.2
 FUZZ_VERSION := 0.13.2
 FUZZ := $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
@@ -181,7 +183,7 @@ cluster: cluster-deps kubernetes coredns helm ## a real Kubernetes of two nodes,
 	@$(CLUSTER_RUN) up $(CLUSTER)
 
 .PHONY: e2e
-e2e: cluster-deps kubernetes coredns helm image ## the chart on that Kubernetes: installed, killed, rolled, removed under load (E2E=; root)
+e2e: cluster-deps kubernetes coredns helm image $(MUSL) ## the chart on that Kubernetes: installed, killed, rolled, removed under load (E2E=; root)
 	@$(CLUSTER_BUILD) --bin e2e
 	@$(CLUSTER_ENV) NODENS_IMAGE=$(IMAGE_DIR)/nodens.tar $(TARGET)/debug/e2e $(E2E)
 
@@ -194,8 +196,11 @@ cluster-deps:
 	@tests/deps.sh cluster
 
 CLUSTER_BUILD = cargo build --quiet --locked -p nodens-tests --bin cluster
-CLUSTER_ENV = NODENS_KUBERNETES=$(KUBERNETES)
+CLUSTER_ENV = NODENS_KUBERNETES=$(KUBERNETES) NODENS_MUSL=$(MUSL)
 CLUSTER_RUN = $(CLUSTER_BUILD) && $(CLUSTER_ENV) $(TARGET)/debug/cluster
+
+$(MUSL): tests/kubernetes/musl.sh
+	@$< $@
 
 .PHONY: kubernetes
 kubernetes: ## build the Kubernetes of the cluster into the user's cache (once, about 10 minutes)

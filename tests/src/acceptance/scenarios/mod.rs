@@ -3,6 +3,7 @@
 
 mod coredns;
 mod death;
+mod libraries;
 mod names;
 mod release;
 mod rollout;
@@ -127,6 +128,12 @@ pub const ALL: &[Scenario] = &[
         "a Service is made, becomes headless, is deleted",
         Ground::Installed,
         names::changes,
+    ),
+    Scenario::new(
+        "libraries",
+        "glibc and musl find what they find by CoreDNS",
+        Ground::Installed,
+        libraries::same,
     ),
     Scenario::new(
         "upgrade",
