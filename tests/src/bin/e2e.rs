@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `make e2e`: the chart and the image on a real Kubernetes, as a table with what must come of each
-//! scenario; the last line is `N passed, N failed`. Exit code 1 where one failed, 69 where the
+//! `make e2e`: the chart and the image on a real Kubernetes, with what came of each scenario and what
+//! had to; the last line is `N passed, N failed`. Exit code 1 where one failed, 69 where the
 //! machine cannot have the cluster.
 
 use std::io::{self, Write};
@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Arg, ArgAction, Command};
 use nodens_tests::acceptance::{self, Scenario, Stage, stage};
-use nodens_tests::cluster::{self, Cluster, Options, Proxy};
-use nodens_tests::drill::table::{Row, to_markdown, to_text};
+use nodens_tests::cluster::{self, Cluster, Options, Proxy, components};
+use nodens_tests::drill::table::{Row, to_markdown};
 use nodens_tests::load::{cpus, now_ns, report};
 use nodens_tests::node::sweep;
 
@@ -22,12 +22,16 @@ const LENIENCE: f64 = 3.0;
 
 struct Form {
     scenarios: Vec<&'static Scenario>,
-    proxies: Vec<Proxy>,
+    /// `None` for all of them in one mode, and those about rules in the other.
+    proxy: Option<Proxy>,
     attach: bool,
     keep: bool,
     quick: bool,
     markdown: bool,
 }
+
+/// A cluster that is taken down with its owner.
+struct Owned;
 
 fn main() -> ExitCode {
     match run(&read()) {
@@ -50,10 +54,8 @@ fn read() -> Form {
         .map(|scenario| scenario.name)
         .collect();
     let flag = |name: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .action(ArgAction::SetTrue)
-            .help(help)
+        let flag = Arg::new(name).long(name);
+        flag.action(ArgAction::SetTrue).help(help)
     };
     let matches = Command::new("e2e")
         .about("Installs, kills, rolls and removes nodens on a real Kubernetes, and measures what pods notice")
@@ -66,14 +68,13 @@ fn read() -> Form {
         .arg(
             Arg::new("proxy")
                 .long("proxy")
-                .value_parser(["nftables", "iptables", "both"])
-                .default_value("nftables")
-                .help("How kube-proxy writes its rules"),
+                .value_parser(["nftables", "iptables"])
+                .help("How kube-proxy writes its rules; without it nftables, and iptables for scenarios about rules"),
         )
         .arg(flag("attach", "On the cluster that `make cluster` has left"))
         .arg(flag("keep", "Leave the cluster up where a scenario fails"))
         .arg(flag("quick", "Shorter, with bounds three times as wide: a look, not a verdict"))
-        .arg(flag("markdown", "The table in Markdown"))
+        .arg(flag("markdown", "The figures as tables in Markdown too"))
         .get_matches();
     let chosen: Vec<&String> = matches.get_many("scenario").into_iter().flatten().collect();
     let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|one| *one == name);
@@ -81,10 +82,10 @@ fn read() -> Form {
         scenarios: (acceptance::ALL.iter())
             .filter(|scenario| is_chosen(scenario.name))
             .collect(),
-        proxies: match matches.get_one::<String>("proxy").map(String::as_str) {
-            Some("iptables") => vec![Proxy::Iptables],
-            Some("both") => vec![Proxy::Nftables, Proxy::Iptables],
-            _ => vec![Proxy::Nftables],
+        proxy: match matches.get_one::<String>("proxy").map(String::as_str) {
+            Some("iptables") => Some(Proxy::Iptables),
+            Some(_) => Some(Proxy::Nftables),
+            None => None,
         },
         attach: matches.get_flag("attach"),
         keep: matches.get_flag("keep"),
@@ -93,48 +94,112 @@ fn read() -> Form {
     }
 }
 
-fn run(form: &Form) -> anyhow::Result<(usize, usize)> {
-    let image = stage::image()?;
-    let (mut passed, mut failed) = (0, 0);
-    for &proxy in &form.proxies {
-        for is_dual in [false, true] {
-            let scenarios = form.scenarios.iter().filter(|one| one.is_dual == is_dual);
-            let scenarios: Vec<&Scenario> = scenarios.copied().collect();
-            if scenarios.is_empty() {
-                continue;
-            }
-            let options = Options {
-                nodes: 2,
-                proxy,
-                is_dual,
-            };
-            let cluster = if form.attach {
-                Cluster::attach()?
-            } else {
-                Cluster::up(options, Some(&sweep::mark()), &mut |text| {
-                    say(&format!("  {text}\n"));
-                })?
-            };
-            let rows = Stage::new(cluster, &image, form.quick)
-                .map(|stage| run_all(form, &stage, &scenarios));
-            let is_failed = rows
-                .as_ref()
-                .map_or(true, |rows| !rows.iter().all(Row::is_passed));
-            if !(form.attach || is_failed && form.keep) {
-                cluster::down()?;
-            }
-            let rows = rows?;
-            show(form, cluster.options, &rows)?;
-            passed += rows.iter().filter(|row| row.is_passed()).count();
-            failed += rows.iter().filter(|row| !row.is_passed()).count();
+/// The clusters that are needed, and what runs on each.
+fn clusters(form: &Form) -> anyhow::Result<Vec<(Options, Vec<&'static Scenario>)>> {
+    let all = |proxy: Proxy, is_dual: bool, only_rules: bool| {
+        let wanted = (form.scenarios.iter().copied())
+            .filter(|one| one.is_dual == is_dual && (one.is_about_rules || !only_rules));
+        let options = Options {
+            nodes: 2,
+            proxy,
+            is_dual,
+        };
+        (options, wanted.collect::<Vec<_>>())
+    };
+    let mut clusters = match (form.attach, form.proxy) {
+        (true, _) => {
+            let options = Cluster::attach()?.options;
+            vec![all(options.proxy, options.is_dual, false)]
         }
-    }
-    Ok((passed, failed))
+        (false, Some(proxy)) => vec![all(proxy, false, false), all(proxy, true, false)],
+        (false, None) => vec![
+            all(Proxy::Nftables, false, false),
+            all(Proxy::Nftables, true, false),
+            all(Proxy::Iptables, false, true),
+        ],
+    };
+    clusters.retain(|(_, scenarios)| !scenarios.is_empty());
+    anyhow::ensure!(
+        !clusters.is_empty(),
+        "nothing to run: no scenario that was named is for this kind of cluster"
+    );
+    Ok(clusters)
 }
 
-fn run_all(form: &Form, stage: &Stage, scenarios: &[&Scenario]) -> Vec<Row> {
-    let rows = scenarios.iter().map(|scenario| {
-        say(&format!("  {}: {} …", scenario.name, scenario.proves));
+fn run(form: &Form) -> anyhow::Result<(usize, usize)> {
+    let image = stage::image()?;
+    let (mut passed, mut failed) = (0, Vec::new());
+    for (options, scenarios) in clusters(form)? {
+        let title = format!(
+            "{}, Kubernetes {}, {} nodes, kube-proxy in {} mode, {}{}",
+            report::machine(cpus()?.len()),
+            components::VERSION,
+            options.nodes,
+            options.proxy.name(),
+            if options.is_dual {
+                "IPv4 and IPv6"
+            } else {
+                "IPv4"
+            },
+            if form.quick { ", the short form" } else { "" }
+        );
+        print(&format!("{title}\n"))?;
+        let owned = match form.attach {
+            true => None,
+            false => Some(Owned::up(options)?),
+        };
+        let rows = run_all(
+            form,
+            &Stage::new(Cluster::attach()?, &image, form.quick)?,
+            &scenarios,
+        )?;
+        if form.markdown {
+            let rows: Vec<Row> = rows.iter().map(|(_, row)| row.clone()).collect();
+            print(&format!("\n{title}\n\n{}\n", to_markdown(&rows)))?;
+        }
+        let is_failed = |row: &Row| !row.is_passed();
+        passed += rows.iter().filter(|(_, row)| !is_failed(row)).count();
+        let names = rows.iter().filter(|(_, row)| is_failed(row));
+        let names: Vec<_> = names
+            .map(|(one, _)| format!("{} ({})", one.name, options.proxy.name()))
+            .collect();
+        if form.keep && !names.is_empty() {
+            std::mem::forget(owned);
+            print("the cluster stays up: `make cluster-down` takes it down\n")?;
+            failed.extend(names);
+            break;
+        }
+        failed.extend(names);
+    }
+    for name in &failed {
+        print(&format!("failed: {name}\n"))?;
+    }
+    Ok((passed, failed.len()))
+}
+
+impl Owned {
+    fn up(options: Options) -> anyhow::Result<Self> {
+        let mut lap = |text: &str| say(&format!("  {text}\n"));
+        Cluster::up(options, Some(&sweep::mark()), &mut lap).map(|_| Self)
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Err(error) = cluster::down() {
+            say(&format!("take the cluster down: {error:#}\n"));
+        }
+    }
+}
+
+/// Runs the scenarios one by one and prints what came of each.
+fn run_all<'a>(
+    form: &Form,
+    stage: &Stage,
+    scenarios: &[&'a Scenario],
+) -> anyhow::Result<Vec<(&'a Scenario, Row)>> {
+    let mut rows = Vec::new();
+    for &scenario in scenarios {
         let begin = now_ns();
         let mut row = scenario.run(stage);
         if form.quick {
@@ -142,40 +207,28 @@ fn run_all(form: &Form, stage: &Stage, scenarios: &[&Scenario]) -> Vec<Row> {
             row.figures = figures.map(|one| one.relaxed(LENIENCE)).collect();
         }
         let took = Duration::from_nanos(now_ns() - begin).as_secs_f64();
-        if row.is_passed() {
-            say(&format!(" done, {took:.0} s\n"));
-        } else {
-            say(&format!(" MISSED, {took:.0} s\n"));
+        if !row.is_passed() {
             row.details.push(match stage.cluster.gather() {
                 Ok(dir) => format!("logs in {}", dir.display()),
                 Err(error) => format!("logs could not be saved: {error:#}"),
             });
         }
-        row
-    });
-    rows.collect()
+        let verdict = if row.is_passed() { "ok" } else { "FAILED" };
+        let Scenario { name, proves, .. } = scenario;
+        let mut text = format!("{verdict:<7}{name}: {proves} ({took:.0} s)\n");
+        for line in row.lines() {
+            text += &format!("         {line}\n");
+        }
+        print(&text)?;
+        rows.push((scenario, row));
+    }
+    Ok(rows)
 }
 
-fn show(form: &Form, options: Options, rows: &[Row]) -> anyhow::Result<()> {
-    let table = if form.markdown {
-        to_markdown(rows)
-    } else {
-        to_text(rows)
-    };
-    let title = format!(
-        "{}\nKubernetes {}, {} nodes, kube-proxy in {} mode, {}{}",
-        report::machine(cpus()?.len()),
-        cluster::components::VERSION,
-        options.nodes,
-        options.proxy.name(),
-        if options.is_dual {
-            "IPv4 and IPv6"
-        } else {
-            "IPv4"
-        },
-        if form.quick { ", the short form" } else { "" }
-    );
-    writeln!(io::stdout(), "\n{title}\n\n{table}").context("write the table")
+fn print(text: &str) -> anyhow::Result<()> {
+    io::stdout()
+        .write_all(text.as_bytes())
+        .context("write what came of it")
 }
 
 fn say(text: &str) {

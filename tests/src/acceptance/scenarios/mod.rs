@@ -32,6 +32,8 @@ pub struct Scenario {
     pub ground: Ground,
     /// Whether it needs a cluster with IPv4 and IPv6.
     pub is_dual: bool,
+    /// Whether it is about rules, which kube-proxy writes in two ways.
+    pub is_about_rules: bool,
     run: fn(&Stage) -> Outcome,
 }
 
@@ -47,7 +49,15 @@ impl Scenario {
             proves,
             ground,
             is_dual: false,
+            is_about_rules: false,
             run,
+        }
+    }
+
+    const fn about_rules(self) -> Self {
+        Self {
+            is_about_rules: true,
+            ..self
         }
     }
 
@@ -74,7 +84,8 @@ pub const ALL: &[Scenario] = &[
         "installed, every pod resolves every kind of name",
         Ground::Bare,
         names::install,
-    ),
+    )
+    .about_rules(),
     Scenario::new(
         "kubelet",
         "so do pods whose kubelet names the node-local address",
@@ -86,7 +97,8 @@ pub const ALL: &[Scenario] = &[
         "the agent is killed: kubelet starts it again",
         Ground::Installed,
         death::kill,
-    ),
+    )
+    .about_rules(),
     Scenario::new(
         "back-off",
         "killed again and again, until kubelet backs off",
@@ -98,13 +110,15 @@ pub const ALL: &[Scenario] = &[
         "the agent hangs: CoreDNS answers, kubelet ends it",
         Ground::Installed,
         death::stop,
-    ),
+    )
+    .about_rules(),
     Scenario::new(
         "restart",
         "rollout restart of nodens",
         Ground::Installed,
         rollout::restart,
-    ),
+    )
+    .about_rules(),
     Scenario::new(
         "coredns-restart",
         "rollout restart of CoreDNS, one pod deleted by force",
@@ -140,7 +154,8 @@ pub const ALL: &[Scenario] = &[
         "a bad value stops at one node, which keeps its DNS; rollback",
         Ground::Installed,
         release::upgrade,
-    ),
+    )
+    .about_rules(),
     Scenario::new(
         "reboot",
         "a node loses power and comes back",
@@ -154,11 +169,18 @@ pub const ALL: &[Scenario] = &[
         release::capability,
     ),
     Scenario::new(
+        "refusal",
+        "not uninstalled while a pod asks the node-local address",
+        Ground::Installed,
+        release::refusal,
+    ),
+    Scenario::new(
         "uninstall",
         "uninstalled, nothing is left on any node",
         Ground::Bare,
         release::uninstall,
-    ),
+    )
+    .about_rules(),
     Scenario::new(
         "dual",
         "dual stack: every name by both families",

@@ -113,6 +113,52 @@ pub(super) fn capability(stage: &Stage) -> Outcome {
     ))
 }
 
+/// While a pod asks the node-local address, as kubelet may have told it to, its node would be
+/// without DNS: `helm uninstall` says so and changes nothing; what docs/install.md says helps.
+pub(super) fn refusal(stage: &Stage) -> Outcome {
+    let node = Machine::Node(1);
+    let client = stage.client(node)?;
+    let local: Vec<_> = stage
+        .asked()
+        .into_iter()
+        .filter(|one| !stage.services().contains(one))
+        .collect();
+    let flow = stage.flow_to(&client, local, RATE)?;
+    let output = helm(&["uninstall", RELEASE, "--wait", "--timeout", "2m"])?;
+    ensure!(
+        !output.status.success(),
+        "helm uninstall went through: {}",
+        said(&output)
+    );
+    let jobs = stage.kubectl.run(&format!(
+        "-n kube-system logs job/{RELEASE}-uninstall-check"
+    ))?;
+    let is_told = jobs.contains(&node.to_string());
+    let history = helm(&["history", RELEASE, "--output", "json"])?;
+    let history: Value = serde_json::from_slice(&history.stdout)?;
+    let revisions = history.as_array().into_iter().flatten();
+    let last = revisions
+        .filter_map(|one| one["revision"].as_u64())
+        .max()
+        .unwrap_or_default();
+    let output = helm(&["rollback", RELEASE, &last.to_string()])?;
+    ensure!(output.status.success(), "helm rollback: {}", said(&output));
+    stage.wait_until_ready()?;
+    let tally = flow.stop()?;
+    let strange = tally.by(Server::CoreDns, 0, u64::MAX) as u64;
+    Ok((
+        vec![
+            Figure::count(" nodes not named", u64::from(!is_told), 0, 0),
+            Figure::count(" lost", tally.lost(0, u64::MAX) as u64, 0, 0),
+            Figure::count(" not by the agent", strange, 0, 0),
+        ],
+        vec![
+            format!("its Job: {}", jobs.lines().last().unwrap_or_default()),
+            describe(&tally, 0, u64::MAX),
+        ],
+    ))
+}
+
 /// Installed, used, removed: every node is as it was.
 pub(super) fn uninstall(stage: &Stage) -> Outcome {
     let mut before = Vec::new();
