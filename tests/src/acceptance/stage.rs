@@ -14,7 +14,7 @@ use crate::client::{Client, Response};
 use crate::cluster::kubectl::{Kubectl, helm};
 use crate::cluster::pods::{self, Pod};
 use crate::cluster::{Cluster, Machine};
-use crate::drill::flow::{Flow, Plan};
+use crate::drill::flow::{Flow, Plan, Tally};
 use crate::drill::upstreams::misses::{self, Misses};
 use crate::helm::{chart, said};
 use crate::node::{Family, NAME, Server};
@@ -336,6 +336,24 @@ impl Stage {
 #[must_use]
 pub fn label() -> String {
     format!("app.kubernetes.io/name={RELEASE}")
+}
+
+/// When queries were lost after an event, in steps of 100 ms.
+#[must_use]
+pub fn losses(tally: &Tally, event_ns: u64) -> String {
+    const STEP: u64 = 100_000_000;
+    let last = tally.all.last().map_or(event_ns, |asked| asked.sent_ns);
+    let mut steps = Vec::new();
+    for step in 0..=last.saturating_sub(event_ns) / STEP {
+        let begin = event_ns + step * STEP;
+        let lost = tally.lost(begin, begin + STEP);
+        if lost > 0 {
+            steps.push(format!("{lost} at {}.{} s", step / 10, step % 10));
+        }
+    }
+    // Of a long silence the begin is enough.
+    steps.truncate(12);
+    steps.join(", ")
 }
 
 /// The archive that `make image` writes.

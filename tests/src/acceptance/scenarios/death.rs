@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use rustix::process::Signal;
 
-use crate::acceptance::stage::{PATIENCE, RELEASE, Stage};
+use crate::acceptance::stage::{PATIENCE, RELEASE, Stage, losses};
 use crate::cluster::Machine;
 use crate::cluster::pods::Pod;
 use crate::drill::flow::Tally;
@@ -193,23 +193,6 @@ fn wait_until_started_again(stage: &Stage, killed: &Pod) -> anyhow::Result<()> {
         Ok(agent.filter(|now| now.restarts > killed.restarts))
     })?;
     stage.wait_until_answered_by(killed.node, Server::Agent)
-}
-
-/// When queries were lost after an event, in steps of 100 ms.
-fn losses(tally: &Tally, event_ns: u64) -> String {
-    const STEP: u64 = 100_000_000;
-    let last = tally.all.last().map_or(event_ns, |asked| asked.sent_ns);
-    let mut steps = Vec::new();
-    for step in 0..=last.saturating_sub(event_ns) / STEP {
-        let begin = event_ns + step * STEP;
-        let lost = tally.lost(begin, begin + STEP);
-        if lost > 0 {
-            steps.push(format!("{lost} at {}.{} s", step / 10, step % 10));
-        }
-    }
-    // Of a long silence the begin is enough.
-    steps.truncate(12);
-    steps.join(", ")
 }
 
 /// What a pod that should notice nothing has noticed: queries lost, wrong, or answered by another.

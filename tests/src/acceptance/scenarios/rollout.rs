@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every agent is replaced.
 
-use crate::acceptance::stage::{RELEASE, Stage};
+use std::time::Duration;
+
+use crate::acceptance::stage::{RELEASE, Stage, losses};
 use crate::drill::rows::Outcome;
 use crate::drill::stage::describe;
 use crate::drill::table::Figure;
+use crate::load::now_ns;
 
 /// Queries a second of a pod on each node.
 const RATE: u64 = 1_000;
@@ -16,7 +19,10 @@ pub(super) fn restart(stage: &Stage) -> Outcome {
         flows.push((node, stage.flow(&stage.client(node)?, RATE)?));
     }
     let rounds = stage.pick(5, 1);
+    let begin = now_ns();
+    let mut begun = Vec::new();
     for _ in 0..rounds {
+        begun.push(Duration::from_nanos(now_ns() - begin).as_secs());
         stage
             .kubectl
             .run(&format!("-n kube-system rollout restart ds/{RELEASE}"))?;
@@ -24,12 +30,13 @@ pub(super) fn restart(stage: &Stage) -> Outcome {
     }
     stage.wait(2.0);
     let (mut lost, mut wrong) = (0, 0);
-    let mut details = vec![format!("{rounds} rounds")];
+    let mut details = vec![format!("rounds begun after s: {begun:?}")];
     for (node, flow) in flows {
         let tally = flow.stop()?;
         lost += tally.lost(0, u64::MAX) as u64;
         wrong += tally.wrong;
         details.push(format!("{node}: {}", describe(&tally, 0, u64::MAX)));
+        details.push(format!("{node}, lost: {}", losses(&tally, begin)));
     }
     Ok((
         vec![
