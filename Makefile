@@ -9,6 +9,12 @@ COREDNS_VERSION := 1.14.4
 COREDNS := $(CACHE)/coredns-$(COREDNS_VERSION)/coredns
 HELM_VERSION := 3.22.0
 HELM := $(CACHE)/helm-$(HELM_VERSION)/helm
+KUBERNETES_VERSION := 1.34.4
+# Its name has the digest of what it is built from.
+KUBERNETES = $(CACHE)/kubernetes-$(KUBERNETES_VERSION)-$(shell cd tests/kubernetes && \
+  cat go.mod go.sum */main.go | sha256sum | cut -c1-12)
+# Two of Debian, by release: an image of a test has both.
+MUSL := $(CACHE)/musl-bookworm-trixie
 DENY_VERSION := 0.20.2
 FUZZ_VERSION := 0.13.2
 FUZZ := $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
@@ -38,6 +44,11 @@ METRICS_PORT ?= 9253
 SECONDS_EACH ?= 60
 BENCH ?=
 DRILLS ?=
+
+# Of `make cluster`, e.g. CLUSTER="--nodes 1 --proxy iptables --dual", and of `make e2e`, e.g. E2E="--quick kill",
+# E2E="--proxy both", E2E=--attach.
+CLUSTER ?=
+E2E ?=
 
 .PHONY: help
 help: ## list the targets
@@ -171,6 +182,51 @@ fuzz: $(FUZZ) ## look for octets that wire and hickory-proto judge differently (
 	    --sanitizer none $$target corpus/$$target seeds/$$target \
 	    -- -max_total_time=$(SECONDS_EACH) -max_len=4096 -timeout=10 || exit 1; \
 	done
+
+.PHONY: cluster
+cluster: cluster-deps kubernetes coredns helm ## a real Kubernetes of two nodes, which stays up (CLUSTER=; root)
+	@$(CLUSTER_RUN) up $(CLUSTER)
+
+.PHONY: e2e
+e2e: cluster-deps kubernetes coredns helm image $(MUSL) ## the chart on that Kubernetes: installed, killed, rolled, removed under load (E2E=; root)
+	@$(CLUSTER_BUILD) --bin e2e
+	@$(CLUSTER_ENV) NODENS_IMAGE=$(IMAGE_DIR)/nodens.tar $(TARGET)/debug/e2e $(E2E)
+
+.PHONY: cluster-down
+cluster-down: ## takes it down again
+	@$(CLUSTER_RUN) down
+
+.PHONY: cluster-deps
+cluster-deps:
+	@tests/deps.sh cluster
+
+CLUSTER_BUILD = cargo build --quiet --locked -p nodens-tests --bin cluster
+CLUSTER_ENV = NODENS_KUBERNETES=$(KUBERNETES) NODENS_MUSL=$(MUSL)
+CLUSTER_RUN = $(CLUSTER_BUILD) && $(CLUSTER_ENV) $(TARGET)/debug/cluster
+
+$(MUSL): tests/kubernetes/musl.sh
+	@$< $@
+
+.PHONY: kubernetes
+kubernetes: ## build the Kubernetes of the cluster into the user's cache (once, about 10 minutes)
+	@[ -x $(KUBERNETES)/pause ] || $(MAKE) --no-print-directory kubernetes-anew
+
+# Without a version kubelet says that it is v0.0.0, which Helm and the API server believe. What is there
+# is whole: it is built under another name.
+KUBERNETES_X := -X k8s.io/component-base/version.gitVersion=v$(KUBERNETES_VERSION) \
+  -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=34 \
+  -X k8s.io/component-base/version.gitTreeState=clean
+
+.PHONY: kubernetes-anew
+kubernetes-anew: at = $(KUBERNETES)
+kubernetes-anew:
+	@echo "building Kubernetes $(KUBERNETES_VERSION) into $(at), about 10 minutes on two CPUs"
+	@rm -rf $(at).part && mkdir -p $(at).part
+	cd tests/kubernetes && CGO_ENABLED=0 go build -mod=readonly -trimpath -buildvcs=false \
+	  -ldflags "-s -w $(strip $(KUBERNETES_X))" -o $(at).part/ ./components ./pause
+	@for name in etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl kubelet; do \
+	  ln -s components $(at).part/$$name || exit 1; done
+	@rm -rf $(at) && mv $(at).part $(at)
 
 .PHONY: coredns
 coredns: $(COREDNS) ## build the CoreDNS of the tests into the user's cache (once, about 4 minutes)

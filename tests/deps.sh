@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Installs what is missing of the Debian packages that `make run` and `make test` need.
+# Installs what is missing of the Debian packages that `make run` and `make test` need; with the word
+# `cluster` also what the nodes of `make cluster` run.
 # Rust and Go come from their own installers: they are checked for, not installed.
 set -u
 
@@ -22,6 +23,17 @@ need buildah buildah      # puts the image together, without a container engine
 need promtool prometheus  # checks the chart's alerts
 need setpriv util-linux  # takes capabilities from the agent, ends programs with their test
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev" # gcc alone cannot link
+
+if [ "${1:-}" = cluster ]; then
+	need containerd containerd # runs the pods
+	need runc runc
+	[ -e /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins" # their network
+	need nsenter util-linux    # enters a node
+	need hostname hostname
+	need musl-gcc musl-tools   # a program that asks as those of Alpine do
+	[ -e /usr/include/x86_64-linux-musl/stdlib.h ] || [ -e /usr/include/aarch64-linux-musl/stdlib.h ] ||
+		missing="$missing musl-dev" # musl-gcc alone cannot link
+fi
 
 status=0
 if [ -n "$missing" ]; then

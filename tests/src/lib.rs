@@ -11,14 +11,17 @@
 //! it is told. All of it stays on the loopback interface.
 //!
 //! Interception has a lab of its own: [`node`], a node of a cluster in network namespaces, and
-//! [`drill`], what is done to its agent and what pods notice.
+//! [`drill`], what is done to its agent and what pods notice. [`cluster`] is a real Kubernetes, and
+//! [`acceptance`] what chart and agent must do on it.
 #![expect(
     clippy::disallowed_methods,
     reason = "the lab is no part of the agent: it owns its clock, its waits and its environment"
 )]
 
+pub mod acceptance;
 pub mod agent;
 pub mod client;
+pub mod cluster;
 pub mod coredns;
 pub mod dice;
 pub mod drill;

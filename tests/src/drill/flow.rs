@@ -21,7 +21,8 @@ use rustix::thread::set_current_timer_slack;
 
 use crate::host::lock;
 use crate::load::now_ns;
-use crate::node::{ADDRESS, Server, Space, ZONE};
+use crate::node::space::Door;
+use crate::node::{ADDRESS, Server, ZONE};
 use crate::query::{AA, Query};
 
 /// A query without an answer for so long is lost. There is no second try.
@@ -76,8 +77,8 @@ impl Flow {
     ///
     /// # Errors
     /// When a socket or a thread cannot be had.
-    pub fn start(space: &Space, plan: Plan) -> anyhow::Result<Self> {
-        let door = space.door();
+    pub fn start(space: impl Into<Door>, plan: Plan) -> anyhow::Result<Self> {
+        let door = space.into();
         let shared = Arc::new(Shared {
             plan,
             is_over: AtomicBool::new(false),

@@ -199,6 +199,20 @@ impl Row {
         }
     }
 
+    /// Its figures, each with what it must be, its details and why it failed: a line each.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let figures = self.figures.iter().map(|figure| {
+            let (value, must) = (figure.show(figure.value), figure.show_bound(figure.must));
+            format!(
+                "{value} (must: {})",
+                must.strip_suffix(figure.what).unwrap_or(&must)
+            )
+        });
+        let rest = self.details.iter().chain(&self.failure).cloned();
+        figures.chain(rest).collect()
+    }
+
     fn cells(&self) -> [String; 5] {
         let list = |value: fn(&Figure) -> Option<f64>| {
             let shown: Vec<_> = self.figures.iter().map(|f| f.show(value(f))).collect();
@@ -268,6 +282,12 @@ mod tests {
         assert!(text.contains("3 lost, 20.5 ms"), "{text}");
         assert!(text.contains("≤ 50 lost, ≤ 50 ms"), "{text}");
         assert!(text.contains("SIGKILL: 4711 queries"), "{text}");
+        let lines = [
+            "3 lost (must: ≤ 50)",
+            "20.5 ms (must: ≤ 50)",
+            "4711 queries",
+        ];
+        assert_eq!(row.lines(), lines);
         row.figures[0].value = Some(6.0);
         assert_eq!(row.verdict(), Verdict::Must);
         row.figures[1].value = None;

@@ -10,7 +10,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -48,6 +48,31 @@ impl fmt::Debug for Space {
 pub struct Door(Arc<OwnedFd>);
 
 impl Door {
+    /// To the namespace of this file, in /run/netns or below /proc.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+        Ok(Self(Arc::new(file.into())))
+    }
+
+    /// Does `work` on a thread inside.
+    ///
+    /// # Panics
+    /// Where `work` does, and when the namespace cannot be entered.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                self.enter().expect("a namespace of our own");
+                work()
+            });
+            inside
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
     /// Moves the calling thread in, for good.
     ///
     /// # Errors
@@ -55,6 +80,12 @@ impl Door {
     pub fn enter(&self) -> anyhow::Result<()> {
         move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))
             .context("enter the namespace")
+    }
+}
+
+impl From<&Space> for Door {
+    fn from(space: &Space) -> Self {
+        space.door()
     }
 }
 
@@ -104,15 +135,7 @@ impl Space {
     /// # Panics
     /// Where `work` does, and when the namespace cannot be entered.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                self.door().enter().expect("a namespace of our own");
-                work()
-            });
-            inside
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        self.door().within(work)
     }
 
     /// Starts a program inside that ends with this process at the latest.

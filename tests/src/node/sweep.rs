@@ -25,6 +25,15 @@ pub fn mark_of(pid: u32) -> String {
     format!("{pid}:{}", started(pid).unwrap_or_default())
 }
 
+/// Whether the owner of a mark lives.
+#[must_use]
+pub fn is_alive(mark: &str) -> bool {
+    let owner = mark.split_once(':');
+    owner
+        .and_then(|(pid, start)| Some((pid.parse().ok()?, start)))
+        .is_some_and(|(pid, start)| started(pid).as_deref() == Some(start))
+}
+
 /// Processes that carry the mark of this owner.
 #[must_use]
 pub fn owned_by(owner: &str) -> Vec<u32> {

@@ -11,7 +11,7 @@ use super::stage::Stage;
 use super::table::{Figure, Row};
 
 /// What a drill gives: its figures, and lines that explain them.
-pub(in crate::drill) type Outcome = anyhow::Result<(Vec<Figure>, Vec<String>)>;
+pub(crate) type Outcome = anyhow::Result<(Vec<Figure>, Vec<String>)>;
 
 /// A drill.
 #[derive(Clone, Copy, Debug)]

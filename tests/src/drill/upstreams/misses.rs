@@ -28,7 +28,7 @@ use crate::host::lock;
 use crate::load::client::{Clock, Spacing};
 use crate::load::question::{self, Expect, Wrong};
 use crate::load::{Random, now_ns};
-use crate::node::Space;
+use crate::node::space::Door;
 use crate::query::Query;
 
 /// A query without an answer for so long is lost: what a stub resolver waits by default
@@ -72,8 +72,8 @@ impl Misses {
     ///
     /// # Errors
     /// When a socket or a thread cannot be had.
-    pub fn start(space: &Space, plan: Plan) -> anyhow::Result<Self> {
-        let door = space.door();
+    pub fn start(space: impl Into<Door>, plan: Plan) -> anyhow::Result<Self> {
+        let door = space.into();
         let shared = Arc::<Shared>::default();
         let ours = Arc::clone(&shared);
         let thread = thread::Builder::new()
