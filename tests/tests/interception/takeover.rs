@@ -21,7 +21,7 @@ use rustix::process::Signal;
 use crate::{PATIENCE, node, said, wait_for_answer};
 
 /// Queries a second, to LOCAL and S in turn.
-const PER_SECOND: u64 = 500;
+const PER_SECOND: u64 = 2_000;
 /// After nobody has listened so long, what is left goes.
 const SWEPT: Duration = Duration::from_secs(25);
 
