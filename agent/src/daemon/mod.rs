@@ -12,6 +12,7 @@
 mod cold;
 mod follow;
 mod ground;
+mod scrape;
 mod steer;
 
 use std::io;
@@ -26,7 +27,7 @@ use tokio::sync::oneshot;
 use self::cold::Cold;
 use self::ground::{Ground, Tools};
 use crate::admin::{self, Doors};
-use crate::cache::{Cache, Draft, Tick, ZoneFigures};
+use crate::cache::{Cache, Draft, Tick};
 use crate::cli::exit::Exit;
 use crate::cli::output;
 use crate::config::{Config, Listen, Loaded, Problem, Sources};
@@ -45,9 +46,7 @@ use crate::stream::Streams;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::counters::NO_ZONE;
 use crate::telemetry::log;
-use crate::telemetry::registry::{
-    CacheFigures, Source, Sources as Scraped, Telemetry, ZoneEntries,
-};
+use crate::telemetry::registry::Telemetry;
 use crate::wire::answer::Answer;
 use crate::wire::name::Name;
 use crate::wire::question::Question;
@@ -256,10 +255,7 @@ impl Running {
             Arc::clone(&health),
             &config.listen,
         );
-        connect_scrape(&telemetry, &cache, &health, &listeners);
-        if let (true, Some(first)) = (config.admin.coredns_names, config.listen.addresses.first()) {
-            telemetry.show_as_coredns(SocketAddr::new(first.value, config.listen.port.value));
-        }
+        scrape::connect(&telemetry, &config, &cache, &health, &listeners);
         telemetry.agent.config_read_from(file);
         telemetry.agent.config_loaded(Clock.wall().as_secs());
         let (workers_ended, workers_have_ended) = oneshot::channel();
@@ -479,42 +475,6 @@ fn pin_pulse_name(cache: &Cache) {
         NO_ZONE,
         [Tick(0), Tick::NEVER],
     ));
-}
-
-/// Tells a scrape where to find what is not in cells.
-fn connect_scrape(
-    telemetry: &Telemetry,
-    cache: &Cache,
-    health: &Arc<Health>,
-    listeners: &Listeners,
-) {
-    let (cache, health, sockets) = (cache.clone(), Arc::clone(health), listeners.sockets());
-    telemetry.connect(Scraped {
-        cache: Source::new(move || {
-            let figures = cache.figures();
-            CacheFigures {
-                entries: figures.entries,
-                used_bytes: figures.bytes,
-                budget_bytes: figures.budget_bytes,
-                inserts: figures.inserts,
-                replaced: figures.replaced,
-                evictions: figures.evictions,
-                expired: figures.expired,
-                refused: figures.refused_too_large + figures.refused_no_room,
-                ghost_hits: figures.ghost_hits,
-                zones: cache.zones().iter().map(of_zone).collect(),
-            }
-        }),
-        drops: Source::new(move || listeners::drops(&sockets)),
-        health: Source::new(move || health.figures(Clock.now_ns())),
-    });
-}
-
-fn of_zone(zone: &ZoneFigures) -> ZoneEntries {
-    ZoneEntries {
-        entries: zone.entries,
-        evictions: zone.evictions,
-    }
 }
 
 fn refused(error: nodens_netsetup::Error) -> StartError {

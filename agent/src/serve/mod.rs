@@ -25,8 +25,8 @@ pub use self::socket::{Group, Queue, give_way, keep_connections};
 use self::worker::{Command, GROUP, Mailbox, Parsed, Worker};
 use crate::cache::Reader;
 use crate::miss::Sender;
+use crate::telemetry::answers::Hits;
 use crate::telemetry::cells::WorkerCells;
-use crate::telemetry::counters::Hits;
 
 /// Most workers.
 pub const MAX_WORKERS: usize = 64;

@@ -18,10 +18,11 @@ use rustix::io::Errno;
 use super::batch::{BATCH, Batch};
 use crate::cache::{Lookup, Reader, Session, Tick};
 use crate::miss::{Asked, Miss, Sender};
+use crate::telemetry::answers::Hits;
 use crate::telemetry::asked::LastAsked;
 use crate::telemetry::cells::WorkerCells;
 use crate::telemetry::clock::{Clock, nanoseconds};
-use crate::telemetry::counters::{Answered, Channel, Hits, add};
+use crate::telemetry::counters::{Answered, Channel, add};
 use crate::wire::answer::Standing;
 use crate::wire::edns::ExtendedError;
 use crate::wire::query::Query;
@@ -336,14 +337,10 @@ impl Turn<'_> {
             let answers = &self.cells.answers;
             answers.count(&Answered {
                 zone,
-                channel: self.channel,
-                qtype,
-                rcode: entry.rcode(),
                 is_denial: entry.is_denial(),
                 is_stale: entry.standing() == Standing::Stale,
                 dnssec_ok: query.wants_dnssec(),
-                asked_octets,
-                sent_octets: length,
+                ..Answered::of(self.channel, qtype, entry.rcode(), [asked_octets, length])
             });
             self.hits.note(zone);
         }
@@ -370,7 +367,7 @@ impl Turn<'_> {
                 datagram.answer(length);
                 if let Some(rcode) = rejection.fault.rcode() {
                     let octets = [datagram.len, length];
-                    let told = Answered::without_zone(self.channel, rejection.qtype, rcode, octets);
+                    let told = Answered::of(self.channel, rejection.qtype, rcode, octets);
                     self.cells.answers.count(&told);
                 }
             }
@@ -394,7 +391,7 @@ impl Turn<'_> {
         let length = reply::failure(datagram.buffer, query, rcode::SERVFAIL, why, &shape);
         datagram.answer(length);
         let (qtype, octets) = (parsed.question.qtype(), [datagram.len, length]);
-        let told = Answered::without_zone(self.channel, qtype, rcode::SERVFAIL, octets);
+        let told = Answered::of(self.channel, qtype, rcode::SERVFAIL, octets);
         self.cells.answers.count(&told);
     }
 

@@ -24,10 +24,11 @@ use crate::lifecycle::ready::Health;
 use crate::lock::lock;
 use crate::miss::Asked;
 use crate::resolve::{Reply, Resolver, To, Waiter};
+use crate::telemetry::answers::Hits;
 use crate::telemetry::asked::LastAsked;
 use crate::telemetry::cells::StreamCells;
 use crate::telemetry::clock::{Clock, nanoseconds};
-use crate::telemetry::counters::{Answered, Channel, Hits, NO_ZONE, add};
+use crate::telemetry::counters::{Answered, Channel, NO_ZONE, add};
 use crate::wire::MAX_MESSAGE;
 use crate::wire::answer::Standing;
 use crate::wire::query::Query;
@@ -437,7 +438,7 @@ impl Connection {
                 let length = reply::reject(&mut buffer, &rejection, &self.shape());
                 if let Some(rcode) = rejection.fault.rcode() {
                     let octets = [message.len(), length];
-                    let told = Answered::without_zone(channel, rejection.qtype, rcode, octets);
+                    let told = Answered::of(channel, rejection.qtype, rcode, octets);
                     cells.answers.count(&told);
                 }
                 self.put(&buffer[..length]);
@@ -454,20 +455,16 @@ impl Connection {
         if let Lookup::Hit(entry) | Lookup::Due(entry) = found {
             buffer[..query.question_end].copy_from_slice(&message[..query.question_end]);
             let length = reply::answer(&mut buffer, &query, &entry.answer(now), &self.shape());
-            let zone = entry.zone();
+            let (octets, qtype) = ([message.len(), length], question.qtype());
             cells.answers.count(&Answered {
-                zone,
-                channel,
-                qtype: question.qtype(),
-                rcode: entry.rcode(),
+                zone: entry.zone(),
                 is_denial: entry.is_denial(),
                 is_stale: entry.standing() == Standing::Stale,
                 dnssec_ok: query.wants_dnssec(),
-                asked_octets: message.len(),
-                sent_octets: length,
+                ..Answered::of(channel, qtype, entry.rcode(), octets)
             });
             self.put(&buffer[..length]);
-            return zone;
+            return entry.zone();
         }
         let waiter = Waiter {
             asked: Asked::new(message, &query),

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
-use super::counters::{Answers, MAX_ZONES, add, subtract};
+use super::answers::Answers;
+use super::counters::{MAX_ZONES, add, subtract};
 use crate::wire::fault::Fault;
 
 pub use super::upstream_cells::{Outcome, UpstreamCells, UpstreamGauges};

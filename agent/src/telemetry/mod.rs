@@ -9,6 +9,7 @@
 //! ```
 //! A thread writes its own cells with plain loads and stores; all adding up happens at a scrape.
 
+pub mod answers;
 pub mod asked;
 mod cache_families;
 pub mod cells;

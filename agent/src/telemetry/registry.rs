@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::answers::Answers;
 use super::cells::{AgentCells, Labels, MAX_UPSTREAMS, ResolveCells, StreamCells, WorkerCells};
-use super::counters::{Answers, Channel, MAX_ZONES, NO_ZONE};
+use super::counters::{Channel, MAX_ZONES, NO_ZONE};
 use super::latency::Distribution;
 use super::process;
 use super::zone_cells::ZoneTotals;
