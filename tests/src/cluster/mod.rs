@@ -380,6 +380,8 @@ fn remove_cgroups(nodes: impl Iterator<Item = Machine>) -> anyhow::Result<()> {
     let mut groups = Vec::new();
     for node in nodes {
         groups.extend(machine::cgroups(node)?);
+        // Nobody of ours makes this one, beside hierarchies of version 1; runc does.
+        groups.push(Path::new("/sys/fs/cgroup/unified").join(node.namespace()));
     }
     wait_for("the cgroups of the nodes to be empty", END, || {
         for group in &groups {
