@@ -207,7 +207,11 @@ impl Stage {
             }
             (true, false) => self.install(),
             (false, true) => {
-                self.upgrade(&["uninstall.force=true"], &[])?;
+                // Fails where a scenario has left it half uninstalled: then the other half is next. An
+                // agent that starts while it is uninstalled has the uninstallation refused.
+                if self.upgrade(&["uninstall.force=true"], &[]).is_ok() {
+                    self.wait_until_ready()?;
+                }
                 self.uninstall()
             }
             (false, false) => Ok(()),

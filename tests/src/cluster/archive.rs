@@ -91,3 +91,45 @@ fn sha256(file: &Path) -> anyhow::Result<String> {
         .with_context(|| format!("sum {}", file.display()))?
         .to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_files_make_the_same_image_and_its_layer_is_what_it_says() {
+        let dir = TempDir::new().unwrap();
+        let program = dir.path().join("program");
+        fs::write(&program, "#!/bin/true\n").unwrap();
+        let archive = |name: &str| {
+            let archive = dir.path().join(name);
+            write(
+                &archive,
+                "it.invalid/it:1",
+                &[(&program, "/bin/it")],
+                &["/bin/it"],
+            )
+            .unwrap();
+            archive
+        };
+        let (one, other) = (archive("one"), archive("other"));
+        assert_eq!(fs::read(&one).unwrap(), fs::read(&other).unwrap());
+        let image = dir.path().join("image");
+        fs::create_dir(&image).unwrap();
+        let tar = Command::new("tar")
+            .arg("-xf")
+            .arg(&one)
+            .arg("-C")
+            .arg(&image)
+            .status();
+        assert!(tar.unwrap().success());
+        let read = |name: &str| -> serde_json::Value {
+            serde_json::from_slice(&fs::read(image.join(name)).unwrap()).unwrap()
+        };
+        let manifest = read("manifest.json");
+        assert_eq!(manifest[0]["RepoTags"][0], "it.invalid/it:1");
+        let config = read(manifest[0]["Config"].as_str().unwrap());
+        let layer = format!("sha256:{}", sha256(&image.join("layer.tar")).unwrap());
+        assert_eq!(config["rootfs"]["diff_ids"][0], layer);
+    }
+}

@@ -34,6 +34,7 @@ pub mod pods;
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -108,7 +109,12 @@ impl Cluster {
             );
             down()?;
         }
-        fs::create_dir_all(Path::new(HOME).join("logs")).context("make the cluster's directory")?;
+        // Whoever reads the administrator's key is root on this machine.
+        let mut home = fs::DirBuilder::new();
+        home.mode(0o700)
+            .create(HOME)
+            .with_context(|| format!("make {HOME}"))?;
+        fs::create_dir(Path::new(HOME).join("logs"))?;
         fs::write(Path::new(HOME).join("options"), options.line())?;
         if let Some(owner) = owner {
             fs::write(Path::new(HOME).join("owner"), owner)?;
@@ -188,13 +194,13 @@ impl Cluster {
     /// One is not in time.
     pub fn wait_for_nodes(&self) -> anyhow::Result<()> {
         let kubectl = kubectl::Kubectl::new()?;
-        let names = self.options.nodes().map(|node| format!("node/{node}"));
-        let names: Vec<String> = names.collect();
-        let names = names.join(" ");
-        kubectl.run(&format!("wait {names} --for=create --timeout=180s"))?;
-        kubectl.run(&format!(
-            "wait {names} --for=condition=Ready --timeout=180s"
-        ))?;
+        // One by one: of several that are not there yet it makes an error.
+        for node in self.options.nodes() {
+            kubectl.run(&format!("wait node/{node} --for=create --timeout=180s"))?;
+            kubectl.run(&format!(
+                "wait node/{node} --for=condition=Ready --timeout=180s"
+            ))?;
+        }
         Ok(())
     }
 
@@ -374,6 +380,8 @@ fn remove_cgroups(nodes: impl Iterator<Item = Machine>) -> anyhow::Result<()> {
     let mut groups = Vec::new();
     for node in nodes {
         groups.extend(machine::cgroups(node)?);
+        // Nobody of ours makes this one, beside hierarchies of version 1; runc does.
+        groups.push(Path::new("/sys/fs/cgroup/unified").join(node.namespace()));
     }
     wait_for("the cgroups of the nodes to be empty", END, || {
         for group in &groups {

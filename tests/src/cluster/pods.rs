@@ -147,10 +147,10 @@ pub(super) fn runs(machine: Machine, component: &str) -> anyhow::Result<bool> {
     }))
 }
 
-/// The process of a container that runs a program of this name, in a pod.
+/// The pod on a node, of which there must be one.
 ///
 /// # Errors
-/// None does.
+/// There is none, or another.
 pub fn only(pods: &[Pod], node: Machine) -> anyhow::Result<&Pod> {
     let mut on = pods.iter().filter(|pod| pod.node == node);
     let pod = on

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! CoreDNS or the API server goes, and comes back.
 
-use crate::acceptance::stage::Stage;
+use crate::acceptance::stage::{PATIENCE, Stage};
 use crate::cluster::Machine;
 use crate::cluster::pods::Pod;
 use crate::drill::rows::Outcome;
 use crate::drill::stage::describe;
 use crate::drill::table::Figure;
 use crate::load::now_ns;
+use crate::process::wait_for;
 
 /// Misses a second of one pod.
 const MISSES: u32 = 500;
@@ -58,9 +59,10 @@ pub(super) fn gone(stage: &Stage) -> Outcome {
     stage
         .kubectl
         .run("-n kube-system scale deployment/coredns --replicas=0")?;
-    stage
-        .kubectl
-        .run("-n kube-system wait pod -l k8s-app=kube-dns --for=delete --timeout=60s")?;
+    wait_for("the end of CoreDNS's pods", PATIENCE, || {
+        let pods = Pod::all(&stage.kubectl, "kube-system", "k8s-app=kube-dns")?;
+        Ok(pods.is_empty().then_some(()))
+    })?;
     let begin = now_ns();
     stage.wait(stage.pick(60.0, 40.0));
     let end = now_ns();
