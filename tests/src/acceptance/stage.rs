@@ -32,7 +32,7 @@ const A: u16 = 1;
 
 /// Values of every installation here. The check of an uninstallation, whether clients of the
 /// node-local address would lose their DNS, looks back 3 s and not 10 minutes.
-const VALUES: &[&str] = &["uninstall.unusedFor=3s"];
+const VALUES: &[&str] = &["uninstall.unusedForSeconds=3"];
 
 /// What a scenario needs to know.
 #[derive(Debug)]

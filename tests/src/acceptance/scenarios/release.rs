@@ -25,7 +25,7 @@ const RATE: u64 = 500;
 /// What the agent ends with where the node's network cannot be set up.
 const EXIT_UNAVAILABLE: u64 = 69;
 
-/// A value that no schema can judge: an address that no node has.
+/// A value that no schema can judge: a time beyond what the agent takes.
 pub(super) fn upgrade(stage: &Stage) -> Outcome {
     let mut flows = Vec::new();
     for node in stage.cluster.options.nodes() {
@@ -33,7 +33,7 @@ pub(super) fn upgrade(stage: &Stage) -> Outcome {
     }
     stage.upgrade(&["cache.size=32MiB"], &[])?;
     stage.wait_until_ready()?;
-    stage.upgrade(&["config.admin.metrics=192.0.2.1:9253"], &[])?;
+    stage.upgrade(&["config.cache.staleFor=10000h"], &[])?;
     let unready = wait_for("a pod that fails", PATIENCE, || {
         let pods = agents(stage)?;
         let failed = pods
