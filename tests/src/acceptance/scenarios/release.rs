@@ -21,7 +21,7 @@ use crate::node::Server;
 use crate::process::{TempDir, wait_for};
 
 /// Queries a second of a pod on each node.
-const RATE: u64 = 500;
+const RATE: u64 = 1_000;
 /// What the agent ends with where the node's network cannot be set up.
 const EXIT_UNAVAILABLE: u64 = 69;
 
