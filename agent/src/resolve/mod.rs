@@ -44,6 +44,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -215,7 +216,7 @@ impl Resolver {
     /// # Errors
     /// The runtime cannot watch the bell.
     pub async fn take_in(self: Arc<Self>, queue: Receiver, ear: OwnedFd) -> std::io::Result<()> {
-        let ear = pipe::Receiver::from_owned_fd(ear)?;
+        let mut ear = pipe::Receiver::from_owned_fd(ear)?;
         loop {
             let mut taken = 0;
             self.telemetry.resolve.queue(queue.len() as u64);
@@ -228,9 +229,8 @@ impl Resolver {
                 }
             }
             if queue.sleep() {
-                ear.readable().await?;
-                // Nothing there is a false alarm of the runtime's.
-                let _ = ear.try_read(&mut [0; 64]);
+                // It brings less than there is room for, so the runtime knows that no more is there.
+                let _rings = ear.read(&mut [0; 64]).await?;
             }
         }
     }
