@@ -275,11 +275,12 @@ impl Resolver {
         let Some(waiter) = self.answer_own(&question, waiter) else {
             return;
         };
-        let Some(waiter) = self.answer_late_hit(&question, waiter) else {
+        let now = Tick::of(self.now());
+        let Some(waiter) = self.answer_late_hit(&question, waiter, now) else {
             return;
         };
         let route = Arc::clone(self.routes.load().of(question.name()));
-        let Some(waiter) = self.answer_below_cut(&question, &route, waiter) else {
+        let Some(waiter) = self.answer_below_cut(&question, &route, waiter, now) else {
             return;
         };
         let Some(waiter) = self.answer_while_down(&question, &route, waiter) else {
@@ -334,11 +335,12 @@ impl Resolver {
     async fn resolve(self: Arc<Self>, flight: Flight, route: Arc<Route>, arrived_ns: u64) {
         let limits = self.limits.load_full();
         let now = Instant::now();
-        let so_far = nanoseconds(self.timeline.at(now)).saturating_sub(arrived_ns);
+        let since_start = self.timeline.at(now);
+        let so_far = nanoseconds(since_start).saturating_sub(arrived_ns);
         let waited = Duration::from_nanos(so_far);
         let deadline = now + limits.query_timeout.saturating_sub(waited);
         let patience = now + stale::PATIENCE.saturating_sub(waited);
-        let _renewal = match self.renewing(&flight.question, &route) {
+        let _renewal = match self.renewing(&flight.question, &route, Tick::of(since_start)) {
             None => None,
             Some(Renewing::Lead(renewal)) => Some(renewal),
             Some(Renewing::Wait(is_over)) => {
@@ -431,8 +433,12 @@ impl Resolver {
     }
 
     /// Answers from the cache where the answer has come since the worker looked.
-    fn answer_late_hit(self: &Arc<Self>, question: &Question, waiter: Waiter) -> Option<Waiter> {
-        let now = Tick::of(self.now());
+    fn answer_late_hit(
+        self: &Arc<Self>,
+        question: &Question,
+        waiter: Waiter,
+        now: Tick,
+    ) -> Option<Waiter> {
         let mut reader = lock(&self.reader);
         let session = reader.online();
         let found = session.get(question, now);
