@@ -22,8 +22,11 @@ use crate::wire::question::Question;
 /// Misses that can wait for the cold thread; some 10 ms of its work.
 pub const QUEUE: usize = 2048;
 
-/// Octets of a question section: a name, a type, a class.
+/// Octets of a question section at most: a name, a type, a class.
 const QUESTION: usize = MAX_NAME + 4;
+/// Octets of one that is kept in place, as nearly all are. What is in the queue goes from one CPU's cache
+/// to another's: the less there is of it the better.
+const SHORT: usize = 96;
 
 /// A query that the cache cannot answer, with all that its answer needs; or one that it has just
 /// answered, and soon cannot.
@@ -46,32 +49,56 @@ pub struct Asked {
     flags: Flags,
     edns: Option<Edns>,
     octets: u16,
-    len: u16,
-    question: [u8; QUESTION],
+    question: Section,
+}
+
+/// A question section.
+#[derive(Clone, Debug)]
+enum Section {
+    Short(u8, [u8; SHORT]),
+    /// On the heap; as many as the queue takes, and wait for answers.
+    Long(Box<[u8]>),
+}
+
+impl Section {
+    fn new(octets: &[u8]) -> Self {
+        let mut short = [0; SHORT];
+        match (short.get_mut(..octets.len()), u8::try_from(octets.len())) {
+            (Some(place), Ok(len)) => {
+                place.copy_from_slice(octets);
+                Self::Short(len, short)
+            }
+            _ => Self::Long(octets.into()),
+        }
+    }
+
+    fn octets(&self) -> &[u8] {
+        match self {
+            Self::Short(len, octets) => &octets[..usize::from(*len)],
+            Self::Long(octets) => octets,
+        }
+    }
 }
 
 impl Asked {
     /// Keeps what an answer to `query` needs of `message`, which it was read from.
     #[must_use]
     pub fn new(message: &[u8], query: &Query) -> Self {
-        let mut question = [0; QUESTION];
         let section = message.get(HEADER..query.question_end).unwrap_or(&[]);
-        let len = section.len().min(QUESTION);
-        question[..len].copy_from_slice(&section[..len]);
+        let section = &section[..section.len().min(QUESTION)];
         Self {
             id: query.id,
             flags: query.flags,
             edns: query.edns,
             octets: u16::try_from(message.len()).unwrap_or(u16::MAX),
-            len: u16::try_from(len).unwrap_or(0),
-            question,
+            question: Section::new(section),
         }
     }
 
     /// The question section as the client wrote it.
     #[must_use]
     pub fn question(&self) -> &[u8] {
-        &self.question[..usize::from(self.len)]
+        self.question.octets()
     }
 
     /// The question in canonical form.
@@ -97,7 +124,7 @@ impl Asked {
     /// `message` has room for them.
     #[must_use]
     pub fn restore(&self, message: &mut [u8]) -> Query {
-        let end = HEADER + usize::from(self.len);
+        let end = HEADER + self.question().len();
         message[..HEADER].fill(0);
         message[..2].copy_from_slice(&self.id.to_be_bytes());
         message[5] = 1;
@@ -206,8 +233,12 @@ mod tests {
     use super::*;
 
     fn miss(id: u16) -> Miss {
+        miss_of(id, b"\x03WeB\x00\x00\x01\x00\x01")
+    }
+
+    fn miss_of(id: u16, question: &[u8]) -> Miss {
         let mut message = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        message.extend(b"\x03WeB\x00\x00\x01\x00\x01");
+        message.extend(question);
         message[..2].copy_from_slice(&id.to_be_bytes());
         let query = Query::parse(&message, &mut Question::new()).unwrap();
         Miss {
@@ -263,5 +294,28 @@ mod tests {
             &message[HEADER..query.question_end],
             b"\x03WeB\x00\x00\x01\x00\x01"
         );
+    }
+
+    #[test]
+    fn a_question_of_any_length_comes_back() {
+        for len in (2..=MAX_NAME).filter(|len| len % 64 != 2) {
+            let mut question = Vec::new();
+            while question.len() + 1 < len {
+                let label = (len - question.len() - 2).min(63);
+                question.push(u8::try_from(label).unwrap());
+                question.extend(std::iter::repeat_n(b'A', label));
+            }
+            question.extend([0, 0, 1, 0, 1]);
+            let asked = miss_of(1, &question).asked;
+            let mut message = [0xff; 512];
+            let query = asked.restore(&mut message);
+            assert_eq!(message[HEADER..query.question_end], question, "{len}");
+        }
+    }
+
+    #[test]
+    fn a_miss_takes_three_lines_of_the_cache_in_the_queue() {
+        // The queue adds a word.
+        assert!(size_of::<Miss>() + size_of::<usize>() <= 192);
     }
 }

@@ -179,7 +179,7 @@ fn a_bad_file_ends_with_64_and_every_problem() {
          {path}:3:5: zones[0]: found a zone without servers, expected upstreams or resolv.conf; \
          add the servers to ask, e.g. `upstreams: [10.96.0.10]`\n\
          {path}:3:18: zones[0].upstream: found the unknown key \"upstream\", expected one of name, \
-         upstreams, resolv.conf, transport, serverName, caFile, maxTtl, maxNegativeTtl, minTtl, minNegativeTtl, \
+         upstreams, resolv.conf, transport, pipeline, serverName, caFile, maxTtl, maxNegativeTtl, minTtl, minNegativeTtl, \
          maxFailureTtl, order, rotate, cuts, rewrites, dns64, answers; did you mean \
          upstreams?\n\
          3 problems\n"

@@ -46,6 +46,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -217,7 +218,7 @@ impl Resolver {
     /// # Errors
     /// The runtime cannot watch the bell.
     pub async fn take_in(self: Arc<Self>, queue: Receiver, ear: OwnedFd) -> std::io::Result<()> {
-        let ear = pipe::Receiver::from_owned_fd(ear)?;
+        let mut ear = pipe::Receiver::from_owned_fd(ear)?;
         loop {
             let mut taken = 0;
             self.telemetry.resolve.queue(queue.len() as u64);
@@ -230,9 +231,8 @@ impl Resolver {
                 }
             }
             if queue.sleep() {
-                ear.readable().await?;
-                // Nothing there is a false alarm of the runtime's.
-                let _ = ear.try_read(&mut [0; 64]);
+                // It brings less than there is room for, so the runtime knows that no more is there.
+                let _rings = ear.read(&mut [0; 64]).await?;
             }
         }
     }
@@ -277,14 +277,15 @@ impl Resolver {
         let Some(waiter) = self.answer_own(&question, waiter) else {
             return;
         };
-        let Some(waiter) = self.answer_late_hit(&question, waiter) else {
+        let now = Tick::of(self.now());
+        let Some(waiter) = self.answer_late_hit(&question, waiter, now) else {
             return;
         };
         let route = Arc::clone(self.routes.load().of(question.name()));
         let Some(waiter) = self.answer_here(&question, &route, waiter) else {
             return;
         };
-        let Some(waiter) = self.answer_below_cut(&question, &route, waiter) else {
+        let Some(waiter) = self.answer_below_cut(&question, &route, waiter, now) else {
             return;
         };
         let Some(waiter) = self.answer_while_down(&question, &route, waiter) else {
@@ -339,11 +340,12 @@ impl Resolver {
     async fn resolve(self: Arc<Self>, flight: Flight, route: Arc<Route>, arrived_ns: u64) {
         let limits = self.limits.load_full();
         let now = Instant::now();
-        let so_far = nanoseconds(self.timeline.at(now)).saturating_sub(arrived_ns);
+        let since_start = self.timeline.at(now);
+        let so_far = nanoseconds(since_start).saturating_sub(arrived_ns);
         let waited = Duration::from_nanos(so_far);
         let deadline = now + limits.query_timeout.saturating_sub(waited);
         let patience = now + self.settings.load().stale_after.saturating_sub(waited);
-        let _renewal = match self.renewing(&flight.question, &route) {
+        let _renewal = match self.renewing(&flight.question, &route, Tick::of(since_start)) {
             None => None,
             Some(Renewing::Lead(renewal)) => Some(renewal),
             Some(Renewing::Wait(is_over)) => {
@@ -437,8 +439,12 @@ impl Resolver {
     }
 
     /// Answers from the cache where the answer has come since the worker looked.
-    fn answer_late_hit(self: &Arc<Self>, question: &Question, waiter: Waiter) -> Option<Waiter> {
-        let now = Tick::of(self.now());
+    fn answer_late_hit(
+        self: &Arc<Self>,
+        question: &Question,
+        waiter: Waiter,
+        now: Tick,
+    ) -> Option<Waiter> {
         let mut reader = lock(&self.reader);
         let session = reader.online();
         let found = session.get(question, now);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The hot side: one pinned thread and one socket a listen address for each CPU. No async
-//! runtime, no log, no allocation after the start.
+//! runtime, no log, no allocation after the start but for long names that are handed over.
 //!
 //! ```text
 //! socket of this CPU ─► batch ─► parse ─► cache ─┬─ hit ──► answer in place ─► send batch

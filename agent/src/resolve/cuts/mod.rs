@@ -135,8 +135,8 @@ impl Resolver {
         question: &Question,
         route: &Route,
         waiter: Waiter,
+        now: Tick,
     ) -> Option<Waiter> {
-        let now = Tick::of(self.now());
         let Some(cut) = self.cut_above_of(question, route, now) else {
             return Some(waiter);
         };
@@ -192,8 +192,8 @@ impl Resolver {
         self: &Arc<Self>,
         question: &Question,
         route: &Route,
+        now: Tick,
     ) -> Option<Renewing> {
-        let now = Tick::of(self.now());
         if !route.cuts || question.dnssec_ok() {
             return None;
         }
