@@ -59,7 +59,14 @@ impl Resolver {
             // Whoever waits for the whole has a timer of its own.
             wakes: AtomicBool::new(false),
         };
-        let (mut exchanged, upstream) = self.exchange(&asking, began).await?;
+        let asked = self.exchange(&asking, began).await;
+        let (mut exchanged, upstream) = asked.map_err(|failed| Failed {
+            // Its records, too, stand behind the question that was asked.
+            refusal: failed
+                .refusal
+                .map(|refusal| whole.route.restore(whole.question, refusal)),
+            ..failed
+        })?;
         if let Some(dns64) = wants_addresses(asking.route.dns64, question, &exchanged) {
             let of_v4 = question.with_type(qtype::A);
             let asking = Asking {

@@ -194,7 +194,15 @@ async fn try_once(
         asking.wakes.store(false, Relaxed);
         let result = match answered {
             Ok(result) => result.map(|exchanged| (exchanged, server)),
-            Err(_) if soon < until && lent.is_behind() && server.may_move() => Err(Failure::Stale),
+            // Once: elsewhere it may be behind another slow one, and the time is not without end.
+            Err(_)
+                if matches!(take, Take::Any)
+                    && soon < until
+                    && lent.is_behind()
+                    && server.may_move() =>
+            {
+                Err(Failure::Stale)
+            }
             // Rare, and on the heap: it must not make every query larger.
             Err(_) => Box::pin(insist(asking, server, visited, [sent, until], first)).await,
         };

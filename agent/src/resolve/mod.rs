@@ -339,7 +339,7 @@ impl Resolver {
     /// Asks upstream for all who wait on a flight. The second straight line of the program.
     async fn resolve(self: Arc<Self>, flight: Flight, route: Arc<Route>, arrived_ns: u64) {
         let limits = self.limits.load_full();
-        let now = Instant::now();
+        let mut now = Instant::now();
         let since_start = self.timeline.at(now);
         let so_far = nanoseconds(since_start).saturating_sub(arrived_ns);
         let waited = Duration::from_nanos(so_far);
@@ -355,6 +355,8 @@ impl Resolver {
                 if let Some(cut) = Box::pin(renewed).await {
                     return flight.settle_with(&cut.answer(Tick::of(self.now())));
                 }
+                // What is asked now has not waited for a server yet.
+                now = Instant::now();
                 None
             }
         };

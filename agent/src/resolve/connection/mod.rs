@@ -285,7 +285,8 @@ impl Place {
         };
         entry.state = State::Left;
         wire.is_spoilt = true;
-        if wire.reader == Some(id) {
+        // Without a reader this one may have been woken to be the next, and has not run since.
+        if wire.reader.is_none_or(|reader| reader == id) {
             wire.hand_over();
         }
         true

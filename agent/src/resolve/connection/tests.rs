@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Several questions on one connection: who gets which answer, and what an end means to whom.
 
+use std::future::poll_fn;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, yield_now};
+use tokio::time::timeout;
 
 use super::wire::{LIES, PREFIX};
 use super::*;
@@ -182,18 +185,14 @@ async fn answers_with_foreign_ids_reach_nobody_and_eight_of_them_end_the_connect
         lab.server.write_all(&foreign).await.unwrap();
     }
     lab.answer(&queries[..1]).await;
-    tokio::time::timeout(WHILE, lab.server.readable())
-        .await
-        .unwrap_err();
+    timeout(WHILE, lab.server.readable()).await.unwrap_err();
     assert_eq!(lab.count(Outcome::WrongId), LIES as u64 - 1);
 
     // An answer lets it begin anew.
     for _ in 1..LIES {
         lab.server.write_all(&foreign).await.unwrap();
     }
-    tokio::time::timeout(WHILE, lab.server.readable())
-        .await
-        .unwrap_err();
+    timeout(WHILE, lab.server.readable()).await.unwrap_err();
     lab.server.write_all(&foreign).await.unwrap();
     let results = results(asked).await;
     assert!(results[0].is_ok());
@@ -234,6 +233,39 @@ async fn who_gives_up_lets_the_others_have_their_answers_and_nobody_asks_there_a
     lab.answer(&queries).await;
     assert!(results(asked).await.iter().all(Result::is_ok));
     assert_eq!(lab.count(Outcome::WrongId), 0, "what comes late is no lie");
+}
+
+#[tokio::test]
+async fn who_was_woken_to_read_and_gives_up_before_it_runs_lets_the_next_one_read() {
+    let mut lab = Lab::new().await;
+    let question = Question::of(&Name::ROOT, 1);
+    let telemetry = Arc::clone(&lab.telemetry);
+    let cells = telemetry.resolve.upstream(0);
+    let (mut one, mut two) = (Place::on(&lab.connection), Place::on(&lab.connection));
+    one.ask(&question, DRAW, false);
+    two.ask(&question, DRAW, false);
+    let mut first = Box::pin(one.answer(&question, cells));
+    let mut second = Box::pin(two.answer(&question, cells));
+    poll_fn(|context| {
+        // The first reads for all from now on.
+        assert!(first.as_mut().poll(context).is_pending());
+        assert!(second.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    let third = lab.ask_one();
+    yield_now().await;
+    let mut queries = lab.read().await;
+    lab.answer(&queries[..1]).await;
+    first.await.unwrap();
+    drop(second);
+    drop(two);
+    if queries.len() < 3 {
+        queries.extend(lab.read().await);
+    }
+    lab.answer(&queries[2..]).await;
+    let third = timeout(Duration::from_secs(5), third).await;
+    assert!(third.expect("an answer").unwrap().is_ok());
 }
 
 #[tokio::test]

@@ -279,6 +279,7 @@ impl Wire {
         match std::mem::replace(&mut entry.state, State::Left) {
             State::Waiting(waker) => {
                 entry.state = State::Answered(message.to_vec());
+                self.is_fresh = false;
                 if let Some(waker) = waker {
                     waker.wake();
                 }
