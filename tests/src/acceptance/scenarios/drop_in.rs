@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 
 use crate::acceptance::objects;
-use crate::acceptance::stage::{PATIENCE, Stage, losses};
+use crate::acceptance::stage::{PATIENCE, Stage};
 use crate::agent::http_get;
 use crate::cluster::{Machine, archive};
 use crate::coredns;
@@ -27,7 +27,7 @@ const SET: &str = "ds/node-local-dns";
 /// Queries a second of a pod on each node.
 const RATE: u64 = 2_000;
 /// What iptables needs besides itself for node-cache's rules.
-const EXTENSIONS: [&str; 5] = ["CT", "comment", "standard", "tcp", "udp"];
+const EXTENSIONS: [&str; 5] = ["NOTRACK", "comment", "standard", "tcp", "udp"];
 
 /// From node-cache to nodens, from nodens to nodens, back to node-cache and forth again.
 pub(super) fn image(stage: &Stage) -> Outcome {
@@ -128,9 +128,18 @@ fn stop(
         lost += tally.lost(0, u64::MAX) as u64;
         wrong += tally.wrong;
         details.push(format!("{node}, {leg}: {}", describe(&tally, 0, u64::MAX)));
-        let lost = losses(&tally, began);
-        if !lost.is_empty() {
-            details.push(format!("{node}, {leg}, lost: {lost}"));
+        for (number, server) in tally.servers.iter().enumerate() {
+            let of_it = tally.all.iter().filter(|asked| asked.server == number);
+            let lost = of_it.filter(|asked| asked.answer.is_none());
+            let moments: Vec<_> = lost
+                .map(|asked| (asked.sent_ns.saturating_sub(began)) / 1_000_000)
+                .collect();
+            if let [first, .., last] = moments[..] {
+                let number = moments.len();
+                details.push(format!(
+                    "{node}, {leg}: {number} to {server} lost, from {first} to {last} ms"
+                ));
+            }
         }
     }
     Ok((lost, wrong))
