@@ -30,6 +30,7 @@ if [ "${1:-}" = cluster ]; then
 	[ -e /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins" # their network
 	need nsenter util-linux    # enters a node
 	need hostname hostname
+	need /bin/busybox busybox-static # is the shell of an image that stands for node-cache's
 	need musl-gcc musl-tools   # a program that asks as those of Alpine do
 	[ -e /usr/include/x86_64-linux-musl/stdlib.h ] || [ -e /usr/include/aarch64-linux-musl/stdlib.h ] ||
 		missing="$missing musl-dev" # musl-gcc alone cannot link

@@ -7,15 +7,15 @@ use std::time::Duration;
 use crate::check::Difference;
 use crate::error::Error;
 use crate::nfnetlink::{Batch, Connection};
-use crate::plan::Plan;
-use crate::rules::fallback::{CHAINS, NAME, table};
+use crate::plan::{Family, Plan};
+use crate::rules::fallback::{CHAINS, NAME, detoured, table};
 use crate::tables::{self, Shape};
 
 /// By what the table of an earlier nodens is known.
 pub(crate) const SHAPE: Shape = Shape {
     table: NAME,
     chains: &CHAINS,
-    sets: &[],
+    sets: &[detoured(Family::V4), detoured(Family::V6)],
 };
 
 /// The chains that send queries to CoreDNS; the others bring the answers back.

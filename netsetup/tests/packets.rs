@@ -342,6 +342,57 @@ fn lanes_are_steered_each_by_itself_and_fall_back_to_coredns() {
 }
 
 #[test]
+fn who_asks_the_fallbacks_service_itself_is_answered_by_it() {
+    within(|| {
+        let plan = plan();
+        let node = Node::new(&plan);
+        let active = apply(&plan);
+        for &service in &plan.fallback {
+            for proto in [Proto::Udp, Proto::Tcp] {
+                node.expect("coredns", service, proto);
+            }
+        }
+        end(active);
+        for &address in plan.fallback.iter().chain(&plan.addresses) {
+            for proto in [Proto::Udp, Proto::Tcp] {
+                node.expect("coredns", address, proto);
+            }
+        }
+    });
+}
+
+#[test]
+fn the_fallback_gives_way_to_a_program_that_keeps_its_queries_from_tracking() {
+    within(|| {
+        let plan = plan();
+        let node = Node::new(&plan);
+        end(apply(&plan));
+        let say = |who: &str| {
+            for &address in &plan.addresses {
+                for proto in [Proto::Udp, Proto::Tcp] {
+                    node.expect(who, address, proto);
+                }
+            }
+        };
+        say("coredns");
+        // As node-cache's.
+        let [v4, v6] = LOCAL;
+        let mut rules = Vec::new();
+        for chain in ["prerouting", "output"] {
+            let hook = format!("type filter hook {chain} priority raw;");
+            let rule = |word: &str, ip: &str| format!("{word} daddr {ip} th dport {PORT} notrack");
+            let [v4, v6] = [rule("ip", v4), rule("ip6", v6)];
+            rules.push(format!("chain {chain} {{ {hook}\n{v4}\n{v6}\n}}\n"));
+        }
+        let table = format!("table inet other {{\n{}}}\n", rules.concat());
+        run_words(&["nft", "-f", "-"], &table);
+        say("agent");
+        run("nft delete table inet other");
+        say("coredns");
+    });
+}
+
+#[test]
 fn without_a_fallback_a_service_still_falls_back_to_kube_proxy() {
     within(|| {
         let mut plan = plan();

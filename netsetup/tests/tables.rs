@@ -360,8 +360,8 @@ fn every_difference_is_told_in_words_and_mended_in_one_go() {
             (
                 &["add chain inet nodens-fallback output { policy drop; }"],
                 "chain output",
-                "type route, hook number 3, priority -305, policy accept",
-                "type route, hook number 3, priority -305, policy drop",
+                "type route, hook number 3, priority -250, policy accept",
+                "type route, hook number 3, priority -250, policy drop",
             ),
             (
                 &["add rule inet nodens-fallback output ct state untracked accept"],

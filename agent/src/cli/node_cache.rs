@@ -71,7 +71,7 @@ pub(crate) const FLAGS: [(&str, &str); 21] = [
     ),
     (
         "skipteardown",
-        "without effect: the kernel lets go of the agent by itself",
+        "without effect: what stays when the agent ends leads to CoreDNS, and gives way to a node-cache",
     ),
     (
         "reloadwithsignal",
@@ -112,7 +112,7 @@ fn use_of(name: &str) -> Option<Use> {
             DeadValue("it was for rules alone: `health` in the Corefile says where health answers")
         }
         "skipteardown" => DeadSwitch(
-            "when the agent ends the kernel lets go of it, and CoreDNS answers; the interface stays in any case",
+            "when the agent ends CoreDNS answers; interface and fallback stay, and give way to a node-cache",
         ),
         "reloadwithsignal" => {
             DeadSwitch("no second file is written that would have to be reloaded")

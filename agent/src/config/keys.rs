@@ -157,8 +157,8 @@ pub const KEYS: &[Key] = &[
         Kind::ServicesOrOff,
         "off",
         false,
-        "The address of a Service of CoreDNS that exists for this alone: the kernel sends \
-         queries to the node-local addresses there when the agent is dead. One a family.",
+        "The address of a Service of CoreDNS, which may be the one that the agent asks: the kernel \
+         sends queries to the node-local addresses there when the agent is dead. One a family.",
     ),
     key(
         "intercept.deadAfter",

@@ -215,7 +215,8 @@ impl Incumbent {
             IpAddr::V6(_) => false,
         };
         if is_local {
-            return ": NOTRACK keeps what is asked there from connection tracking".to_owned();
+            return ": NOTRACK disables the fallback; without an agent nobody answers there"
+                .to_owned();
         }
         ": NOTRACK on the cluster's DNS address disables kube-proxy and the fallback; without an \
          agent nobody answers there"

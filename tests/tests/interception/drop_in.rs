@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use nodens_tests::agent::{self, http_get, sum_samples};
 use nodens_tests::client::Client;
-use nodens_tests::node::{Family, From, Node, Server, Shape};
+use nodens_tests::node::{Family, From, Incumbent, Node, Server, Shape};
 use nodens_tests::process::{Program, TempDir, wait_for};
+use rustix::process::Signal;
 
+use crate::takeover::{flow, lost_nothing, pause};
 use crate::{ANSWER, PATIENCE, node, said, wait_for_answer};
 
 /// The Corefile of the official manifest.
@@ -112,6 +114,9 @@ impl Mounts {
     }
 }
 
+/// A stub domain that leads the name to CoreDNS.
+const STUBS: &str = "{\"drill.example\": [\"10.244.9.53\"]}";
+
 /// Waits until a pod's query for the name is answered, and says how long that took.
 #[track_caller]
 fn until_answered(node: &Node, program: &Program) -> Duration {
@@ -171,8 +176,7 @@ fn node_caches_own_command_line_serves_and_follows_its_config_maps() {
     // A stub domain that comes with the ConfigMap leads the name to CoreDNS.
     let [local, service] = Family::V4.asked();
     node.ask(From::Veth, local, false, ANSWER).unwrap_err();
-    let stubs = "{\"drill.example\": [\"10.244.9.53\"]}";
-    mounts.kube_dns.set(&[NOBODY, ("stubDomains", stubs)]);
+    mounts.kube_dns.set(&[NOBODY, ("stubDomains", STUBS)]);
     let took = until_answered(&node, &program);
     assert!(took < SOON, "{took:?}");
     wait_for_answer(&node, From::Veth, service, Server::Agent);
@@ -217,7 +221,7 @@ fn node_caches_own_command_line_serves_and_follows_its_config_maps() {
                 .kube_dns
                 .set(&[NOBODY, ("stubDomains", "{\n  \"drill.example\": [\"x\"]}")]);
             wait_for_refusal(1.0, "stubDomains:2:21: stubDomains: found ");
-            mounts.kube_dns.set(&[NOBODY, ("stubDomains", stubs)]);
+            mounts.kube_dns.set(&[NOBODY, ("stubDomains", STUBS)]);
             let bad = COREFILE.replacen("reload", "relaod", 1);
             mounts.corefile.set(&[("Corefile.base", &bad)]);
             wait_for_refusal(2.0, "did you mean reload?");
@@ -275,6 +279,82 @@ fn node_caches_own_command_line_serves_and_follows_its_config_maps() {
         asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     assert!(asked > 100, "{asked}");
+}
+
+/// Ends it as a DaemonSet does whose pods are replaced.
+#[track_caller]
+fn end(mut program: Program) {
+    program.signal(Signal::TERM).unwrap();
+    let status = program.wait(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(0), "{}", program.log());
+}
+
+#[test]
+fn one_pod_after_the_other_the_node_local_address_answers_all_along_and_is_node_caches_on_its_return()
+ {
+    for (from, iptables) in [
+        (From::Bridge, "iptables-nft"),
+        (From::Veth, "iptables-legacy"),
+        (From::Host, "iptables-nft"),
+    ] {
+        let (_alone, node) = node(Shape::Iptables);
+        let mounts = Mounts::new();
+        mounts.kube_dns.set(&[NOBODY, ("stubDomains", STUBS)]);
+        let [local, service] = Family::V4.asked();
+        let program = mounts.start(&node);
+        wait_for_answer(&node, from, local, Server::Agent);
+        wait_for_answer(&node, from, service, Server::Agent);
+
+        // Another version of nodens; killed, too.
+        let both = flow(&node, from, &[local, service]);
+        end(program);
+        pause(0.5);
+        wait_for_answer(&node, from, local, Server::CoreDns);
+        let mut program = mounts.start(&node);
+        wait_for_answer(&node, from, local, Server::Agent);
+        wait_for_answer(&node, from, service, Server::Agent);
+        lost_nothing(&both.stop().unwrap());
+        program.signal(Signal::KILL).unwrap();
+        program.wait(PATIENCE).unwrap();
+        wait_for_answer(&node, from, local, Server::CoreDns);
+        let program = mounts.start(&node);
+        wait_for_answer(&node, from, local, Server::Agent);
+
+        // Back to node-cache, and forth again.
+        // A program of the node's own whose socket is connected to the Service while that is on the
+        // node goes with the address.
+        let stays = [local, service];
+        let stays = if from == From::Host {
+            &stays[..1]
+        } else {
+            &stays
+        };
+        let there_and_back = flow(&node, from, stays);
+        end(program);
+        pause(0.5);
+        let node_cache = Incumbent::start(&node, iptables).unwrap();
+        pause(0.5);
+        let answered = || metric(&node, "coredns_dns_requests_total", &[("proto", "udp")]);
+        let before = answered();
+        let asked = there_and_back.asked();
+        pause(1.0);
+        let (asked, answered) = (there_and_back.asked() - asked, answered() - before);
+        #[expect(clippy::cast_precision_loss, reason = "a second's queries")]
+        let share = answered / asked as f64;
+        assert!(share > 0.9, "node-cache answered {answered} of {asked}");
+        wait_for_answer(&node, from, local, Server::CoreDns);
+        node_cache.end(&node).unwrap();
+        pause(0.5);
+        let program = mounts.start(&node);
+        wait_for_answer(&node, from, local, Server::Agent);
+        lost_nothing(&there_and_back.stop().unwrap());
+        end(program);
+
+        // What is left goes by hand.
+        let down = mounts.run(&node, &["netsetup", "down"]);
+        assert_eq!(down.status.code(), Some(0), "{}", said(&down));
+        node.ask(from, local, false, ANSWER).unwrap_err();
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn asked() -> [SocketAddr; 2] {
     Family::V4.asked()
 }
 
-fn flow(node: &Node, from: From, servers: &[SocketAddr]) -> Flow {
+pub(super) fn flow(node: &Node, from: From, servers: &[SocketAddr]) -> Flow {
     let plan = Plan {
         servers: servers.to_vec(),
         per_second: PER_SECOND,
@@ -71,13 +71,24 @@ impl Fresh {
     }
 }
 
-fn pause(seconds: f64) {
+pub(super) fn pause(seconds: f64) {
     std::thread::sleep(Duration::from_secs_f64(seconds));
 }
 
 #[track_caller]
-fn lost_nothing(tally: &Tally) {
-    let all = describe(tally, 0, u64::MAX);
+pub(super) fn lost_nothing(tally: &Tally) {
+    let mut all = describe(tally, 0, u64::MAX);
+    let begin = tally.all.first().map_or(0, |asked| asked.sent_ns);
+    for (number, server) in tally.servers.iter().enumerate() {
+        let of_it = tally.all.iter().filter(|asked| asked.server == number);
+        let lost = of_it.filter(|asked| asked.answer.is_none());
+        let lost: Vec<_> = lost
+            .map(|asked| (asked.sent_ns - begin) / 1_000_000)
+            .collect();
+        if let [first, .., last] = lost[..] {
+            all += &format!("; {server}: {} lost from {first} to {last} ms", lost.len());
+        }
+    }
     assert_eq!(tally.lost(0, u64::MAX), 0, "{all}");
     assert_eq!((tally.wrong, tally.refused), (0, 0), "{all}");
 }

@@ -148,6 +148,10 @@ fn the_manifest_of_node_cache_captures_the_cluster_and_listens_beside_it() {
     assert_eq!(values["listen.addresses"], "[169.254.20.10]");
     assert_eq!(values["cluster.dnsService"], "[10.96.0.10]");
     assert_eq!(values["intercept.enabled"], "true");
+    assert_eq!(
+        values["intercept.fallback"],
+        "env:KUBE_DNS_UPSTREAM_SERVICE_HOST"
+    );
     assert_eq!(values["cluster.domain"], "cluster.local");
     assert_eq!(values["admin.health"], "169.254.20.10:8080");
     assert_eq!(values["admin.metrics"], "0.0.0.0:9253");
@@ -162,6 +166,40 @@ fn the_manifest_of_node_cache_captures_the_cluster_and_listens_beside_it() {
          {name: ip6.arpa, upstreams: [env:KUBE_DNS_UPSTREAM_SERVICE_HOST], transport: tcp, maxTtl: 30s, maxNegativeTtl: 30s}, \
          {name: ., resolv.conf: /etc/resolv.conf, transport: udp, maxTtl: 30s, maxNegativeTtl: 30s}]"
     );
+}
+
+#[test]
+fn the_upstream_service_answers_at_the_one_node_local_address_while_no_agent_does() {
+    let fallback = |bind: &str, service: &str, sets_up: bool| {
+        let scratch = Scratch::new();
+        let corefile = format!(". {{\nbind {bind}\nforward . 192.0.2.53\n}}");
+        let mut node_cache = node_cache(scratch.write("Corefile", &corefile));
+        node_cache.upstream_service = service.to_owned();
+        node_cache.sets_up = sets_up;
+        let (values, problems, _) = outcome(&node_cache);
+        assert!(problems.is_empty(), "{problems:#?}");
+        values.get("intercept.fallback").cloned()
+    };
+    let upstream = Some("env:KUBE_DNS_UPSTREAM_SERVICE_HOST".to_owned());
+    let both = "169.254.20.10 10.96.0.10";
+    assert_eq!(fallback(both, "kube-dns-upstream", true), upstream);
+    assert_eq!(
+        fallback("169.254.20.10", "kube-dns-upstream", true),
+        upstream
+    );
+    // Where kube-proxy is in ipvs mode node-cache asks the cluster's Service itself.
+    let service = Some("env:KUBE_DNS_SERVICE_HOST".to_owned());
+    assert_eq!(fallback("169.254.20.10", "kube-dns", true), service);
+    for (bind, service, sets_up) in [
+        (both, "kube-dns", true),
+        (both, "kube-dns-upstream", false),
+        (both, "nobody", true),
+        ("169.254.20.10 169.254.20.20", "kube-dns-upstream", true),
+        ("fd00::10", "kube-dns-upstream", true),
+        ("192.0.2.7", "kube-dns-upstream", true),
+    ] {
+        assert_eq!(fallback(bind, service, sets_up), None, "{bind}, {service}");
+    }
 }
 
 #[test]

@@ -151,6 +151,29 @@ fn put_listening(context: &mut Context<'_>, listening: &Listening, values: &mut 
     if let Some(interface) = &context.node_cache.interface {
         values.insert("intercept.interface", text(&(interface.clone(), place)));
     }
+    if is_set_up && falls_back(context, listening) {
+        let variable = format!("env:{}", context.node_cache.upstream_variable());
+        values.insert("intercept.fallback", text(&(variable, place)));
+    }
+}
+
+/// Whether the upstream Service can answer at the node-local address while no agent does: during a
+/// roll as well, in which node-cache leaves that address to nobody.
+fn falls_back(context: &Context<'_>, listening: &Listening) -> bool {
+    let variable = context.node_cache.upstream_variable();
+    let upstream = context.environment.get(&variable);
+    let Some(upstream) = upstream.and_then(|text| text.parse::<IpAddr>().ok()) else {
+        return false;
+    };
+    let is_ours = |ip: &IpAddr| match ip {
+        IpAddr::V4(v4) => v4.is_link_local() && upstream.is_ipv4(),
+        IpAddr::V6(v6) => v6.is_unique_local() && upstream.is_ipv6(),
+    };
+    let listen: BTreeSet<_> = listening.listen.iter().map(|(ip, _)| *ip).collect();
+    let is_captured = listening.captured.iter().any(|(ip, _)| *ip == upstream);
+    // Answers of one Service cannot tell which of several addresses was asked.
+    let ours = listen.iter().filter(|ip| is_ours(ip)).count();
+    ours == 1 && !is_captured && !listen.contains(&upstream)
 }
 
 /// Health, metrics, and what answers beside them.

@@ -3,6 +3,7 @@
 
 mod coredns;
 mod death;
+mod drop_in;
 mod libraries;
 mod names;
 mod release;
@@ -179,6 +180,13 @@ pub const ALL: &[Scenario] = &[
         "uninstalled, nothing is left on any node",
         Ground::Bare,
         release::uninstall,
+    )
+    .about_rules(),
+    Scenario::new(
+        "drop-in",
+        "node-cache's manifest with another image: there, anew, back, forth",
+        Ground::Bare,
+        drop_in::image,
     )
     .about_rules(),
     Scenario::new(
