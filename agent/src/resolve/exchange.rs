@@ -173,7 +173,7 @@ async fn try_once(
         }
     }
     let (mut take, mut now) = (Take::Any, began);
-    for _ in 0..MOST_STALE {
+    for attempt in 1..=MOST_STALE {
         let (mut lent, sent) = match server.lend(take, asking.limits, now) {
             Some(lent) => (lent, now),
             None => {
@@ -194,9 +194,9 @@ async fn try_once(
         asking.wakes.store(false, Relaxed);
         let result = match answered {
             Ok(result) => result.map(|exchanged| (exchanged, server)),
-            // Once: elsewhere it may be behind another slow one, and the time is not without end.
+            // The last attempt stays: moving on must not be what a query fails of.
             Err(_)
-                if matches!(take, Take::Any)
+                if attempt < MOST_STALE
                     && soon < until
                     && lent.is_behind()
                     && server.may_move() =>

@@ -110,7 +110,8 @@ fn a_slow_name_holds_up_those_behind_it_no_longer_than_a_query_waits_for_its_sec
     }
     let moves = || agent.metric("nodens_upstream_moves_total", &[]).unwrap();
     let before = moves();
-    for round in 0..5 {
+    // What may be asked again, 64 at most, is enough for so many rounds.
+    for round in 0..3 {
         let mut all = names(&format!("slow{round}"), 1);
         all.extend(names(&format!("quick{round}"), 12));
         let times = burst(&agent, &all);
