@@ -127,6 +127,7 @@ fn every_corefile_in_use_is_taken_and_what_it_comes_to_too() {
             .env("KUBE_DNS_UPSTREAM_SERVICE_HOST", "10.96.0.50")
             .env("NODE_LOCAL_DNS_UPSTREAM_SERVICE_HOST", "10.96.0.50")
             .env("COREDNS_SERVICE_HOST", "10.96.0.50")
+            .env("KUBE_DNS_SERVICE_HOST", "10.96.0.10")
             .args(["check", "--config"])
             .arg(&file)
             .output()
