@@ -165,8 +165,14 @@ fn node_caches_own_command_line_serves_and_follows_its_config_maps() {
         ("169.254.20.10:9353", "/metrics"),
     ] {
         let at = address.parse().unwrap();
-        let page = node.host().within(|| http_get(at, path)).unwrap();
-        assert_eq!(page.status, 200, "{address}{path}");
+        // What asks for health is told of it with the first look of the agent's own, a moment later.
+        let mut said = String::new();
+        wait_for("a good answer", PATIENCE, || {
+            let page = node.host().within(|| http_get(at, path))?;
+            said = format!("{} {}", page.status, page.body);
+            Ok((page.status == 200).then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{address}{path}: {error:#}, {said}"));
     }
     // The cluster's address is steered, and on no interface.
     let addresses = node.host().run("ip -oneline address show").unwrap();
