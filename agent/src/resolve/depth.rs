@@ -20,6 +20,8 @@ const LATE: Duration = Duration::from_millis(4);
 /// Answers in time for one more query on a connection. What one late answer holds up, and is asked
 /// again elsewhere, is so no more than a twentieth of all.
 const PRICE: u32 = 20;
+/// Queries that may be asked again elsewhere in one go: two of the longest rows that we make.
+const MOST_MOVES: u32 = 64;
 /// The most that is found out by itself: eight cost a fifth of what one costs each, 32 a tenth.
 const MOST: usize = 32;
 
@@ -35,6 +37,8 @@ pub(super) struct Depth {
     allowed: usize,
     /// Answers in time since the last step.
     credit: u32,
+    /// Answers in time that no move was paid with yet.
+    savings: u32,
     /// The round that is under way, since when, and the queries of this and the last that are not
     /// answered.
     round: bool,
@@ -50,6 +54,7 @@ impl Default for Depth {
             fixed: None,
             allowed: 1,
             credit: 0,
+            savings: 0,
             round: false,
             since: None,
             open: [0; 2],
@@ -107,6 +112,7 @@ impl Depth {
             return;
         }
         self.credit += 1;
+        self.savings = (self.savings + 1).min(PRICE * MOST_MOVES);
         let [of_last, of_this] = [!self.round, self.round].map(|one| self.open[usize::from(one)]);
         if of_last == 0 && (self.credit >= PRICE || of_this == 0) {
             let steps = usize::try_from(self.credit / PRICE).unwrap_or(MOST);
@@ -120,6 +126,14 @@ impl Depth {
     pub(super) fn failed(&mut self, round: Round) {
         self.ended(round);
         self.fall();
+    }
+
+    /// Whether a query that is held up by others on its connection may be asked again elsewhere: one for
+    /// twenty answers in time. Where the server as a whole has stopped, all of them would.
+    pub(super) fn may_move(&mut self) -> bool {
+        let rest = self.savings.checked_sub(PRICE);
+        self.savings = rest.unwrap_or(self.savings);
+        rest.is_some()
     }
 
     fn ended(&mut self, Round(round): Round) {
@@ -223,6 +237,26 @@ mod tests {
             now = round(&mut depth, 64, now);
         }
         assert!(depth.allowed(now) > 8);
+    }
+
+    #[test]
+    fn a_move_costs_twenty_answers_in_time_and_so_many_are_paid_for_at_most() {
+        let mut depth = Depth::default();
+        assert!(!depth.may_move());
+        let mut now = Instant::now();
+        for _ in 0..PRICE {
+            assert!(!depth.may_move());
+            now = round(&mut depth, 1, now);
+        }
+        assert!(depth.may_move() && !depth.may_move());
+        let late = depth.asked(1, now);
+        depth.answered(late, SLOW, now + SLOW);
+        assert!(!depth.may_move());
+        for _ in 0..10_000 {
+            now = round(&mut depth, 1, now);
+        }
+        let moves = (0..1000).take_while(|_| depth.may_move()).count();
+        assert_eq!(moves, 64);
     }
 
     #[test]

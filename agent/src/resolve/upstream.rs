@@ -287,10 +287,14 @@ impl Server {
     }
 
     /// Whether a query that others hold up on its connection may be asked again over another one. What
-    /// we put behind each other ourselves was paid for with quick answers; where the configuration
+    /// we put behind each other ourselves is paid for with quick answers; where the configuration
     /// says so, it counts among those that are asked twice.
     pub(super) fn may_move(&self) -> bool {
-        let may = self.shares_by_itself() || self.may_ask_again();
+        let may = if self.shares_by_itself() {
+            lock(&self.pool).depth.may_move()
+        } else {
+            self.may_ask_again()
+        };
         if may {
             self.cells().move_on();
         }

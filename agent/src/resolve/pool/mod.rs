@@ -174,7 +174,9 @@ impl Pool {
             return connection;
         }
         let connection = connection.or_else(|| {
-            let shares = self.is_full() || self.depth.is_fixed();
+            // Those who wait are offered what comes free before.
+            let shares =
+                (self.is_full() || self.depth.is_fixed()) && self.waiting.len() == 0;
             shares.then(|| self.with_room(depth, now)).flatten()
         });
         self.filling = connection.as_ref().map(Arc::downgrade).unwrap_or_default();
