@@ -17,6 +17,7 @@ use crate::config::limits;
 use crate::config::{Located, Origin};
 use crate::inspect::tests::{address, inspector, keep};
 use crate::lifecycle::pulse;
+use crate::scratch::Scratch;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::strict;
 
@@ -540,14 +541,15 @@ fn equal_addresses_share_a_listener_and_a_taken_one_names_its_origin() {
 /// Serves on a socket of its own with what a connection there may take.
 struct Control {
     path: std::path::PathBuf,
+    _scratch: Scratch,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Control {
-    fn run(name: &str, of_control: Limits, state: Arc<AdminState>) -> Self {
-        let name = format!("nodens-admin-{}-{name}.sock", std::process::id());
-        let path = std::env::temp_dir().join(name);
+    fn run(of_control: Limits, state: Arc<AdminState>) -> Self {
+        let scratch = Scratch::new();
+        let path = scratch.at("admin.sock");
         let control = control::bind(&path).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::spawn(move || {
@@ -566,6 +568,7 @@ impl Control {
         });
         Self {
             path,
+            _scratch: scratch,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -591,7 +594,6 @@ impl Drop for Control {
     fn drop(&mut self) {
         drop(self.stop.take());
         let ended = self.thread.take().map(JoinHandle::join);
-        let _ = std::fs::remove_file(&self.path);
         assert!(matches!(ended, Some(Ok(Ok(())))), "{ended:?}");
     }
 }
@@ -613,7 +615,7 @@ fn what_is_held_is_told_over_the_admin_socket_and_nowhere_else() {
             assert_eq!(status, 404, "{listener:?} {page}: {body}");
         }
     }
-    let control = Control::run("pages", LIMITS, listening_nowhere());
+    let control = Control::run(LIMITS, listening_nowhere());
     for (method, page) in pages {
         let (status, head, body) = control.fetch(method, page);
         assert_eq!(status, 200, "{page}: {body}");
@@ -626,7 +628,7 @@ fn what_is_held_is_told_over_the_admin_socket_and_nowhere_else() {
 
 #[test]
 fn a_page_of_the_cache_that_is_asked_wrongly_says_how_to() {
-    let control = Control::run("wrong", LIMITS, listening_nowhere());
+    let control = Control::run(LIMITS, listening_nowhere());
     for (method, page, told) in [
         ("GET", "/cache/get", "nothing is given"),
         ("GET", "/cache/get?name=a..b", "a label is empty"),
@@ -661,7 +663,7 @@ fn an_order_to_retire_may_take_longer_than_connections_elsewhere() {
         lifetime: PATIENCE,
         ..LIMITS
     };
-    let control = Control::run("retire", of_control, Arc::new(state));
+    let control = Control::run(of_control, Arc::new(state));
     let (status, _, body) = control.fetch("POST", "/retire");
     assert_eq!(status, 200, "{body}");
 }
@@ -678,7 +680,7 @@ fn a_dump_waits_for_its_reader_and_keeps_nobody_else_waiting() {
         lifetime: PATIENCE * 3,
         ..LIMITS
     };
-    let control = Control::run("dump", of_control, state);
+    let control = Control::run(of_control, state);
     let mut slow = control.connect();
     slow.write_all(b"GET /cache/dump HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         .unwrap();
