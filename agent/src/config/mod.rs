@@ -17,6 +17,7 @@ mod read;
 mod reader;
 pub mod resolv_conf;
 mod restart;
+mod servers;
 pub mod source;
 mod spelling;
 mod steering;
