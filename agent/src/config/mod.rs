@@ -9,6 +9,7 @@ pub mod corefile;
 mod cross;
 #[cfg(test)]
 mod docs;
+mod key;
 pub mod keys;
 mod kind;
 pub mod limits;
