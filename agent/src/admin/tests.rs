@@ -428,15 +428,8 @@ fn a_crowd_of_silent_clients_does_not_keep_a_probe_out() {
     });
 }
 
-/// A process of its own, because the limit holds for all tests of this one. Serves until its
-/// standard input ends.
-#[test]
-#[ignore = "a part of without_descriptors_the_server_rests_and_goes_on"]
-fn serves_with_few_descriptors() {
-    // Whoever runs all ignored tests together must not lose the descriptors of the others.
-    if std::env::var_os(IS_CHILD).is_none() {
-        return;
-    }
+/// Serves until standard input ends.
+fn serve_with_few_descriptors() {
     let running = run_with(Limits::default(), Pages::All, state_of(&[]));
     let limit = Rlimit {
         current: Some(32),
@@ -455,9 +448,14 @@ fn serves_with_few_descriptors() {
 
 #[test]
 fn without_descriptors_the_server_rests_and_goes_on() {
-    let name = "admin::tests::serves_with_few_descriptors";
+    // A process of its own serves, because the limit holds for all tests of this one: this test again.
+    if std::env::var_os(IS_CHILD).is_some() {
+        serve_with_few_descriptors();
+        return;
+    }
+    let name = "admin::tests::without_descriptors_the_server_rests_and_goes_on";
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--ignored", "--nocapture"])
+        .args(["--exact", name, "--nocapture"])
         .env(IS_CHILD, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
