@@ -104,10 +104,13 @@ impl Reader<'_> {
         let prefetch = self.switch("cache.prefetch");
         let socket = self.path("admin.socket");
 
-        cross::listen(self, &addresses);
+        cross::once(self, &[], &addresses);
         cross::admin(self, &addresses, &port, &[&health, &metrics]);
         let others = cross::each(&also);
         cross::admin(self, &addresses, &port, &others.iter().collect::<Vec<_>>());
+        let sockets = [&health, &metrics].into_iter().filter(|one| one.is_sound);
+        let sockets: Vec<_> = sockets.map(|one| (one.value, one.spot.clone())).collect();
+        cross::once(self, &sockets, &also);
         cross::own_sockets(self, &addresses, &port, &zones, host);
         let wishes = Wishes {
             enabled: &enabled,

@@ -882,6 +882,29 @@ fn health_and_metrics_keep_off_the_port_of_the_clients() {
 }
 
 #[test]
+fn further_addresses_are_others_than_those_of_health_and_metrics() {
+    for (admin, shown) in [
+        (
+            "also: [127.0.0.1:9353, 127.0.0.1:9353]",
+            "admin.also[1]: found 127.0.0.1:9353 again, expected each address once (it is admin.also[0] too)",
+        ),
+        (
+            "also: ['[::1]:9353'], metrics: '[::1]:9353'",
+            "admin.also[0]: found [::1]:9353 again, expected each address once (it is admin.metrics too)",
+        ),
+        (
+            "also: 169.254.20.10:9254",
+            "admin.also: found 169.254.20.10:9254 again, expected each address once (it is admin.health too)",
+        ),
+    ] {
+        let problem = problem(&format!("admin: {{{admin}}}\n"));
+        assert!(problem.contains(shown), "{problem}");
+    }
+    // The kernel gives what comes to an address to whoever has it more closely.
+    config("admin: {also: [0.0.0.0:9353], metrics: 127.0.0.1:9353}\n");
+}
+
+#[test]
 fn zones_are_distinct_and_their_upstreams_counted() {
     let shown = problems(
         "zones:\n- {name: ., upstreams: [10.0.0.1]}\n- {name: a.B, upstreams: [10.0.0.1]}\n- {name: A.b., upstreams: [10.0.0.2]}\n",
