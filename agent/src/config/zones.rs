@@ -183,16 +183,22 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     });
     let rotate = switch("rotate", reader);
     let cuts = switch("cuts", reader);
-    let rewrites = match given.get("rewrites") {
-        Some((node, spot)) => rewrites(reader, node, spot),
-        None => Vec::new(),
-    };
+    let rewrites = rules(
+        reader,
+        given.get("rewrites"),
+        limits::MAX_REWRITES,
+        "have a server know these names",
+        adapt::rewrite,
+    );
     let dns64 = given.get("dns64");
     let dns64 = dns64.and_then(|(node, spot)| reader.scalar_at(node, spot, adapt::dns64)?);
-    let answers = match given.get("answers") {
-        Some((node, spot)) => local_answers(reader, node, spot),
-        None => Vec::new(),
-    };
+    let answers = rules(
+        reader,
+        given.get("answers"),
+        limits::MAX_ANSWERS,
+        "have a server answer these names",
+        answers::parse,
+    );
     let mut file = None;
     let upstreams = match (given.get("upstreams"), given.get("resolv.conf")) {
         (Some((node, list)), None) => upstreams(reader, node, list, port),
@@ -249,28 +255,22 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     })
 }
 
-/// The rules that have names asked under another one.
-fn rewrites(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Vec<Rewrite> {
-    let rules = reader.items_at(node, spot, adapt::rewrite);
-    let rules = rules.unwrap_or_default();
-    if rules.len() > limits::MAX_REWRITES {
+/// The rules of a list, at most so many; `instead` is what helps where there are more.
+fn rules<T>(
+    reader: &mut Reader<'_>,
+    given: Option<&(&Node, Spot)>,
+    most: usize,
+    instead: &str,
+    parse: fn(&str) -> Result<T, Wrong>,
+) -> Vec<T> {
+    let Some((node, spot)) = given else {
+        return Vec::new();
+    };
+    let rules = reader.items_at(node, spot, parse).unwrap_or_default();
+    if rules.len() > most {
         let wrong = Wrong {
-            expected: format!("at most {}", limits::MAX_REWRITES),
-            remedy: "have a server know these names, and name it in upstreams".to_owned(),
-        };
-        reader.problem(spot, &format!("{} rules", rules.len()), &wrong);
-    }
-    rules.into_iter().map(|(rule, _)| rule).collect()
-}
-
-/// The rules that answer without a server.
-fn local_answers(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Vec<LocalAnswer> {
-    let rules = reader.items_at(node, spot, answers::parse);
-    let rules = rules.unwrap_or_default();
-    if rules.len() > limits::MAX_ANSWERS {
-        let wrong = Wrong {
-            expected: format!("at most {}", limits::MAX_ANSWERS),
-            remedy: "have a server answer these names, and name it in upstreams".to_owned(),
+            expected: format!("at most {most}"),
+            remedy: format!("{instead}, and name it in upstreams"),
         };
         reader.problem(spot, &format!("{} rules", rules.len()), &wrong);
     }
