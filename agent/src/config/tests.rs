@@ -1296,3 +1296,23 @@ fn a_command_that_needs_few_keys_is_kept_by_problems_of_these_alone() {
     // No file, no zone: enough for a command by hand.
     assert!(Config::load_for(&Sources::default(), &["admin.socket"]).is_ok());
 }
+
+#[test]
+fn what_is_wrong_in_a_corefile_keeps_no_command_that_needs_nothing_of_it() {
+    let scratch = Scratch::new();
+    let file = scratch.write("Corefile", ".:53 {\n  file /x\n  forward . 10.0.0.1\n}\n");
+    let sources = |node_cache| Sources {
+        corefile: Some(node_cache),
+        ..Sources::default()
+    };
+    let node_cache = corefile::NodeCache {
+        local_ips: vec!["169.254.20.10".to_owned()],
+        interface: Some("cache0".to_owned()),
+        ..corefile::NodeCache::new(file)
+    };
+    assert!(Config::load(&sources(node_cache.clone())).is_err());
+    let config = Config::load_for(&sources(node_cache), &["intercept.interface"]).unwrap();
+    assert_eq!(config.intercept.interface, "cache0");
+    let absent = corefile::NodeCache::new(scratch.at("absent"));
+    assert!(Config::load_for(&sources(absent), &["intercept.interface"]).is_err());
+}
