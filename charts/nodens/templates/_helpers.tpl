@@ -330,6 +330,17 @@ seLinuxOptions: {{ toJson . }}
 {{- end }}
 {{- end -}}
 
+{{/* The metadata of what an uninstallation makes. dict "root" . "name" … "hook" … "weight" … */}}
+{{- define "nodens.hook" -}}
+name: {{ .name }}
+labels:
+  {{- include "nodens.labels" .root | nindent 2 }}
+annotations:
+  helm.sh/hook: {{ .hook }}
+  helm.sh/hook-weight: {{ .weight | quote }}
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end -}}
+
 {{/* Where what cleans up after the agents runs: on every node where they may have been, whatever the values
      say of nodes by now. Begins with a new line. */}}
 {{- define "nodens.everywhere" }}
