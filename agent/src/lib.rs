@@ -29,6 +29,8 @@ pub mod listeners;
 mod lock;
 pub mod miss;
 pub mod resolve;
+#[cfg(test)]
+mod scratch;
 pub mod serve;
 pub mod stream;
 pub mod telemetry;

@@ -3,40 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails like the test")]
 
+#[path = "../src/scratch.rs"]
+mod scratch;
+
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// A file of its own that goes away with the test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(content: &str) -> Self {
-        let file = Self::absent();
-        std::fs::write(&file.0, content).unwrap();
-        file
-    }
-
-    /// Only the name.
-    fn absent() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Relaxed);
-        let name = format!("nodens-cli-{}-{number}.yaml", std::process::id());
-        Self(std::env::temp_dir().join(name))
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
+use self::scratch::Scratch;
 
 /// The program with an empty environment.
 fn nodens(arguments: &[&str]) -> Command {
@@ -128,51 +103,55 @@ fn what_is_wrong_with_a_question_about_the_cache_is_told() {
 
 #[test]
 fn a_command_for_the_agent_without_one_names_its_socket_and_the_remedy() {
-    let socket = Scratch::absent();
+    let scratch = Scratch::new();
+    let socket = scratch.at("admin.sock");
+    let socket = socket.to_str().unwrap();
     for verb in [&["status"][..], &["cache", "stats"], &["retire"]] {
         let mut command = nodens(verb);
         command
-            .args(["--admin-socket", socket.path()])
+            .args(["--admin-socket", socket])
             .env("NODENS_ZONES", "[{name: ., upstreams: [192.0.2.1]}]")
             .env("NODENS_LISTEN_ADDRESSES", "127.0.0.1");
         let (code, out, err) = ends(&mut command);
         assert_eq!((code, out.as_str()), (69, ""), "{verb:?}");
-        assert!(err.contains(socket.path()), "{err}");
+        assert!(err.contains(socket), "{err}");
         assert!(err.contains("no agent runs here"), "{err}");
     }
 }
 
 #[test]
 fn a_good_file_is_ok_and_its_warnings_are_told() {
-    let file = Scratch::new(
+    let scratch = Scratch::new();
+    let file = scratch.write(
+        "nodens.yaml",
         "listen: { addresses: [127.0.0.1, '::1'], port: 5300 }\n\
          cache: { size: 1MiB, staleFor: 1h }\n\
          zones:\n  - { name: \".\", upstreams: [10.96.0.50, 10.96.0.50] }\n",
     );
-    let (code, out, err) = ends(&mut nodens(&["check", "--config", file.path()]));
+    let path = file.to_str().unwrap();
+    let (code, out, err) = ends(&mut nodens(&["check", "--config", path]));
     assert_eq!(code, 0, "{err}");
     assert_eq!(
         out,
-        format!(
-            "ok: {} (2 zones, listening on 127.0.0.1, ::1 port 5300, cache 1MiB)\n",
-            file.path()
-        )
+        format!("ok: {path} (2 zones, listening on 127.0.0.1, ::1 port 5300, cache 1MiB)\n")
     );
     assert_eq!(
         err,
         format!(
-            "warning: {}:4:42: zones[0].upstreams[1]: found the upstream 10.96.0.50:53 again, it \
-             counts once; remove one of the two\n",
-            file.path()
+            "warning: {path}:4:42: zones[0].upstreams[1]: found the upstream 10.96.0.50:53 again, it \
+             counts once; remove one of the two\n"
         )
     );
 }
 
 #[test]
 fn a_bad_file_ends_with_64_and_every_problem() {
-    let file =
-        Scratch::new("listen: { port: dns }\nzones:\n  - { name: \".\", upstream: [10.0.0.1] }\n");
-    let path = file.path();
+    let scratch = Scratch::new();
+    let file = scratch.write(
+        "nodens.yaml",
+        "listen: { port: dns }\nzones:\n  - { name: \".\", upstream: [10.0.0.1] }\n",
+    );
+    let path = file.to_str().unwrap();
     let expected = format!(
         "{path}:1:17: listen.port: found \"dns\", expected a whole number from 0 to 65535; \
          write a number like 53\n\
@@ -249,21 +228,22 @@ fn a_directory_and_a_file_without_permission_say_so() {
     );
 
     // Root reads everything: as another user this is a plain file without read permission.
-    let file = Scratch::new("version: 1\n");
+    let scratch = Scratch::new();
+    let file = scratch.write("nodens.yaml", "version: 1\n");
     set_mode(&file, 0o000);
-    let arguments = ["check", "--config", file.path()];
+    let arguments = ["check", "--config", file.to_str().unwrap()];
     let mut command = nodens(&arguments);
-    // Held to the end: where the test runs as root, nobody must reach the program.
-    let mut copy = None;
     if rustix::process::geteuid().is_root() {
-        let program = copy.insert(Scratch::absent());
+        // Where the test runs as root, nobody must reach the program.
+        let program = scratch.at("nodens");
+        set_mode(&scratch.at(""), 0o755);
         // By another process: a program that is open for writing here, or in a child that another
         // test forks meanwhile, cannot be run (ETXTBSY).
         let mut cp = Command::new("cp");
-        cp.arg(env!("CARGO_BIN_EXE_nodens")).arg(&program.0);
+        cp.arg(env!("CARGO_BIN_EXE_nodens")).arg(&program);
         assert!(cp.status().unwrap().success());
-        set_mode(program, 0o755);
-        command = Command::new(&program.0);
+        set_mode(&program, 0o755);
+        command = Command::new(&program);
         command.args(arguments).env_clear().uid(65_534).gid(65_534);
     }
     let (code, _, err) = ends(&mut command);
@@ -274,7 +254,7 @@ fn a_directory_and_a_file_without_permission_say_so() {
     );
 }
 
-fn set_mode(file: &Scratch, mode: u32) {
+fn set_mode(file: &Path, mode: u32) {
     let permissions = std::fs::Permissions::from_mode(mode);
-    std::fs::set_permissions(&file.0, permissions).unwrap();
+    std::fs::set_permissions(file, permissions).unwrap();
 }

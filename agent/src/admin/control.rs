@@ -126,64 +126,51 @@ fn who(stream: &UnixStream) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
 
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            let name = format!("nodens-control-{}-{name}", std::process::id());
-            Self(std::env::temp_dir().join(name))
-        }
-
-        fn socket(&self) -> PathBuf {
-            self.0.join("deep/admin.sock")
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    /// Where no directory is yet.
+    fn socket(scratch: &Scratch) -> PathBuf {
+        scratch.at("deep/admin.sock")
     }
 
     #[test]
     fn the_socket_is_for_its_owner_alone_and_its_directory_is_made() {
-        let scratch = Scratch::new("mode");
-        let _listener = bind(&scratch.socket()).unwrap();
-        let mode = fs::metadata(scratch.socket()).unwrap().permissions().mode();
+        let scratch = Scratch::new();
+        let _listener = bind(&socket(&scratch)).unwrap();
+        let mode = fs::metadata(socket(&scratch)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, OWNER_ONLY);
     }
 
     #[test]
     fn what_a_dead_agent_left_is_replaced() {
-        let scratch = Scratch::new("stale");
-        drop(bind(&scratch.socket()).unwrap());
-        assert!(scratch.socket().exists());
-        let listener = bind(&scratch.socket()).unwrap();
-        UnixStream::connect(scratch.socket()).unwrap();
+        let scratch = Scratch::new();
+        drop(bind(&socket(&scratch)).unwrap());
+        assert!(socket(&scratch).exists());
+        let listener = bind(&socket(&scratch)).unwrap();
+        UnixStream::connect(socket(&scratch)).unwrap();
         listener.accept().unwrap();
     }
 
     #[test]
     fn an_agent_that_is_alive_is_named_and_keeps_its_socket() {
-        let scratch = Scratch::new("alive");
-        let _first = bind(&scratch.socket()).unwrap();
-        let error = bind(&scratch.socket()).unwrap_err();
+        let scratch = Scratch::new();
+        let _first = bind(&socket(&scratch)).unwrap();
+        let error = bind(&socket(&scratch)).unwrap_err();
         let expected = format!(
             "another nodens, which is alive (process {}",
             std::process::id()
         );
         assert!(error.to_string().contains(&expected), "{error}");
-        assert!(UnixStream::connect(scratch.socket()).is_ok());
+        assert!(UnixStream::connect(socket(&scratch)).is_ok());
     }
 
     #[test]
     fn what_is_no_socket_is_left_alone() {
-        let scratch = Scratch::new("file");
-        fs::create_dir_all(scratch.socket().parent().unwrap()).unwrap();
-        fs::write(scratch.socket(), "precious").unwrap();
-        let error = bind(&scratch.socket()).unwrap_err();
+        let scratch = Scratch::new();
+        fs::create_dir_all(socket(&scratch).parent().unwrap()).unwrap();
+        fs::write(socket(&scratch), "precious").unwrap();
+        let error = bind(&socket(&scratch)).unwrap_err();
         assert!(matches!(error, ControlError::NotASocket { .. }), "{error}");
-        assert_eq!(fs::read_to_string(scratch.socket()).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(socket(&scratch)).unwrap(), "precious");
     }
 }

@@ -17,6 +17,7 @@ use crate::config::limits;
 use crate::config::{Located, Origin};
 use crate::inspect::tests::{address, inspector, keep};
 use crate::lifecycle::pulse;
+use crate::scratch::Scratch;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::strict;
 
@@ -427,15 +428,8 @@ fn a_crowd_of_silent_clients_does_not_keep_a_probe_out() {
     });
 }
 
-/// A process of its own, because the limit holds for all tests of this one. Serves until its
-/// standard input ends.
-#[test]
-#[ignore = "a part of without_descriptors_the_server_rests_and_goes_on"]
-fn serves_with_few_descriptors() {
-    // Whoever runs all ignored tests together must not lose the descriptors of the others.
-    if std::env::var_os(IS_CHILD).is_none() {
-        return;
-    }
+/// Serves until standard input ends.
+fn serve_with_few_descriptors() {
     let running = run_with(Limits::default(), Pages::All, state_of(&[]));
     let limit = Rlimit {
         current: Some(32),
@@ -454,9 +448,14 @@ fn serves_with_few_descriptors() {
 
 #[test]
 fn without_descriptors_the_server_rests_and_goes_on() {
-    let name = "admin::tests::serves_with_few_descriptors";
+    // A process of its own serves, because the limit holds for all tests of this one: this test again.
+    if std::env::var_os(IS_CHILD).is_some() {
+        serve_with_few_descriptors();
+        return;
+    }
+    let name = "admin::tests::without_descriptors_the_server_rests_and_goes_on";
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--ignored", "--nocapture"])
+        .args(["--exact", name, "--nocapture"])
         .env(IS_CHILD, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -540,14 +539,15 @@ fn equal_addresses_share_a_listener_and_a_taken_one_names_its_origin() {
 /// Serves on a socket of its own with what a connection there may take.
 struct Control {
     path: std::path::PathBuf,
+    _scratch: Scratch,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Control {
-    fn run(name: &str, of_control: Limits, state: Arc<AdminState>) -> Self {
-        let name = format!("nodens-admin-{}-{name}.sock", std::process::id());
-        let path = std::env::temp_dir().join(name);
+    fn run(of_control: Limits, state: Arc<AdminState>) -> Self {
+        let scratch = Scratch::new();
+        let path = scratch.at("admin.sock");
         let control = control::bind(&path).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::spawn(move || {
@@ -566,6 +566,7 @@ impl Control {
         });
         Self {
             path,
+            _scratch: scratch,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -591,7 +592,6 @@ impl Drop for Control {
     fn drop(&mut self) {
         drop(self.stop.take());
         let ended = self.thread.take().map(JoinHandle::join);
-        let _ = std::fs::remove_file(&self.path);
         assert!(matches!(ended, Some(Ok(Ok(())))), "{ended:?}");
     }
 }
@@ -613,7 +613,7 @@ fn what_is_held_is_told_over_the_admin_socket_and_nowhere_else() {
             assert_eq!(status, 404, "{listener:?} {page}: {body}");
         }
     }
-    let control = Control::run("pages", LIMITS, listening_nowhere());
+    let control = Control::run(LIMITS, listening_nowhere());
     for (method, page) in pages {
         let (status, head, body) = control.fetch(method, page);
         assert_eq!(status, 200, "{page}: {body}");
@@ -626,7 +626,7 @@ fn what_is_held_is_told_over_the_admin_socket_and_nowhere_else() {
 
 #[test]
 fn a_page_of_the_cache_that_is_asked_wrongly_says_how_to() {
-    let control = Control::run("wrong", LIMITS, listening_nowhere());
+    let control = Control::run(LIMITS, listening_nowhere());
     for (method, page, told) in [
         ("GET", "/cache/get", "nothing is given"),
         ("GET", "/cache/get?name=a..b", "a label is empty"),
@@ -661,7 +661,7 @@ fn an_order_to_retire_may_take_longer_than_connections_elsewhere() {
         lifetime: PATIENCE,
         ..LIMITS
     };
-    let control = Control::run("retire", of_control, Arc::new(state));
+    let control = Control::run(of_control, Arc::new(state));
     let (status, _, body) = control.fetch("POST", "/retire");
     assert_eq!(status, 200, "{body}");
 }
@@ -678,7 +678,7 @@ fn a_dump_waits_for_its_reader_and_keeps_nobody_else_waiting() {
         lifetime: PATIENCE * 3,
         ..LIMITS
     };
-    let control = Control::run("dump", of_control, state);
+    let control = Control::run(of_control, state);
     let mut slow = control.connect();
     slow.write_all(b"GET /cache/dump HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         .unwrap();

@@ -31,9 +31,10 @@ impl Census {
         zone.entries[kind] = zone.entries[kind].saturating_sub(1);
     }
 
-    /// Counts an entry that is about to go to make room.
+    /// Counts an entry that went to make room.
     pub(super) fn evicted(&mut self, entry: &Entry<'_>) {
         let (zone, kind) = self.of(entry);
+        zone.entries[kind] = zone.entries[kind].saturating_sub(1);
         zone.evictions[kind] += 1;
     }
 

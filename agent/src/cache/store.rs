@@ -406,9 +406,13 @@ impl Store {
         let mut gone = 0;
         for handle in handles {
             let state = self.table.cell(handle).state.load(Relaxed);
-            let kept = Entry::read(self.table.octets(handle)).is_some_and(|entry| keep(&entry));
+            let entry = Entry::read(self.table.octets(handle));
+            let kept = entry.as_ref().is_some_and(&mut keep);
             if kept || state == policy::PINNED {
                 continue;
+            }
+            if let Some(entry) = &entry {
+                self.census.went(entry);
             }
             let view = &View(&self.table, &self.slab);
             self.policy.drop(handle, view);
@@ -419,11 +423,8 @@ impl Store {
         gone
     }
 
-    /// Out of the table; free when no reader holds it.
+    /// Out of the table, of which the census knows; free when no reader holds it.
     fn retire(&mut self, handle: Handle) {
-        if let Some(entry) = Entry::read(self.table.octets(handle)) {
-            self.census.went(&entry);
-        }
         let cell = self.table.cell(handle);
         cell.state.store(policy::RETIRED, Relaxed);
         let tag = cell.tag.load(Relaxed);

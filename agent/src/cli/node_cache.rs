@@ -185,7 +185,7 @@ pub(super) fn take(arguments: Vec<OsString>) -> (Vec<OsString>, Option<NodeCache
             }
             continue;
         }
-        // With one dash: with two it is known already.
+        // Behind a subcommand it is known in no form.
         if name == "version" && value.is_none() {
             return (vec![rest.swap_remove(0), "--version".into()], None);
         }

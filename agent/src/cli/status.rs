@@ -144,23 +144,23 @@ fn steering(page: Option<&Steering>) -> String {
 }
 
 fn route(route: &Route) -> Vec<String> {
-    let yes = |is_so: bool| if is_so { "on" } else { "off" };
+    let on_or_off = |is_on: bool| if is_on { "on" } else { "off" };
     let mut upstreams = route.upstreams.join(", ");
     if route.is_down {
         upstreams.push_str(" (down)");
     }
     if route.answers > 0 {
-        let plural = if route.answers == 1 { "" } else { "s" };
         let separator = if upstreams.is_empty() { "" } else { ", " };
-        upstreams.push_str(&format!("{separator}{} rule{plural}", route.answers));
+        upstreams.push_str(separator);
+        upstreams.push_str(&count(route.answers, "rule", "rules"));
     }
     row([
         &route.zone,
         &upstreams,
         &time(route.max_ttl.into()),
         &time(route.max_negative_ttl.into()),
-        yes(route.rotates),
-        yes(route.cuts),
+        on_or_off(route.rotates),
+        on_or_off(route.cuts),
         if route.denies_by_name { "name" } else { "type" },
     ])
 }

@@ -91,12 +91,16 @@ pub(super) fn parse(text: &str) -> Result<LocalAnswer, Wrong> {
         .ok()
         .filter(|ttl| *ttl <= limits::MAX_ANSWER_TTL)
     else {
-        return Err(wrong(
-            "write NOERROR, NXDOMAIN, REFUSED, SERVFAIL, or a TTL in seconds, 604800 at most, with what has it",
-        ));
+        return Err(wrong(&format!(
+            "write NOERROR, NXDOMAIN, REFUSED, SERVFAIL, or a TTL in seconds, {} at most, with what has it",
+            limits::MAX_ANSWER_TTL
+        )));
     };
     if !(1..=limits::MAX_ANSWER_RECORDS).contains(&rest.len()) {
-        return Err(wrong("write 1 to 64 addresses or names behind the TTL"));
+        return Err(wrong(&format!(
+            "write 1 to {} addresses or names behind the TTL",
+            limits::MAX_ANSWER_RECORDS
+        )));
     }
     match qtype {
         Some(kind @ (qtype::A | qtype::AAAA)) => {

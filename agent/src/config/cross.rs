@@ -2,6 +2,7 @@
 //! Checks that look at several values at once. Each speaks only where the values it compares were
 //! read without a problem: one mistake, one message.
 
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -48,10 +49,14 @@ pub(super) fn at_least(
     reader.problem(&blamed.spot, &show_time(blamed.value), &wrong);
 }
 
-/// The same address is not listened on twice.
-pub(super) fn listen(reader: &mut Reader<'_>, addresses: &Reading<Vec<(IpAddr, Spot)>>) {
-    for (index, (address, spot)) in addresses.value.iter().enumerate() {
-        let mut before = addresses.value.iter().take(index);
+/// The same address is neither twice in a list, nor in it and among those `before`.
+pub(super) fn once<T: PartialEq + Display>(
+    reader: &mut Reader<'_>,
+    before: &[(T, Spot)],
+    list: &Reading<Vec<(T, Spot)>>,
+) {
+    for (index, (address, spot)) in list.value.iter().enumerate() {
+        let mut before = before.iter().chain(list.value.iter().take(index));
         if let Some((_, first)) = before.find(|(other, _)| other == address) {
             let wrong = Wrong {
                 expected: format!("each address once (it is {} too)", first.key),

@@ -9,6 +9,7 @@ pub mod corefile;
 mod cross;
 #[cfg(test)]
 mod docs;
+mod key;
 pub mod keys;
 mod kind;
 pub mod limits;
@@ -17,6 +18,7 @@ mod read;
 mod reader;
 pub mod resolv_conf;
 mod restart;
+mod servers;
 pub mod source;
 mod spelling;
 mod steering;
@@ -99,7 +101,13 @@ impl Config {
     /// Every problem of these keys, and what keeps the file from being read at all.
     pub fn load_for(sources: &Sources, keys: &[&str]) -> Result<Self, Vec<Problem>> {
         let (config, mut problems) = read::read_what_is_sound(sources, source::collect(sources));
-        problems.retain(|problem| keys.iter().any(|key| problem.origin.concerns(key)));
+        // What such a command needs no Corefile says: it has flags for it.
+        let is_elsewhere = |problem: &Problem| {
+            sources.corefile.is_some() && matches!(problem.origin, Origin::File { .. })
+        };
+        problems.retain(|problem| {
+            !is_elsewhere(problem) && keys.iter().any(|key| problem.origin.concerns(key))
+        });
         if problems.is_empty() {
             Ok(config)
         } else {

@@ -104,10 +104,13 @@ impl Reader<'_> {
         let prefetch = self.switch("cache.prefetch");
         let socket = self.path("admin.socket");
 
-        cross::listen(self, &addresses);
+        cross::once(self, &[], &addresses);
         cross::admin(self, &addresses, &port, &[&health, &metrics]);
         let others = cross::each(&also);
         cross::admin(self, &addresses, &port, &others.iter().collect::<Vec<_>>());
+        let sockets = [&health, &metrics].into_iter().filter(|one| one.is_sound);
+        let sockets: Vec<_> = sockets.map(|one| (one.value, one.spot.clone())).collect();
+        cross::once(self, &sockets, &also);
         cross::own_sockets(self, &addresses, &port, &zones, host);
         let wishes = Wishes {
             enabled: &enabled,
@@ -223,10 +226,7 @@ impl Reader<'_> {
     }
 
     fn redirect_to(&mut self) -> Reading<Vec<(IpAddr, Spot)>> {
-        self.list("intercept.redirectTo", Some("auto"), |text| {
-            let address = text::address(text)?;
-            text::reachable(address).map(|()| address)
-        })
+        self.list("intercept.redirectTo", Some("auto"), text::server)
     }
 
     fn services(
@@ -236,21 +236,12 @@ impl Reader<'_> {
     ) -> Reading<Vec<(IpAddr, Spot)>> {
         let environment = &self.sources.environment;
         self.list(path, nothing, |text| {
-            with_environment(environment, text, |text| {
-                let address = text::address(text)?;
-                text::reachable(address).map(|()| address)
-            })
+            with_environment(environment, text, text::server)
         })
     }
 
     fn also(&mut self) -> Reading<Vec<(SocketAddr, Spot)>> {
-        let mut reading = self.list("admin.also", None, |text| {
-            let socket = text::socket(text, 0, 1)?;
-            if socket.ip().is_unspecified() {
-                return Ok(socket);
-            }
-            text::reachable(socket.ip()).map(|()| socket)
-        });
+        let mut reading = self.list("admin.also", None, |text| text::listener(text, 0, 1));
         let number = reading.value.len();
         if number > limits::MAX_ALSO {
             reading.is_sound = false;
@@ -372,11 +363,7 @@ impl Reader<'_> {
         let first = addresses.value.first();
         let first = first.map_or(DEFAULT_ADDRESS, |(address, _)| *address);
         let mut reading = self.scalar(path, SocketAddr::new(first, port), |text| {
-            let socket = text::socket(text, port, 0)?;
-            if socket.ip().is_unspecified() {
-                return Ok(socket);
-            }
-            text::reachable(socket.ip()).map(|()| socket)
+            text::listener(text, port, 0)
         });
         // A default that follows from a wrong address says nothing.
         reading.is_sound &= reading.is_given || addresses.is_sound;

@@ -117,22 +117,20 @@ fn server(word: &str, number: usize, port: u16) -> Result<SocketAddr, Unusable> 
         })?;
         return Ok(SocketAddrV6::new(address, port, 0, index).into());
     }
-    let server = text::address(word)
-        .and_then(|server| text::reachable(server).map(|()| server))
-        .map_err(|wrong| {
-            unusable(
-                format!(
-                    "found {} on its line {number}, expected {}",
-                    quote(word),
-                    wrong.expected
-                ),
-                if word.parse().is_ok_and(text::is_link_local_v6) {
-                    format!("add the interface behind it, e.g. {word}%eth0")
-                } else {
-                    wrong.remedy
-                },
-            )
-        })?;
+    let server = text::server(word).map_err(|wrong| {
+        unusable(
+            format!(
+                "found {} on its line {number}, expected {}",
+                quote(word),
+                wrong.expected
+            ),
+            if word.parse().is_ok_and(text::is_link_local_v6) {
+                format!("add the interface behind it, e.g. {word}%eth0")
+            } else {
+                wrong.remedy
+            },
+        )
+    })?;
     if server.is_loopback() {
         return Err(unusable(
             format!(

@@ -154,10 +154,6 @@ pub(super) struct Collected {
 /// Reads all sources.
 pub(super) fn collect(sources: &Sources) -> Collected {
     let mut collected = Collected::default();
-    let file = match (&sources.file, &sources.default_file) {
-        (Some(path), _) => Some((path, true)),
-        (None, path) => Some((path, false)),
-    };
     if let Some(node_cache) = &sources.corefile {
         corefile::collect(&mut collected, node_cache, &sources.environment);
         if let Some(path) = &sources.file {
@@ -168,10 +164,11 @@ pub(super) fn collect(sources: &Sources) -> Collected {
                 remedy: "leave --config out, or the Corefile with node-cache's flags".to_owned(),
             });
         }
-    } else if let Some((path, is_named)) = file {
+    } else {
+        let path = sources.file.as_ref().unwrap_or(&sources.default_file);
         match read_text(path, limits::MAX_FILE_BYTES) {
             Ok(text) => collected.file(path, &text),
-            Err(Unread::Missing) if !is_named => {}
+            Err(Unread::Missing) if sources.file.is_none() => {}
             Err(reason) => {
                 collected.is_broken = true;
                 let (message, remedy) = reason.explain("configuration file");

@@ -4,38 +4,34 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::keys::{KEYS, Kind};
 use super::*;
+use crate::scratch::Scratch;
 
 /// A file of its own that goes away with the test.
-struct Scratch(PathBuf);
+struct File {
+    path: PathBuf,
+    _scratch: Scratch,
+}
 
-impl Scratch {
+impl File {
     fn new(content: impl AsRef<[u8]>) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Relaxed);
-        let name = format!("nodens-config-{}-{number}.yaml", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::write(&path, content).unwrap();
-        Self(path)
+        let scratch = Scratch::new();
+        Self {
+            path: scratch.write("nodens.yaml", content),
+            _scratch: scratch,
+        }
     }
 
     fn sources(&self) -> Sources {
         Sources {
-            file: Some(self.0.clone()),
+            file: Some(self.path.clone()),
             ..Sources::default()
         }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -51,7 +47,7 @@ fn load_from(sources: &Sources) -> Result<Loaded, Vec<Problem>> {
 }
 
 fn load(yaml: impl AsRef<[u8]>) -> Result<Loaded, Vec<Problem>> {
-    load_from(&Scratch::new(yaml).sources())
+    load_from(&File::new(yaml).sources())
 }
 
 /// The configuration of a file that has no problem, with a root zone added.
@@ -264,7 +260,7 @@ fn the_example_of_the_documentation_passes_without_a_warning() {
 
 #[test]
 fn the_messages_of_the_documentation_are_those_of_the_program() {
-    let file = Scratch::new(
+    let file = File::new(
         "zones:\n- {name: ., upstreams: [10.96.0.50]}\nlisten:\n  port: \"dns\"\n\ncache:\n  sice: 1\n",
     );
     let problems = show(&load_from(&file.sources()).unwrap_err());
@@ -551,9 +547,9 @@ fn a_file_that_cannot_be_read_says_why() {
     };
     assert!(only(&directory).contains("found a directory"));
 
-    let bytes = Scratch::new(b"version: 1\nlog: {level: \xff}\n");
+    let bytes = File::new(b"version: 1\nlog: {level: \xff}\n");
     assert!(only(&bytes.sources()).contains(":2:14: found bytes that are no UTF-8"));
-    let large = Scratch::new(vec![b'#'; (1 << 20) + 1]);
+    let large = File::new(vec![b'#'; (1 << 20) + 1]);
     assert!(only(&large.sources()).contains("found more than 1048576 bytes"));
     let full = format!("{ROOT}{}", "#".repeat((1 << 20) - ROOT.len()));
     assert!(load(full).is_ok());
@@ -561,14 +557,14 @@ fn a_file_that_cannot_be_read_says_why() {
 
 #[test]
 fn without_a_name_the_default_file_is_read_if_it_exists() {
-    let file = Scratch::new(format!("{ROOT}workers: 3\n"));
+    let file = File::new(format!("{ROOT}workers: 3\n"));
     let sources = Sources {
-        default_file: file.0.clone(),
+        default_file: file.path.clone(),
         ..Sources::default()
     };
     let loaded = load_from(&sources).unwrap();
     assert_eq!(loaded.config.workers, Some(3));
-    assert_eq!(loaded.file.as_ref(), Some(&file.0));
+    assert_eq!(loaded.file.as_ref(), Some(&file.path));
 
     let none = load_from(&bare(
         &[("NODENS_ZONES", "[{name: ., upstreams: 10.0.0.1}]")],
@@ -585,7 +581,7 @@ fn without_a_name_the_default_file_is_read_if_it_exists() {
 
 #[test]
 fn flags_override_variables_and_those_the_file() {
-    let file = Scratch::new(format!(
+    let file = File::new(format!(
         "{ROOT}listen: {{port: 1001, udpSize: 1001}}\nworkers: 1\n"
     ));
     let mut sources = file.sources();
@@ -616,7 +612,7 @@ fn lists_of_variables_and_flags_are_separated_by_commas() {
     );
     assert_eq!(config.admin.health.value.to_string(), "127.0.0.1:9254");
 
-    let file = Scratch::new(format!("{ROOT}cluster: {{dnsService: 10.96.0.10}}\n"));
+    let file = File::new(format!("{ROOT}cluster: {{dnsService: 10.96.0.10}}\n"));
     let mut sources = file.sources();
     assert_eq!(
         load_from(&sources)
@@ -836,9 +832,8 @@ fn an_upstream_that_is_the_agent_is_refused() {
 
 #[test]
 fn the_addresses_of_this_host_are_known() {
-    let file = Scratch::new(
-        "listen: {addresses: [0.0.0.0]}\nzones: [{name: ., upstreams: [127.0.0.1]}]\n",
-    );
+    let file =
+        File::new("listen: {addresses: [0.0.0.0]}\nzones: [{name: ., upstreams: [127.0.0.1]}]\n");
     let problems = Config::load(&file.sources()).unwrap_err();
     assert!(
         problems[0].message.contains("would ask itself"),
@@ -884,6 +879,29 @@ fn health_and_metrics_keep_off_the_port_of_the_clients() {
     assert_eq!(alone.health.value.to_string(), "[fd00::7]:9254");
     let wildcard = config("listen: {addresses: ['::']}\n").admin;
     assert_eq!(wildcard.health.value.to_string(), "[::]:9254");
+}
+
+#[test]
+fn further_addresses_are_others_than_those_of_health_and_metrics() {
+    for (admin, shown) in [
+        (
+            "also: [127.0.0.1:9353, 127.0.0.1:9353]",
+            "admin.also[1]: found 127.0.0.1:9353 again, expected each address once (it is admin.also[0] too)",
+        ),
+        (
+            "also: ['[::1]:9353'], metrics: '[::1]:9353'",
+            "admin.also[0]: found [::1]:9353 again, expected each address once (it is admin.metrics too)",
+        ),
+        (
+            "also: 169.254.20.10:9254",
+            "admin.also: found 169.254.20.10:9254 again, expected each address once (it is admin.health too)",
+        ),
+    ] {
+        let problem = problem(&format!("admin: {{{admin}}}\n"));
+        assert!(problem.contains(shown), "{problem}");
+    }
+    // The kernel gives what comes to an address to whoever has it more closely.
+    config("admin: {also: [0.0.0.0:9353], metrics: 127.0.0.1:9353}\n");
 }
 
 #[test]
@@ -945,8 +963,8 @@ fn authority() -> String {
 
 #[test]
 fn a_transport_is_tcp_udp_or_tls_with_its_port_name_and_authorities() {
-    let ca = Scratch::new(authority());
-    let path = ca.0.display();
+    let ca = File::new(authority());
+    let path = ca.path.display();
     let loaded = load(format!(
         "zones:\n  - {{name: ., upstreams: [10.0.0.1]}}\n  \
          - {{name: u, upstreams: [10.0.0.1], transport: udp}}\n  \
@@ -966,7 +984,7 @@ fn a_transport_is_tcp_udp_or_tls_with_its_port_name_and_authorities() {
     let tls = |name: Option<&str>| {
         Transport::Tls(Tls {
             server_name: name.map(|name| name.to_owned().try_into().unwrap()),
-            ca_file: ca.0.clone(),
+            ca_file: ca.path.clone(),
         })
     };
     assert_eq!(zone("t.").transport, tls(Some("dns.example")));
@@ -975,9 +993,9 @@ fn a_transport_is_tcp_udp_or_tls_with_its_port_name_and_authorities() {
 
 #[test]
 fn what_is_wrong_with_tls_is_told_with_its_place_and_all_in_one_go() {
-    let garbage = Scratch::new("not a certificate");
-    let cut = Scratch::new("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
-    let (garbage, cut) = (garbage.0.display(), cut.0.display());
+    let garbage = File::new("not a certificate");
+    let cut = File::new("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let (garbage, cut) = (garbage.path.display(), cut.path.display());
     let shown = problems(format!(
         "zones:\n  - {{name: ., transport: tls, upstreams: [10.0.0.1], caFile: {garbage}}}\n  \
          - {{name: b, transport: tls, upstreams: [10.0.0.1], caFile: {cut}}}\n  \
@@ -1022,7 +1040,7 @@ fn what_is_wrong_with_tls_is_told_with_its_place_and_all_in_one_go() {
 
 #[test]
 fn addresses_come_from_variables_by_name() {
-    let file = Scratch::new(
+    let file = File::new(
         "cluster: {dnsService: ['env:KUBE_DNS_SERVICE_HOST']}\n\
          intercept: {fallback: 'env:NODENS_FALLBACK_SERVICE_HOST'}\n\
          zones: [{name: ., upstreams: ['env:KUBE_DNS_UPSTREAM_SERVICE_HOST', 'env:OTHER']}]\n",
@@ -1069,8 +1087,8 @@ fn addresses_come_from_variables_by_name() {
 #[test]
 fn upstreams_come_from_the_nameservers_of_a_resolv_conf() {
     let with = |content: &str| {
-        let resolv = Scratch::new(content);
-        let path = resolv.0.display();
+        let resolv = File::new(content);
+        let path = resolv.path.display();
         load(format!("zones: [{{name: ., resolv.conf: {path}}}]\n"))
     };
     let good = with(
@@ -1258,7 +1276,7 @@ proptest! {
 
 #[test]
 fn a_command_that_needs_few_keys_is_kept_by_problems_of_these_alone() {
-    let file = Scratch::new(
+    let file = File::new(
         "admin: {socket: /x/a.sock}\nintercept: {interface: 'a b', fallback: no}\nlimits: {x: 1}\n",
     );
     assert!(Config::load(&file.sources()).is_err());
@@ -1273,8 +1291,28 @@ fn a_command_that_needs_few_keys_is_kept_by_problems_of_these_alone() {
     let mut sources = file.sources();
     sources.flags.insert("admin.socket", "relative".to_owned());
     assert!(Config::load_for(&sources, &["admin.socket"]).is_err());
-    let broken = Scratch::new("admin: {socket: /x/a.sock\n");
+    let broken = File::new("admin: {socket: /x/a.sock\n");
     assert!(Config::load_for(&broken.sources(), &["admin.socket"]).is_err());
     // No file, no zone: enough for a command by hand.
     assert!(Config::load_for(&Sources::default(), &["admin.socket"]).is_ok());
+}
+
+#[test]
+fn what_is_wrong_in_a_corefile_keeps_no_command_that_needs_nothing_of_it() {
+    let scratch = Scratch::new();
+    let file = scratch.write("Corefile", ".:53 {\n  file /x\n  forward . 10.0.0.1\n}\n");
+    let sources = |node_cache| Sources {
+        corefile: Some(node_cache),
+        ..Sources::default()
+    };
+    let node_cache = corefile::NodeCache {
+        local_ips: vec!["169.254.20.10".to_owned()],
+        interface: Some("cache0".to_owned()),
+        ..corefile::NodeCache::new(file)
+    };
+    assert!(Config::load(&sources(node_cache.clone())).is_err());
+    let config = Config::load_for(&sources(node_cache), &["intercept.interface"]).unwrap();
+    assert_eq!(config.intercept.interface, "cache0");
+    let absent = corefile::NodeCache::new(scratch.at("absent"));
+    assert!(Config::load_for(&sources(absent), &["intercept.interface"]).is_err());
 }

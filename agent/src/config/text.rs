@@ -297,6 +297,21 @@ pub(super) fn upstream(text: &str, port: u16) -> Result<SocketAddr, Wrong> {
     reachable(socket.ip()).map(|()| socket)
 }
 
+/// Where this host listens: as [`socket`], all addresses of a family among them.
+pub(super) fn listener(text: &str, port: u16, least_port: u16) -> Result<SocketAddr, Wrong> {
+    let socket = socket(text, port, least_port)?;
+    if socket.ip().is_unspecified() {
+        return Ok(socket);
+    }
+    reachable(socket.ip()).map(|()| socket)
+}
+
+/// The address of one server, without a port.
+pub(super) fn server(text: &str) -> Result<IpAddr, Wrong> {
+    let address = address(text)?;
+    reachable(address).map(|()| address)
+}
+
 /// Whether an address can be one server's: not the wildcard, not multicast, no IPv6 link-local.
 pub(super) fn reachable(ip: IpAddr) -> Result<(), Wrong> {
     let refusal = if ip.is_unspecified() {

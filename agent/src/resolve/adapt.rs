@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::Resolver;
 use super::exchange::{Asking, Failed};
-use super::message::Exchanged;
+use super::message::{Exchanged, Section};
 use super::routes::Route;
 use crate::config::adapt::{Dns64, Rewrite};
 use crate::wire::header::{Flags, HEADER, Header};
@@ -46,8 +46,13 @@ impl Resolver {
         whole: &Asking<'_>,
         began: Instant,
     ) -> Result<(Exchanged, u16), Failed> {
-        let asked = route_question(whole.route, whole.question);
-        let question = asked.as_ref().unwrap_or(whole.question);
+        let renamed = route_question(whole.route, whole.question);
+        let question = renamed.as_ref().unwrap_or(whole.question);
+        // An answer to the question as it was asked, as one to the question itself.
+        let restore = |exchanged| match &renamed {
+            Some(asked) => whole.route.restore(whole.question, asked, exchanged),
+            None => exchanged,
+        };
         let asking = Asking {
             question,
             is_adapted: true,
@@ -62,9 +67,7 @@ impl Resolver {
         let asked = self.exchange(&asking, began).await;
         let (mut exchanged, upstream) = asked.map_err(|failed| Failed {
             // Its records, too, stand behind the question that was asked.
-            refusal: failed
-                .refusal
-                .map(|refusal| whole.route.restore(whole.question, refusal)),
+            refusal: failed.refusal.map(restore),
             ..failed
         })?;
         if let Some(dns64) = wants_addresses(asking.route.dns64, question, &exchanged) {
@@ -80,7 +83,7 @@ impl Resolver {
                 exchanged = made;
             }
         }
-        let mut exchanged = whole.route.restore(whole.question, exchanged);
+        let mut exchanged = restore(exchanged);
         whole.route.raise_ttls(&mut exchanged);
         Ok((exchanged, upstream))
     }
@@ -92,13 +95,10 @@ impl Route {
         self.dns64.is_some() || !self.rewrites.is_empty() || self.least_ttls != [0; 2]
     }
 
-    /// An answer that came to the question as the zone has it asked, as one to the question itself;
-    /// as it is where the two are the same.
-    pub(super) fn restore(&self, question: &Question, exchanged: Exchanged) -> Exchanged {
-        match route_question(self, question) {
-            Some(asked) => rename(self, question, &asked, &exchanged).unwrap_or(exchanged),
-            None => exchanged,
-        }
+    /// An answer to a question as the zone had it `asked`, as one to the question itself; as it is
+    /// where that has no room.
+    fn restore(&self, question: &Question, asked: &Question, exchanged: Exchanged) -> Exchanged {
+        rename(self, question, asked, &exchanged).unwrap_or(exchanged)
     }
 }
 
@@ -210,7 +210,7 @@ struct Message {
 impl Message {
     fn to(question: &Question, flags: Flags, rcode: u16) -> Self {
         let mut octets = vec![0; HEADER];
-        octets.extend(section_of(question));
+        octets.extend(Section::of(question).octets());
         let kept = flags.0 & (Flags::AD | Flags::TC);
         Self {
             octets,
@@ -252,16 +252,8 @@ impl Message {
             ..Header::default()
         };
         header.write(&mut self.octets);
-        Exchanged::made(self.octets, &section_of(question))
+        Exchanged::read(self.octets, question, 0).ok()
     }
-}
-
-/// A question section (RFC 1035 section 4.1.2).
-fn section_of(question: &Question) -> Vec<u8> {
-    let mut section = question.name().to_vec();
-    section.extend(question.qtype().to_be_bytes());
-    section.extend(question.qclass().to_be_bytes());
-    section
 }
 
 #[cfg(test)]
@@ -329,7 +321,7 @@ mod tests {
                 (0, "a.new.example", qtype::A, 30, &[10, 0, 0, 1]),
             ],
         );
-        let restored = route.restore(&question, exchanged);
+        let restored = route.restore(&question, &asked, exchanged);
         assert_eq!(
             shown(&restored),
             [
@@ -353,7 +345,7 @@ mod tests {
         // A denial is one of the question's zone.
         let soa = [&[0, 0][..], &[0; 16], &[0, 0, 0, 7]].concat();
         let exchanged = answer(&asked, &[(1, "new.example", qtype::SOA, 60, &soa)]);
-        let restored = route.restore(&question, exchanged);
+        let restored = route.restore(&question, &asked, exchanged);
         assert_eq!(restored.response.negative_ttl, Some(7));
         // What no rule is for stays.
         let other = Question::of(&name("web.example"), qtype::A);

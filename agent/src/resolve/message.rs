@@ -18,13 +18,13 @@ const UDP_SIZE: u16 = 1232;
 const TYPE_AND_CLASS: usize = 4;
 
 /// A question section as it is sent and must come back.
-struct Section {
+pub(super) struct Section {
     octets: [u8; MAX_NAME + TYPE_AND_CLASS],
     len: usize,
 }
 
 impl Section {
-    fn of(question: &Question) -> Self {
+    pub(super) fn of(question: &Question) -> Self {
         let name = question.name();
         let mut section = Self {
             octets: [0; MAX_NAME + TYPE_AND_CLASS],
@@ -38,7 +38,7 @@ impl Section {
         section
     }
 
-    fn octets(&self) -> &[u8] {
+    pub(super) fn octets(&self) -> &[u8] {
         &self.octets[..self.len]
     }
 }
@@ -112,22 +112,6 @@ impl Exchanged {
             Err(Lie::WrongId) => Err(Outcome::WrongId),
             Err(Lie::WrongQuestion) => Err(Outcome::WrongQuestion),
         }
-    }
-
-    /// A message that was made here, as a response to a question section.
-    pub(super) fn made(mut message: Vec<u8>, section: &[u8]) -> Option<Self> {
-        let mut offsets = vec![0; response::offsets_needed(&message)];
-        let expected = Expected {
-            id: 0,
-            question: section,
-        };
-        let mut response = Response::parse(&mut message, &expected, &mut offsets).ok()?;
-        response.shorten(&mut message, &mut offsets);
-        Some(Self {
-            response,
-            message,
-            offsets,
-        })
     }
 
     /// Calls `each(section, record)` for the records of the answer and the authority section.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::task::AbortHandle;
 
-use super::lock;
+use crate::lock::lock;
 use crate::telemetry::cells::{ConnectionRefusal, StreamCells};
 use crate::telemetry::clock::Clock;
 

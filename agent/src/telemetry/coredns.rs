@@ -29,10 +29,8 @@ pub(super) const COREDNS: &[Family] = &[
         kind: Kind::Gauge,
         labels: &["version", "revision", "goversion"],
         help: "Always 1. The version is that of nodens; the revision says so.",
-        read: |scrape, series| {
-            if scrape.server.is_some() {
-                series.count(&[env!("CARGO_PKG_VERSION"), "nodens", ""], 1);
-            }
+        read: |_, series| {
+            series.count(&[env!("CARGO_PKG_VERSION"), "nodens", ""], 1);
         },
     },
     Family {
@@ -40,10 +38,8 @@ pub(super) const COREDNS: &[Family] = &[
         kind: Kind::Counter,
         labels: &[],
         help: "Always 0: a panic ends the process, and the kernel hands queries to CoreDNS.",
-        read: |scrape, series| {
-            if scrape.server.is_some() {
-                series.count(&[], 0);
-            }
+        read: |_, series| {
+            series.count(&[], 0);
         },
     },
     Family {
@@ -65,7 +61,7 @@ pub(super) const COREDNS: &[Family] = &[
         labels: &["server", "zone", "view", "proto", "family", "type"],
         help: "As nodens_queries_total, all response codes together.",
         read: |scrape, series| {
-            let Some(server) = scrape.server else { return };
+            let server = server(scrape);
             let mut sums = BTreeMap::new();
             for (&(zone, channel, qtype, _), &count) in of_clients(scrape) {
                 *sums.entry((zone, channel, qtype)).or_insert(0) += count;
@@ -91,7 +87,7 @@ pub(super) const COREDNS: &[Family] = &[
         labels: &["server", "zone", "view", "rcode", "plugin"],
         help: "As nodens_queries_total, by what answered: cache, forward, or none of them where a query was refused.",
         read: |scrape, series| {
-            let Some(server) = scrape.server else { return };
+            let server = server(scrape);
             let mut sums = BTreeMap::new();
             for (&(zone, _, _, rcode), &count) in of_clients(scrape) {
                 *sums.entry((zone, rcode)).or_insert(0) += count;
@@ -117,13 +113,7 @@ pub(super) const COREDNS: &[Family] = &[
             by_zone(scrape, |server, zone, [hits, misses]| {
                 let mut times = hits.latency.clone();
                 times.merge(&misses.latency);
-                let bounds = times.cumulative_of_coredns();
-                series.histogram(
-                    &[server, zone, ""],
-                    bounds,
-                    times.count(),
-                    times.sum_seconds(),
-                );
+                durations(series, &[server, zone, ""], &times);
             });
         },
     },
@@ -243,13 +233,7 @@ pub(super) const COREDNS: &[Family] = &[
         help: "Time of an upstream's response, by its code.",
         read: |scrape, series| {
             responses(scrape, |to, rcode, times| {
-                let bounds = times.cumulative_of_coredns();
-                series.histogram(
-                    &[FORWARD, to, rcode],
-                    bounds,
-                    times.count(),
-                    times.sum_seconds(),
-                );
+                durations(series, &[FORWARD, to, rcode], times);
             });
         },
     },
@@ -309,8 +293,7 @@ pub(super) const COREDNS: &[Family] = &[
         help: "Time of an upstream's response, as CoreDNS had it until 1.11.",
         read: |scrape, series| {
             responses(scrape, |to, rcode, times| {
-                let bounds = times.cumulative_of_coredns();
-                series.histogram(&[to, rcode], bounds, times.count(), times.sum_seconds());
+                durations(series, &[to, rcode], times);
             });
         },
     },
@@ -327,11 +310,9 @@ pub(super) const COREDNS: &[Family] = &[
         labels: &[],
         help: "Misses answered SERVFAIL because there was too much under way.",
         read: |scrape, series| {
-            if scrape.server.is_some() {
-                let [flight, client, _, upstream] = scrape.cells.resolve.over_limit();
-                let queue = scrape.sum(|worker| &worker.refused_queue_full);
-                series.count(&[], flight + client + upstream + queue);
-            }
+            let [flight, client, _, upstream] = scrape.cells.resolve.over_limit();
+            let queue = scrape.sum(|worker| &worker.refused_queue_full);
+            series.count(&[], flight + client + upstream + queue);
         },
     },
     Family {
@@ -340,9 +321,7 @@ pub(super) const COREDNS: &[Family] = &[
         labels: &[],
         help: "Questions that no upstream of their zone answered; CoreDNS counts when all of them are down.",
         read: |scrape, series| {
-            if scrape.server.is_some() {
-                series.count(&[], scrape.cells.resolve.happenings(Event::Failure).sum());
-            }
+            series.count(&[], scrape.cells.resolve.happenings(Event::Failure).sum());
         },
     },
     Family {
@@ -351,10 +330,8 @@ pub(super) const COREDNS: &[Family] = &[
         labels: &[],
         help: "Questions that the agent asked itself for its health, and that were not answered.",
         read: |scrape, series| {
-            if scrape.server.is_some() {
-                let probes = scrape.health.iter().flat_map(|health| &health.probes);
-                series.count(&[], probes.map(|probe| probe.failed).sum());
-            }
+            let probes = scrape.health.iter().flat_map(|health| &health.probes);
+            series.count(&[], probes.map(|probe| probe.failed).sum());
         },
     },
     Family {
@@ -363,9 +340,7 @@ pub(super) const COREDNS: &[Family] = &[
         labels: &[],
         help: "Reloads of the configuration that were refused.",
         read: |scrape, series| {
-            if scrape.server.is_some() {
-                series.count(&[], scrape.cells.agent.reloads().1);
-            }
+            series.count(&[], scrape.cells.agent.reloads().1);
         },
     },
     Family {
@@ -374,22 +349,20 @@ pub(super) const COREDNS: &[Family] = &[
         labels: &["errortype"],
         help: "Rules that the kernel did not take (iptables), and files that could not be used (configmap). The other kinds of node-cache are always 0: what is missing is put back, see nodens_healed_total.",
         read: |scrape, series| {
-            if scrape.server.is_some() {
-                let steering = scrape
-                    .health
-                    .as_ref()
-                    .and_then(|health| health.steering.as_ref());
-                let refused = steering.map_or(0, |steering| steering.refused);
-                let (_, files) = scrape.cells.agent.file_changes();
-                for (errortype, count) in [
-                    ("configmap", files),
-                    ("interface_add", 0),
-                    ("interface_check", 0),
-                    ("iptables", refused),
-                    ("iptables_lock", 0),
-                ] {
-                    series.count(&[errortype], count);
-                }
+            let steering = scrape
+                .health
+                .as_ref()
+                .and_then(|health| health.steering.as_ref());
+            let refused = steering.map_or(0, |steering| steering.refused);
+            let (_, files) = scrape.cells.agent.file_changes();
+            for (errortype, count) in [
+                ("configmap", files),
+                ("interface_add", 0),
+                ("interface_check", 0),
+                ("iptables", refused),
+                ("iptables_lock", 0),
+            ] {
+                series.count(&[errortype], count);
             }
         },
     },
@@ -405,6 +378,11 @@ fn of_clients<'a>(
     answers.filter(move |&(&(zone, _, _, rcode), _)| !is_own(zone, rcode))
 }
 
+/// The label `server`. Where there is none, none of these families is asked for.
+fn server<'a>(scrape: &Scrape<'a>) -> &'a str {
+    scrape.server.unwrap_or_default()
+}
+
 /// How a zone is called, as CoreDNS does it.
 fn zone_of<'a>(scrape: &'a Scrape<'_>, index: u16) -> &'a str {
     if index == NO_ZONE {
@@ -416,7 +394,7 @@ fn zone_of<'a>(scrape: &'a Scrape<'_>, index: u16) -> &'a str {
 
 /// Every zone that has a name with its index, behind the label `server`.
 fn by_zone_index(scrape: &Scrape<'_>, mut visit: impl FnMut(usize, &str, &str, &[ZoneTotals; 2])) {
-    let Some(server) = scrape.server else { return };
+    let server = server(scrape);
     let zones = scrape.zones.iter().zip(&scrape.totals).enumerate();
     for (index, (zone, totals)) in zones.skip(usize::from(NO_ZONE) + 1) {
         visit(index, server, zone, totals);
@@ -435,6 +413,12 @@ fn each(scrape: &Scrape<'_>, counts: impl Iterator<Item = u64>, series: &mut Ser
     by_zone_index(scrape, |index, server, zone, _| {
         series.count(&[server, zone, ""], counts.get(index).copied().unwrap_or(0));
     });
+}
+
+/// Times, with CoreDNS's bounds.
+fn durations(series: &mut Series, labels: &[&str], times: &Distribution) {
+    let bounds = times.cumulative_of_coredns();
+    series.histogram(labels, bounds, times.count(), times.sum_seconds());
 }
 
 /// Sizes by transport; of one that nobody uses there is none.
@@ -464,10 +448,8 @@ fn kept(scrape: &Scrape<'_>, series: &mut Series, of: fn(&ZoneEntries) -> [u64; 
 }
 
 fn upstreams(scrape: &Scrape<'_>, mut visit: impl FnMut(u16, &str)) {
-    if scrape.server.is_some() {
-        for (index, to) in (0..).zip(scrape.upstreams.iter()) {
-            visit(index, to);
-        }
+    for (index, to) in (0..).zip(scrape.upstreams.iter()) {
+        visit(index, to);
     }
 }
 

@@ -9,7 +9,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use super::families::SECTIONS;
+use super::families::sections;
 use super::labels::{LABELS, Label, QUESTIONS};
 use super::latency::Distribution;
 use super::registry::{Scrape, Telemetry};
@@ -125,8 +125,7 @@ impl Telemetry {
     #[must_use]
     pub fn expose(&self) -> String {
         let scrape = Scrape::of(self);
-        let families: Vec<_> = SECTIONS
-            .iter()
+        let families: Vec<_> = sections(scrape.server.is_some())
             .flat_map(|(_, families)| families.iter())
             .filter_map(|family| family_of(family, &scrape))
             .collect();
@@ -175,7 +174,7 @@ pub fn markdown() -> String {
          A family, or a series of it, may be missing as long as nothing happened that it \
          counts.\n",
     );
-    for (title, families) in SECTIONS {
+    for (title, families) in sections(true) {
         let _ = write!(
             text,
             "\n## {title}\n\n| name | type | labels | meaning |\n|---|---|---|---|\n"
@@ -577,6 +576,6 @@ mod tests {
     }
 
     fn rows() -> impl Iterator<Item = &'static Family> {
-        SECTIONS.iter().flat_map(|(_, families)| families.iter())
+        sections(true).flat_map(|(_, families)| families.iter())
     }
 }

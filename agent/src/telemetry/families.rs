@@ -12,8 +12,15 @@ use super::registry::{HealthFigures, Scrape};
 use super::steering::STEERING;
 use crate::wire::fault::Fault;
 
-/// Families under the headings of the documentation, in the order of a scrape.
-pub(super) const SECTIONS: &[(&str, &[Family])] = &[
+/// Families under the headings of the documentation, in the order of a scrape. The names of CoreDNS
+/// come behind our own, where they are wanted.
+pub(super) fn sections(
+    of_coredns: bool,
+) -> impl Iterator<Item = &'static (&'static str, &'static [Family])> {
+    SECTIONS.iter().chain(of_coredns.then_some(&AS_COREDNS))
+}
+
+const SECTIONS: &[(&str, &[Family])] = &[
     ("Queries", QUERIES),
     ("Cache", CACHE),
     ("Clients over TCP", STREAM),
@@ -22,8 +29,9 @@ pub(super) const SECTIONS: &[(&str, &[Family])] = &[
     ("Steering", STEERING),
     ("The agent", AGENT),
     ("The process", PROCESS),
-    ("As CoreDNS and node-cache name them", COREDNS),
 ];
+
+const AS_COREDNS: (&str, &[Family]) = ("As CoreDNS and node-cache name them", COREDNS);
 
 const QUERIES: &[Family] = &[
     Family {

@@ -7,13 +7,15 @@
 //! 1 µs doubled because the upper sixteen are then exactly CoreDNS's bounds (0.25 ms to 8.192 s):
 //! both can be laid over each other bucket by bucket.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::counters::add;
+use super::histogram::{Histogram, Totals};
 
-/// Buckets with an upper bound; one more takes what is longer.
-pub const BOUNDS: usize = 24;
+/// Buckets with an upper bound.
+const BOUNDS: usize = 24;
+
+/// With one for what is above every bound.
+const BUCKETS: usize = BOUNDS + 1;
 
 /// Of these, the upper ones, which are CoreDNS's.
 const COREDNS_BOUNDS: usize = 16;
@@ -21,73 +23,34 @@ const COREDNS_BOUNDS: usize = 16;
 /// The upper bound of the last bucket, in seconds.
 const LARGEST_SECONDS: f64 = 8.192;
 
-/// Latencies that one thread saw. Only the thread that owns it records.
-#[derive(Debug, Default)]
-pub struct Latency {
-    /// Not cumulative; the last one is above every bound.
-    buckets: [AtomicU64; BOUNDS + 1],
-    sum_ns: AtomicU64,
-}
+/// Latencies that one thread saw, in nanoseconds.
+pub(super) type Latency = Histogram<BUCKETS>;
 
 impl Latency {
     /// Counts `queries` that took `duration` each: a batch is timed once, for all of its queries.
-    pub fn record(&self, duration: Duration, queries: u64) {
+    pub(super) fn record(&self, duration: Duration, queries: u64) {
         let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        if let Some(bucket) = self.buckets.get(bucket_index(ns)) {
-            add(bucket, queries);
-            add(&self.sum_ns, ns.saturating_mul(queries));
-        }
+        self.count(bucket_index(ns), queries, ns.saturating_mul(queries));
     }
 }
 
 /// Several [`Latency`] added up.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Distribution {
-    buckets: [u64; BOUNDS + 1],
-    sum_ns: u64,
-}
+pub(super) type Distribution = Totals<BUCKETS>;
 
 impl Distribution {
-    /// Adds what one thread saw.
-    pub fn add(&mut self, latency: &Latency) {
-        for (total, bucket) in self.buckets.iter_mut().zip(&latency.buckets) {
-            *total += bucket.load(Relaxed);
-        }
-        self.sum_ns = self.sum_ns.wrapping_add(latency.sum_ns.load(Relaxed));
-    }
-
-    /// Adds what was added up already.
-    pub fn merge(&mut self, other: &Self) {
-        for (total, bucket) in self.buckets.iter_mut().zip(&other.buckets) {
-            *total += bucket;
-        }
-        self.sum_ns = self.sum_ns.wrapping_add(other.sum_ns);
-    }
-
     /// Upper bounds in seconds, each with the number of queries at or below it.
-    pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
-        let mut total = 0;
-        (0..BOUNDS).zip(&self.buckets).map(move |(index, count)| {
-            total += count;
-            (bound_seconds(index), total)
-        })
+    pub(super) fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
+        self.up_to((0..BOUNDS).map(bound_seconds))
     }
 
     /// As [`Self::cumulative`], from CoreDNS's least bound on (0.25 ms to 8.192 s).
-    pub fn cumulative_of_coredns(&self) -> impl Iterator<Item = (f64, u64)> {
+    pub(super) fn cumulative_of_coredns(&self) -> impl Iterator<Item = (f64, u64)> {
         self.cumulative().skip(BOUNDS - COREDNS_BOUNDS)
     }
 
-    /// All queries: the sum of the buckets, so that both always agree.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
-    }
-
     /// The sum of all latencies in seconds.
-    #[must_use]
-    pub fn sum_seconds(&self) -> f64 {
-        Duration::from_nanos(self.sum_ns).as_secs_f64()
+    pub(super) fn sum_seconds(&self) -> f64 {
+        Duration::from_nanos(self.sum()).as_secs_f64()
     }
 }
 

@@ -2,77 +2,38 @@
 //! How large messages are: a histogram with CoreDNS's bounds (`plugin/metrics/vars`), so that its
 //! dashboards go on.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-use super::counters::add;
+use super::histogram::{Histogram, Totals};
 
 /// Upper bounds in octets.
 const BOUNDS: [u16; 14] = [
     0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16_000, 32_000, 48_000, 64_000,
 ];
 
-/// Sizes that one thread saw. Only the thread that owns it records.
-#[derive(Debug, Default)]
-pub(super) struct Sizes {
-    /// Not cumulative; the last one is above every bound.
-    buckets: [AtomicU64; BOUNDS.len() + 1],
-    octets: AtomicU64,
-}
+/// With one for what is above every bound.
+const BUCKETS: usize = BOUNDS.len() + 1;
+
+/// Sizes that one thread saw.
+pub(super) type Sizes = Histogram<BUCKETS>;
 
 impl Sizes {
     /// Counts one message.
     pub(super) fn record(&self, octets: usize) {
-        if let Some(bucket) = self.buckets.get(bucket_index(octets)) {
-            add(bucket, 1);
-            add(&self.octets, octets as u64);
-        }
+        self.count(bucket_index(octets), 1, octets as u64);
     }
 }
 
 /// Several [`Sizes`] added up.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct SizeDistribution {
-    buckets: [u64; BOUNDS.len() + 1],
-    octets: u64,
-}
+pub(super) type SizeDistribution = Totals<BUCKETS>;
 
 impl SizeDistribution {
-    /// Adds what one thread saw.
-    pub(super) fn add(&mut self, sizes: &Sizes) {
-        for (total, bucket) in self.buckets.iter_mut().zip(&sizes.buckets) {
-            *total += bucket.load(Relaxed);
-        }
-        self.octets += sizes.octets.load(Relaxed);
-    }
-
-    /// Adds what was added up already.
-    pub(super) fn merge(&mut self, other: &Self) {
-        for (total, bucket) in self.buckets.iter_mut().zip(&other.buckets) {
-            *total += bucket;
-        }
-        self.octets += other.octets;
-    }
-
     /// Upper bounds in octets, each with the number of messages at or below it.
     pub(super) fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
-        let mut total = 0;
-        BOUNDS
-            .iter()
-            .zip(&self.buckets)
-            .map(move |(&bound, count)| {
-                total += count;
-                (f64::from(bound), total)
-            })
+        self.up_to(BOUNDS.into_iter().map(f64::from))
     }
 
-    /// All messages.
-    pub(super) fn count(&self) -> u64 {
-        self.buckets.iter().sum()
-    }
-
-    /// All their octets.
+    /// The octets of all messages.
     pub(super) fn octets(&self) -> u64 {
-        self.octets
+        self.sum()
     }
 }
 

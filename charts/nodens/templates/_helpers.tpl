@@ -120,7 +120,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if kindIs "string" $upstreams -}}{{- $upstreams = splitList "," $upstreams -}}{{- end -}}
 {{- range $upstreams -}}
 {{- if has (. | trimSuffix ":53" | trimPrefix "[" | trimSuffix "]") $.Values.cluster.dnsService -}}
-{{- fail (printf "\n\nroutes: %s is the cluster's DNS Service, whose queries come back to nodens: to ask CoreDNS name env:%s.\n" . (include "nodens.serviceName" (dict "root" $ "for" "upstream" "family" "4") | upper | replace "-" "_" | printf "%s_SERVICE_HOST")) -}}
+{{- fail (printf "\n\nroutes: %s is the cluster's DNS Service, whose queries come back to nodens: to ask CoreDNS name %s.\n" . (include "nodens.upstream" $)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -262,11 +262,15 @@ env:{{ include "nodens.serviceName" . | upper | replace "-" "_" }}_SERVICE_HOST
 {{- end -}}
 {{- end -}}
 
+{{/* CoreDNS as an upstream in the configuration. */}}
+{{- define "nodens.upstream" -}}
+{{- include "nodens.serviceEnv" (dict "root" . "for" "upstream" "family" (include "nodens.upstreamFamily" .)) -}}
+{{- end -}}
+
 {{/* The configuration of the agent. */}}
 {{- define "nodens.config" -}}
 {{- include "nodens.validate" . -}}
-{{- $upstream := dict "root" . "for" "upstream" "family" (include "nodens.upstreamFamily" .) -}}
-{{- $root := dict "name" "." "upstreams" (list (include "nodens.serviceEnv" $upstream)) -}}
+{{- $root := dict "name" "." "upstreams" (list (include "nodens.upstream" .)) -}}
 {{- $config := dict
   "version" 1
   "cluster" (dict "domain" .Values.cluster.domain)
@@ -324,6 +328,17 @@ seccompProfile: { type: RuntimeDefault }
 {{- with .root.Values.seLinuxOptions }}
 seLinuxOptions: {{ toJson . }}
 {{- end }}
+{{- end -}}
+
+{{/* The metadata of what an uninstallation makes. dict "root" . "name" … "hook" … "weight" … */}}
+{{- define "nodens.hook" -}}
+name: {{ .name }}
+labels:
+  {{- include "nodens.labels" .root | nindent 2 }}
+annotations:
+  helm.sh/hook: {{ .hook }}
+  helm.sh/hook-weight: {{ .weight | quote }}
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}
 
 {{/* Where what cleans up after the agents runs: on every node where they may have been, whatever the values

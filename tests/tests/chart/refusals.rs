@@ -187,6 +187,19 @@ fn routes_that_lead_nowhere_or_twice_are_refused() {
 }
 
 #[test]
+fn a_route_to_the_clusters_dns_is_told_the_service_that_there_is() {
+    let said = refused(&[
+        "--set-json",
+        r#"cluster.dnsService=["fd00:96::a"]"#,
+        "--set-json",
+        r#"listen.addresses=["fd00:4e4f::10"]"#,
+        "--set-json",
+        r#"routes=[{"name":"corp.example","upstreams":["[fd00:96::a]:53"]}]"#,
+    ]);
+    assert!(said.contains("env:NODENS_UPSTREAM6_SERVICE_HOST"), "{said}");
+}
+
+#[test]
 fn a_value_that_is_null_is_missed_by_its_path() {
     for (key, path) in [
         ("cache.size", "at '/cache': missing property 'size'"),

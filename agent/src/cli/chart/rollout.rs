@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// The exit code with which a command of ours refuses (`Exit::Network`): the message says why.
-const REFUSED: u64 = 69;
+use crate::cli::exit::Exit;
 
-/// The exit code of a command that was called wrongly (`Exit::Usage`): no try will be another.
-const WRONG: u64 = 64;
+/// The exit code with which a command of ours refuses: the message says why.
+const REFUSED: u64 = Exit::Network as u64;
+
+/// The exit code of a command that was called wrongly: no try will be another.
+const WRONG: u64 = Exit::Usage as u64;
 
 /// What a DaemonSet's status says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,39 +2,11 @@
 //! Files replaced in every way that there is.
 
 use std::os::unix::fs::symlink;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use tokio::time::timeout;
 
 use super::*;
-
-/// A directory that goes with the test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Relaxed);
-        let name = format!("nodens-watch-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.at(name), text).unwrap();
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use crate::scratch::Scratch;
 
 /// Longer than a busy machine takes, and shorter than the look that needs no event.
 const SOON: Duration = Duration::from_secs(4);
@@ -143,5 +115,5 @@ fn links_in_a_circle_come_to_an_end() {
     symlink("b", dir.at("a")).unwrap();
     symlink("a", dir.at("b")).unwrap();
     let found = directories(&dir.at("a"));
-    assert_eq!(found, BTreeSet::from([dir.0.clone()]));
+    assert_eq!(found, BTreeSet::from([dir.at("")]));
 }
