@@ -25,6 +25,8 @@ pub struct LocalAnswer {
 /// What a rule says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Says {
+    /// Nothing: the zone's servers are asked.
+    Ask,
     /// A response code, and no record.
     Rcode(u16),
     /// Address records.
@@ -51,7 +53,7 @@ const CODES: [(&str, u16); 4] = [
     ("SERVFAIL", rcode::SERVFAIL),
 ];
 
-/// Reads `TYPE NAME RCODE`, `A|AAAA NAME TTL ADDRESS...` or `PTR NAME TTL NAME...`.
+/// Reads `TYPE NAME RCODE`, `TYPE NAME ASK`, `A|AAAA NAME TTL ADDRESS...` or `PTR NAME TTL NAME...`.
 pub(super) fn parse(text: &str) -> Result<LocalAnswer, Wrong> {
     let mut words = text.split_ascii_whitespace();
     let (Some(kind), Some(pattern), Some(says)) = (words.next(), words.next(), words.next()) else {
@@ -80,11 +82,15 @@ pub(super) fn parse(text: &str) -> Result<LocalAnswer, Wrong> {
     let code = CODES
         .iter()
         .find(|(code, _)| says.eq_ignore_ascii_case(code));
-    if let Some((_, code)) = code {
+    let code = match code {
+        Some((_, code)) => Some(Says::Rcode(*code)),
+        None => says.eq_ignore_ascii_case("ASK").then_some(Says::Ask),
+    };
+    if let Some(says) = code {
         if !rest.is_empty() {
             return Err(wrong("write nothing behind the response code"));
         }
-        return Ok(rule(Says::Rcode(*code)));
+        return Ok(rule(says));
     }
     let Some(ttl) = says
         .parse()
@@ -92,7 +98,7 @@ pub(super) fn parse(text: &str) -> Result<LocalAnswer, Wrong> {
         .filter(|ttl| *ttl <= limits::MAX_ANSWER_TTL)
     else {
         return Err(wrong(
-            "write NOERROR, NXDOMAIN, REFUSED, SERVFAIL, or a TTL in seconds, 604800 at most, with what has it",
+            "write NOERROR, NXDOMAIN, REFUSED, SERVFAIL, ASK, or a TTL in seconds, 604800 at most, with what has it",
         ));
     };
     if !(1..=limits::MAX_ANSWER_RECORDS).contains(&rest.len()) {
@@ -134,7 +140,8 @@ fn pattern_of(pattern: &str) -> Result<(Name, u8), Wrong> {
 
 fn wrong(remedy: &str) -> Wrong {
     Wrong {
-        expected: "TYPE NAME RCODE, A|AAAA NAME TTL ADDRESS... or PTR NAME TTL NAME...".to_owned(),
+        expected: "TYPE NAME RCODE|ASK, A|AAAA NAME TTL ADDRESS... or PTR NAME TTL NAME..."
+            .to_owned(),
         remedy: remedy.to_owned(),
     }
 }
@@ -153,6 +160,10 @@ mod tests {
 
     #[test]
     fn a_rule_has_a_type_a_name_and_what_it_says() {
+        let rule = parse("PTR *.example.org ask").unwrap();
+        assert_eq!((rule.below, rule.says), (1, Says::Ask));
+        let rule = parse(r"ANY \*.example.org NOERROR").unwrap();
+        assert_eq!((rule.below, rule.name.label_count()), (0, 3));
         let rule = parse("a *.*.Example.org 60 10.0.0.1 10.0.0.2").unwrap();
         assert_eq!((rule.qtype, rule.below), (Some(qtype::A), 2));
         assert_eq!(rule.name, Name::parse("example.org").unwrap());

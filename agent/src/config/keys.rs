@@ -368,9 +368,9 @@ pub const KEYS: &[Key] = &[
         "`[]`",
         true,
         "Queries that are answered without asking anybody; the first rule that fits counts. `AAAA example.org NOERROR` answers without a \
-         record (also NXDOMAIN, REFUSED, SERVFAIL), `A example.org 60 10.0.0.1` with addresses and \
+         record (also NXDOMAIN, REFUSED, SERVFAIL), `AAAA example.org ASK` has the servers asked, `A example.org 60 10.0.0.1` with addresses and \
          a TTL in seconds, `PTR 1.0.0.10.in-addr.arpa 60 example.org` with names. `ANY` is for all types; `*.example.org` is for all \
-         names below, `*.*.example.org` for those two labels below or more. A zone with answers needs no \
+         names below, `*.*.example.org` for those two labels below or more, `\\*.example.org` for that name alone. A zone with answers needs no \
          servers: what no rule fits gets SERVFAIL.",
     ),
     key(

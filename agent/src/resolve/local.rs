@@ -94,7 +94,8 @@ impl LocalAnswers {
                 (one, other) => one.or(other),
             };
         }
-        self.rules.get(first?).map(|(_, made)| made)
+        let (rule, made) = self.rules.get(first?)?;
+        (rule.says != Says::Ask).then_some(made)
     }
 }
 
@@ -108,6 +109,7 @@ impl Made {
             seconds: KEPT_SECONDS,
         };
         match &rule.says {
+            Says::Ask => {}
             Says::Rcode(rcode) => made.rcode = *rcode,
             Says::Addresses { ttl, addresses } => {
                 made.seconds = *ttl;
@@ -214,6 +216,7 @@ mod tests {
         let answers = answers(&[
             "AAAA *.example.org NOERROR",
             "A web.example.org 60 10.0.0.1 10.0.0.2",
+            "MX web.example.org ASK",
             "ANY web.example.org NOERROR",
             "ANY *.*.*.example.net NXDOMAIN",
             "ANY *.example.org SERVFAIL",
@@ -221,7 +224,8 @@ mod tests {
         let found = |name, qtype| found(&answers, name, qtype);
         assert_eq!(found("web.example.org", qtype::AAAA), Some((0, 0)));
         assert_eq!(found("web.example.org", qtype::A), Some((0, 2)));
-        assert_eq!(found("web.example.org", qtype::MX), Some((0, 0)));
+        assert_eq!(found("web.example.org", qtype::TXT), Some((0, 0)));
+        assert_eq!(found("web.example.org", qtype::MX), None);
         assert_eq!(found("a.b.example.org", qtype::A), Some((2, 0)));
         assert_eq!(found("example.org", qtype::AAAA), None);
         assert_eq!(found("b.c.example.net", qtype::A), None);

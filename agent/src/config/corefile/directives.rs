@@ -243,7 +243,8 @@ pub(super) const DIRECTIVES: &[Entry] = &[
         "hosts",
         Honoured,
         "`zones[].answers`: addresses and reverse names, those of the file (`/etc/hosts` where none is named) and those in the \
-         braces. A name that is not there is asked upstream where the block has `fallthrough`, else gets SERVFAIL. The file is followed",
+         braces. A name that is not there is asked upstream where the block has `fallthrough`, else gets SERVFAIL; a reverse name \
+         that is not there is asked upstream in any case. The file is followed",
         &[
             entry("ttl", Honoured, "of these answers"),
             entry("no_reverse", Honoured, "no reverse names"),
@@ -252,7 +253,11 @@ pub(super) const DIRECTIVES: &[Entry] = &[
                 Honoured,
                 "not needed: a changed file takes effect at once",
             ),
-            entry("fallthrough", Honoured, "zones may be named"),
+            entry(
+                "fallthrough",
+                Honoured,
+                "zones may be named: the name that is asked for decides",
+            ),
         ],
     ),
     block(
@@ -275,7 +280,11 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             entry("authority", Refused, "only answers can be written"),
             entry("rcode", Honoured, "NOERROR, NXDOMAIN, REFUSED or SERVFAIL"),
             entry("ederror", Warned, "no Extended DNS Error is sent with it"),
-            entry("fallthrough", Honoured, "zones may be named"),
+            entry(
+                "fallthrough",
+                Honoured,
+                "zones may be named: the name that is asked for decides",
+            ),
         ],
     ),
     entry(

@@ -24,6 +24,7 @@ mod local;
 mod parser;
 mod placeholders;
 mod plugins;
+mod stages;
 #[cfg(test)]
 mod tests;
 pub(super) mod texts;

@@ -159,6 +159,11 @@ pub(super) fn encloses(outer: &str, inner: &str) -> bool {
     }
 }
 
+/// Labels of a name that [`zones`] returned.
+pub(super) fn labels(name: &str) -> usize {
+    Name::parse(name).map_or(0, |name| name.label_count())
+}
+
 /// Whether a text is an address, with a port or without, or `env:NAME` out of a placeholder.
 pub(super) fn is_server(text: &str) -> bool {
     text.starts_with("env:") || text::upstream(text, limits::UPSTREAM_PORT).is_ok()

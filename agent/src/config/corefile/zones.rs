@@ -8,8 +8,8 @@ use super::cache::CacheRead;
 use super::context::Context;
 use super::forward::Forward;
 use super::kube_dns::Stub;
-use super::local::below;
 use super::plugins::{At, BlockRead};
+use super::stages::{self, End, Stage};
 use super::values::encloses;
 use crate::config::yaml::{Entry, Node, Place, Value};
 
@@ -132,11 +132,7 @@ fn of_block(
             encloses(&forward.from, &name.0) && !except.any(|(one, _)| encloses(one, &name.0))
         };
         let forward = block.forwards.iter().find(takes).cloned();
-        let lines = block.templates.iter().chain(&block.hosts);
-        let mut answers: Vec<_> = lines
-            .filter(|(line, _)| concerns(line, &name.0))
-            .cloned()
-            .collect();
+        let mut last = Stage::default();
         if forward.is_none() {
             let rcode = match block.whoami {
                 Some(place) => {
@@ -151,10 +147,17 @@ fn of_block(
                     "SERVFAIL"
                 }
             };
-            for pattern in [name.0.clone(), below(&name.0, 1)] {
-                answers.push((format!("ANY {pattern} {rcode}"), name.1));
-            }
+            last.ends.push(End {
+                kind: "ANY".to_owned(),
+                zone: name.0.clone(),
+                rcode,
+                passes: Vec::new(),
+                place: name.1,
+            });
         }
+        let stages = block.templates.iter().chain(&block.hosts);
+        let stages: Vec<&Stage> = stages.chain([&last]).collect();
+        let answers = stages::lines(&stages, &name.0);
         let cache = block.cache.as_ref();
         let [max_ttl, max_negative_ttl] = lifetimes(cache, &name);
         drafts.push(Draft {
@@ -183,17 +186,6 @@ fn unused(context: &mut Context<'_>, block: &BlockRead) {
             context.note(forward.place, "forward", "zones", message, remedy);
         }
     }
-}
-
-/// Whether a line of answers is about names in a zone.
-fn concerns(line: &str, zone: &str) -> bool {
-    let pattern = line.split(' ').nth(1).unwrap_or_default();
-    let mut name = pattern;
-    while let Some(rest) = name.strip_prefix('*') {
-        name = rest.strip_prefix('.').unwrap_or(rest);
-    }
-    let name = if name.is_empty() { "." } else { name };
-    encloses(zone, name) || (name != pattern && encloses(name, zone))
 }
 
 /// Longest lifetimes, positive and negative.
