@@ -352,7 +352,8 @@ pub const KEYS: &[Key] = &[
         true,
         "Names that upstreams are asked for under another one; the first rule that fits counts. `exact a.example b.example` is for one name, \
          `suffix .old.example .new.example`, `prefix v1- v2-` and `substring .eu. .us.` for parts of names. Clients get the answer \
-         under the name that they asked for, without signatures. Which zone takes a name is settled before.",
+         under the name that they asked for, without signatures. `zones[].answers` are for the new name; which zone takes a name is \
+         settled before.",
     ),
     key(
         "zones[].dns64",

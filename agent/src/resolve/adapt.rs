@@ -46,7 +46,7 @@ impl Resolver {
         whole: &Asking<'_>,
         began: Instant,
     ) -> Result<(Exchanged, u16), Failed> {
-        let asked = route_question(whole.route, whole.question);
+        let asked = whole.route.asked(whole.question);
         let question = asked.as_ref().unwrap_or(whole.question);
         let asking = Asking {
             question,
@@ -92,24 +92,25 @@ impl Route {
         self.dns64.is_some() || !self.rewrites.is_empty() || self.least_ttls != [0; 2]
     }
 
+    /// The question as it is asked upstream, and of the zone's own answers, where that is another one.
+    pub(super) fn asked(&self, question: &Question) -> Option<Question> {
+        if self.rewrites.is_empty() {
+            return None;
+        }
+        let name = Name::from_wire(question.name())?;
+        let mut rules = self.rewrites.iter();
+        let new = rules.find_map(|rule: &Rewrite| rule.apply(&name))?;
+        (new != name).then(|| question.with_name(&new))
+    }
+
     /// An answer that came to the question as the zone has it asked, as one to the question itself;
     /// as it is where the two are the same.
     pub(super) fn restore(&self, question: &Question, exchanged: Exchanged) -> Exchanged {
-        match route_question(self, question) {
+        match self.asked(question) {
             Some(asked) => rename(self, question, &asked, &exchanged).unwrap_or(exchanged),
             None => exchanged,
         }
     }
-}
-
-/// The question as it is asked upstream, where that is another one.
-fn route_question(route: &Route, question: &Question) -> Option<Question> {
-    let name = Name::from_wire(question.name())?;
-    let new = route
-        .rewrites
-        .iter()
-        .find_map(|rule: &Rewrite| rule.apply(&name))?;
-    (new != name).then(|| question.with_name(&new))
 }
 
 /// Whether addresses are to be made: RFC 6147 section 5.1. A name that does not exist has none.
@@ -318,7 +319,7 @@ mod tests {
     fn an_answer_to_another_name_becomes_one_to_the_question() {
         let route = route("rewrites: [\"suffix .old.example .new.example\"]");
         let question = Question::of(&name("web.old.example"), qtype::A);
-        let asked = route_question(&route, &question).unwrap();
+        let asked = route.asked(&question).unwrap();
         assert_eq!(asked.name(), name("web.new.example").as_wire());
         assert_eq!(asked.qtype(), qtype::A);
         let target = name("a.new.example");
@@ -357,7 +358,7 @@ mod tests {
         assert_eq!(restored.response.negative_ttl, Some(7));
         // What no rule is for stays.
         let other = Question::of(&name("web.example"), qtype::A);
-        assert!(route_question(&route, &other).is_none());
+        assert!(route.asked(&other).is_none());
     }
 
     #[test]

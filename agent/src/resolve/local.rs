@@ -54,17 +54,9 @@ impl LocalAnswers {
         all
     }
 
-    /// Whether a rule answers a question.
-    pub(super) fn has(&self, question: &Question) -> bool {
-        self.find(question.name(), question.qtype()).is_some()
-    }
-
     /// The first rule for a lower-case name in wire form and a type. A look-up for each label, as rules
     /// may be many and names are not long.
     fn find(&self, name: &[u8], qtype: u16) -> Option<&Made> {
-        if self.rules.is_empty() {
-            return None;
-        }
         let fits = |index: &&usize| {
             let rule = self.rules.get(**index);
             rule.is_some_and(|(rule, _)| rule.is_for(qtype))
@@ -158,6 +150,23 @@ impl Made {
     }
 }
 
+impl Route {
+    /// The rule that answers a question, under the name that the zone has it asked.
+    fn rule(&self, question: &Question) -> Option<&Made> {
+        if self.answers.rules.is_empty() {
+            return None;
+        }
+        let asked = self.asked(question);
+        let asked = asked.as_ref().unwrap_or(question);
+        self.answers.find(asked.name(), asked.qtype())
+    }
+
+    /// Whether a rule answers a question.
+    pub(super) fn answers_here(&self, question: &Question) -> bool {
+        self.rule(question).is_some()
+    }
+}
+
 impl Resolver {
     /// Answers what a rule of the zone answers, and keeps it for the workers.
     pub(super) fn answer_here(
@@ -166,7 +175,7 @@ impl Resolver {
         route: &Route,
         waiter: Waiter,
     ) -> Option<Waiter> {
-        let Some(made) = route.answers.find(question.name(), question.qtype()) else {
+        let Some(made) = route.rule(question) else {
             return Some(waiter);
         };
         let answer = made.answer();

@@ -107,7 +107,7 @@ impl Resolver {
                 _ => Prospect::Fresh,
             };
         }
-        if route.answers.has(question) {
+        if route.answers_here(question) {
             return Prospect::ByRule;
         }
         if self.is_below_cut(question, route, now) {

@@ -329,7 +329,8 @@ pub(super) const DIRECTIVES: &[Entry] = &[
         "rewrite",
         Honoured,
         "`zones[].rewrites`: `name` with `exact`, `prefix`, `suffix` or `substring`, the first that fits. Clients always get the name that they \
-         asked for (`answer auto`), and no signatures. `continue`, `regex` and other fields are refused",
+         asked for (`answer auto`), and no signatures. `template`, `hosts` and the servers of the block get the new name; a block with \
+         another `forward` for the new names is refused. `continue`, `regex` and other fields are refused",
     ),
     block(
         "dns64",

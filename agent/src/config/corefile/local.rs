@@ -78,6 +78,10 @@ pub(super) fn hosts(
             (word, names) => host(context, first, word, names, entry, &mut hosts),
         }
     }
+    if zones.is_empty() {
+        zones = read.zones.iter().map(|(zone, _)| zone.clone()).collect();
+    }
+    let served = zones;
     let mut stage = Stage::default();
     let mut put = |kind: &str, name: &str, says: String, place: Place| {
         stage.rules.push(Rule {
@@ -92,8 +96,7 @@ pub(super) fn hosts(
         let Some((addresses, place)) = hosts.of_name.get(name) else {
             continue;
         };
-        let of_zone = zones.is_empty() || zones.iter().any(|zone| values::encloses(zone, name));
-        if !of_zone {
+        if !served.iter().any(|zone| values::encloses(zone, name)) {
             continue;
         }
         for (kind, is_v4) in [("A", true), ("AAAA", false)] {
@@ -116,12 +119,6 @@ pub(super) fn hosts(
             put("PTR", &owner, format!("{ttl} {}", names.join(" ")), *place);
         }
     }
-    // Who is not there is asked upstream in these zones alone, all of them where none is named.
-    let served = if zones.is_empty() {
-        read.zones.iter().map(|(zone, _)| zone.clone()).collect()
-    } else {
-        zones
-    };
     for zone in served {
         let Some(mut passed) = passed_in(&zone, passes.as_deref()) else {
             continue;

@@ -11,7 +11,7 @@ use super::kube_dns::Stub;
 use super::plugins::{At, BlockRead};
 use super::stages::{self, End, Stage};
 use super::values::encloses;
-use crate::config::yaml::{Entry, Node, Place, Value};
+use crate::config::yaml::{Entry, Node, Place, Value, quote};
 
 /// TTL of the answers of stub domains, positive and negative: node-cache writes `cache 30`.
 const STUB_TTL: u32 = 30;
@@ -126,12 +126,17 @@ fn of_block(
             names.push((name, place));
         }
     }
+    let zones: Vec<String> = names.iter().map(|(name, _)| name.clone()).collect();
     for name in names {
-        let takes = |forward: &&Forward| {
-            let mut except = forward.except.iter();
-            encloses(&forward.from, &name.0) && !except.any(|(one, _)| encloses(one, &name.0))
+        for rule in &block.rewrites {
+            goes_another_way(context, block, &zones, &name.0, rule);
+        }
+        let forward = takes(block, &name.0).and_then(|index| block.forwards.get(index).cloned());
+        // A name may be any other when it comes to the rules.
+        let scope = match block.rewrites.as_slice() {
+            [] => name.0.as_str(),
+            _ => ".",
         };
-        let forward = block.forwards.iter().find(takes).cloned();
         let mut last = Stage::default();
         if forward.is_none() {
             let rcode = match block.whoami {
@@ -149,7 +154,7 @@ fn of_block(
             };
             last.ends.push(End {
                 kind: "ANY".to_owned(),
-                zone: name.0.clone(),
+                zone: scope.to_owned(),
                 rcode,
                 passes: Vec::new(),
                 place: name.1,
@@ -157,7 +162,7 @@ fn of_block(
         }
         let stages = block.templates.iter().chain(&block.hosts);
         let stages: Vec<&Stage> = stages.chain([&last]).collect();
-        let answers = stages::lines(&stages, &name.0);
+        let answers = stages::lines(&stages, scope);
         let cache = block.cache.as_ref();
         let [max_ttl, max_negative_ttl] = lifetimes(cache, &name);
         drafts.push(Draft {
@@ -172,6 +177,70 @@ fn of_block(
             answers,
             name,
         });
+    }
+}
+
+/// The `forward` of a block that takes a name, by its index.
+fn takes(block: &BlockRead, name: &str) -> Option<usize> {
+    let takes = |forward: &Forward| {
+        let mut except = forward.except.iter();
+        encloses(&forward.from, name) && !except.any(|(one, _)| encloses(one, name))
+    };
+    block.forwards.iter().position(takes)
+}
+
+/// Refuses a `rewrite` of names of a zone to others that another `forward` of the block takes, or may
+/// take: which servers are asked is settled by the name that a client asks for. `zones` are those that
+/// the block's names are parted into.
+fn goes_another_way(
+    context: &mut Context<'_>,
+    block: &BlockRead,
+    zones: &[String],
+    zone: &str,
+    (rule, place): &At<String>,
+) {
+    let lower = rule.to_ascii_lowercase();
+    let words: Vec<&str> = lower.split(' ').collect();
+    let [part, from, to] = words.as_slice() else {
+        return;
+    };
+    let [from, to] = [from, to].map(|name| name.strip_suffix('.').unwrap_or(name));
+    // All names that end in this, or a zone that has them.
+    let end = |text: &str| match text.strip_prefix('.') {
+        Some(zone) => zone.to_owned(),
+        None => text
+            .split_once('.')
+            .map_or(".", |(_, above)| above)
+            .to_owned(),
+    };
+    let (old, new, is_one) = match *part {
+        "exact" => (from.to_owned(), to.to_owned(), true),
+        "suffix" => (end(from), end(to), false),
+        // The end of the name stays.
+        "prefix" => (".".to_owned(), zone.to_owned(), false),
+        _ => (".".to_owned(), ".".to_owned(), false),
+    };
+    let is_about = match is_one {
+        true => {
+            let mut below = zones.iter().filter(|one| encloses(zone, one));
+            encloses(zone, &old) && !below.any(|one| one != zone && encloses(one, &old))
+        }
+        false => encloses(zone, &old) || encloses(&old, zone),
+    };
+    let mut bounds = block.forwards.iter().flat_map(|forward| {
+        let except = forward.except.iter().map(|(name, _)| name.as_str());
+        except.chain([forward.from.as_str()])
+    });
+    let parts = |one: &str| one != new && encloses(&new, one);
+    let is_parted = !is_one && bounds.any(parts);
+    if is_about && (is_parted || takes(block, &new) != takes(block, zone)) {
+        let found = format!(
+            "{}, whose new names another forward of the block may take",
+            quote(rule)
+        );
+        let expected = format!("names that the servers of {zone} are asked for, too");
+        let remedy = "have one forward take both, or keep it in the cluster's CoreDNS";
+        context.wrong(*place, "rewrite", &found, &expected, remedy);
     }
 }
 
