@@ -252,27 +252,24 @@ pub const KEYS: &[Key] = &[
         Kind::Word(&["tcp", "udp", "tls"]),
         "tcp",
         true,
-        "How the servers are spoken to: over one or more TCP connections (RFC 7766), over UDP and, \
-         for truncated answers, TCP, or over TLS (RFC 7858). What a server cannot prove over `tls` \
-         is not asked in clear text.",
+        "How the servers are spoken to: over one or more TCP connections (RFC 7766), over UDP and, for truncated answers, TCP, or over TLS \
+         (RFC 7858). What a server cannot prove over `tls` is not asked in clear text.",
     ),
     key(
         "zones[].pipeline",
         Kind::CountOrAuto(limits::PIPELINE),
         "auto",
         true,
-        "Queries that may be under way on one connection to a server (RFC 7766 section 6.2.1.1). `auto` \
-         is for servers that answer a connection in order, as CoreDNS does: one, and a few more, up to 32, \
-         while many misses come at one time and each is answered within 4 ms; one again with the first \
-         that is not. A number is for servers that answer in any order. `1`: never more.",
+        "Queries that may be under way on one connection to a server (RFC 7766 section 6.2.1.1). `auto` is for servers that answer a \
+         connection in order, as CoreDNS does: one, and a few more, up to 32, while many misses come at one time and each is answered \
+         within 4 ms; one again with the first that is not. A number is for servers that answer in any order. `1`: never more.",
     ),
     key(
         "zones[].serverName",
         Kind::ServerName,
         "the server's address",
         true,
-        "With `transport: tls`, the name that the servers' certificates must have. It is sent \
-         to them, too (SNI).",
+        "With `transport: tls`, the name that the servers' certificates must have. It is sent to them, too (SNI).",
     ),
     key(
         "zones[].caFile",
@@ -319,6 +316,13 @@ pub const KEYS: &[Key] = &[
         true,
         "How long it is remembered at most that no upstream could answer a question (RFC 9520): 1 s the first time, \
          twice as long each time after. It never hides a good answer.",
+    ),
+    key(
+        "zones[].staleAfter",
+        Kind::Time(limits::STALE_AFTER),
+        "that of `cache.staleAfter`",
+        true,
+        "`cache.staleAfter` for the names of this zone.",
     ),
     key(
         "zones[].order",
@@ -424,18 +428,16 @@ pub const KEYS: &[Key] = &[
         Kind::Count(limits::HEDGE_PERCENT),
         "",
         true,
-        "Queries of a hundred that may be asked a second time, of another server or over another \
-         connection, while no answer has come in the time that 95 of 100 answers take, at least 20 \
-         ms. It hides a pod that died, or a packet that was lost. `0` turns it off.",
+        "Queries of a hundred that may be asked a second time, of another server or over another connection, while no answer has come in \
+         the time that 95 of 100 answers take, at least 20 ms. It hides a pod that died, or a packet that was lost. `0` turns it off.",
     ),
     key(
         "limits.loopProbes",
         Kind::Time(limits::LOOP_PROBES),
         "",
         true,
-        "How often each upstream server is asked for a random name that comes back here only where \
-         queries go round in a circle; also at start and at each reload. A server that sends it back \
-         is asked nothing else until it does not. `0s`: never.",
+        "How often each upstream server is asked for a random name that comes back here only where queries go round in a circle; also at \
+         start and at each reload. A server that sends it back is asked nothing else until it does not. `0s`: never.",
     ),
     key(
         "limits.drainTimeout",
@@ -456,8 +458,7 @@ pub const KEYS: &[Key] = &[
         Kind::Socket(limits::METRICS_PORT),
         "first of `listen.addresses`, port 9253",
         false,
-        "Where `/metrics` answers over HTTP. The port may be left out; it may be the same \
-         address and port as `admin.health`.",
+        "Where `/metrics` answers over HTTP. The port may be left out; it may be the same address and port as `admin.health`.",
     ),
     key(
         "admin.corednsNames",

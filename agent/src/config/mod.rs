@@ -244,6 +244,8 @@ pub struct Zone {
     pub min_negative_ttl: u32,
     /// The longest that a failure is remembered, in seconds (RFC 9520).
     pub max_failure_ttl: u32,
+    /// How long a client waits before it gets a stale answer; `None`: as `cache.staleAfter` says.
+    pub stale_after: Option<Duration>,
     /// Whether the servers are asked in their order; else the fastest.
     pub in_order: bool,
     /// Whether the records of address sets take turns on hits.
@@ -280,6 +282,7 @@ impl Zone {
             && self.min_ttl == other.min_ttl
             && self.min_negative_ttl == other.min_negative_ttl
             && self.max_failure_ttl == other.max_failure_ttl
+            && self.stale_after == other.stale_after
             && self.in_order == other.in_order
             && self.rotate == other.rotate
             && self.cuts == other.cuts

@@ -37,6 +37,7 @@ pub(super) struct ZoneReading {
     max_negative_ttl: Option<u32>,
     least_ttls: [Option<u32>; 2],
     max_failure_ttl: Option<u32>,
+    stale_after: Option<Duration>,
     in_order: bool,
     rotate: Option<bool>,
     cuts: Option<bool>,
@@ -164,6 +165,12 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     let max_negative_ttl = lifetime("maxNegativeTtl", reader);
     let least_ttls = ["minTtl", "minNegativeTtl"].map(|key| lifetime(key, reader));
     let max_failure_ttl = lifetime("maxFailureTtl", reader);
+    let stale_after = given.get("staleAfter").and_then(|(node, spot)| {
+        let Kind::Time(limit) = kind("zones[].staleAfter") else {
+            unreachable!("zones[].staleAfter is a time");
+        };
+        reader.scalar_at(node, spot, |text| text::time(text, &limit))
+    });
     let in_order = given.get("order").is_some_and(|(node, spot)| {
         let Kind::Word(words) = kind("zones[].order") else {
             unreachable!("zones[].order is a word");
@@ -241,6 +248,7 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
         max_negative_ttl,
         least_ttls,
         max_failure_ttl,
+        stale_after,
         in_order,
         rotate,
         cuts,
@@ -456,6 +464,7 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
                 max_failure_ttl: reading
                     .max_failure_ttl
                     .unwrap_or_else(|| whole(limits::MAX_FAILURE_TTL)),
+                stale_after: reading.stale_after,
                 in_order: reading.in_order,
                 rotate: reading.rotate.unwrap_or(reading.name.0 == *cluster),
                 cuts: reading.cuts.unwrap_or(reading.name.0 == *cluster),

@@ -58,6 +58,7 @@ fn seconds(response: &Response) -> Option<u32> {
         min_ttl: 0,
         min_negative_ttl: 0,
         max_failure_ttl: 5,
+        stale_after: None,
         in_order: false,
         rotate: false,
         cuts: false,

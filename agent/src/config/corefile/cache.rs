@@ -9,6 +9,7 @@ use super::parser::Directive;
 use super::plugins::{At, duration, option_duration};
 use super::values;
 use crate::config::limits;
+use crate::config::text::show_time;
 use crate::config::yaml::{Place, quote};
 
 const WORD: &str = "cache";
@@ -277,6 +278,19 @@ fn serve_stale(context: &mut Context<'_>, line: &[Token], read: &mut CacheRead) 
             && let Some(timeout) = rest.next()
         {
             read.stale_after = duration(context, timeout, WORD, "serve_stale");
+            let most = limits::STALE_AFTER.max;
+            if let Some((time, place)) = &mut read.stale_after
+                && *time > most
+            {
+                let most_shown = show_time(most);
+                let message = format!(
+                    "{} becomes {most_shown}: clients ask again by then",
+                    show_time(*time)
+                );
+                let remedy = format!("write verify {most_shown}");
+                context.note(*place, WORD, "zones", message, remedy);
+                *time = most;
+            }
         }
         for time in rest {
             if duration(context, time, WORD, "serve_stale").is_some() {

@@ -86,7 +86,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             entry(
                 "serve_stale",
                 Honoured,
-                "`cache.staleFor`. `immediate` is `cache.staleAfter: 0s`, `verify` 1.8 s or the time that is written; where the upstreams are \
+                "`cache.staleFor`. `immediate` is `zones[].staleAfter: 0s`, `verify` 1.8 s or the time that is written; where the upstreams are \
                  known to be down it comes at once. Where no block has it, stale answers are served for 1 h",
             ),
             entry(

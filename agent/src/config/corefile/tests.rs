@@ -461,10 +461,15 @@ fn what_cache_and_forward_say_beside_their_ttl_counts() {
     ] {
         let (values, warnings) = of(mode, "");
         assert_eq!(values["cache.staleFor"], "1h", "{mode}");
-        let found = values.get("cache.staleAfter").map(String::as_str);
+        let found = values["zones"].split_once(", staleAfter: ");
+        let found = found.and_then(|(_, behind)| behind.split([',', '}']).next());
         assert_eq!(found, after, "{mode}");
+        assert!(!values.contains_key("cache.staleAfter"), "{mode}");
         assert!(warnings.is_empty(), "{mode}: {warnings:?}");
     }
+    let (values, warnings) = of("serve_stale 1h verify 10s", "");
+    assert!(values["zones"].contains("staleAfter: 4s"));
+    assert!(warnings[0].contains("10s becomes 4s"), "{warnings:?}");
 }
 
 #[test]

@@ -267,29 +267,6 @@ fn store(context: &mut Context<'_>, blocks: &[(BlockRead, Place)], values: &mut 
         let on = prefetch.iter().any(|(on, _)| *on);
         values.insert("cache.prefetch", text(&(on.to_string(), *place)));
     }
-    let after = caches().filter_map(|cache| cache.stale_after).min();
-    let soon = |one: Option<At<Duration>>| one.map(|(time, _)| time);
-    let mut serving = caches().filter(|cache| cache.stale_for.is_some());
-    if let Some((_, place)) = after
-        && serving.any(|cache| soon(cache.stale_after) != soon(after))
-    {
-        let message = "blocks differ in how soon a stale answer comes: the soonest counts for all";
-        context.note(
-            place,
-            "cache",
-            "cache.staleAfter",
-            message,
-            "write the same in all",
-        );
-    }
-    time(
-        context,
-        values,
-        "cache.staleAfter",
-        limits::STALE_AFTER,
-        after,
-        "cache",
-    );
     let stale = caches().filter_map(|cache| cache.stale_for).max();
     time(
         context,

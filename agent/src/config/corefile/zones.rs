@@ -3,6 +3,7 @@
 //! `cache` makes different.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::cache::CacheRead;
 use super::context::Context;
@@ -11,6 +12,7 @@ use super::kube_dns::Stub;
 use super::plugins::{At, BlockRead};
 use super::stages::{self, End, Stage};
 use super::values::encloses;
+use crate::config::text::show_time;
 use crate::config::yaml::{Entry, Node, Place, Value, quote};
 
 /// TTL of the answers of stub domains, positive and negative: node-cache writes `cache 30`.
@@ -25,6 +27,7 @@ pub(super) struct Draft {
     max_negative_ttl: At<u32>,
     least_ttls: [Option<At<u32>>; 2],
     max_failure_ttl: Option<At<u32>>,
+    stale_after: Option<At<Duration>>,
     rotate: Option<Place>,
     rewrites: Vec<At<String>>,
     dns64: Option<At<String>>,
@@ -71,6 +74,7 @@ pub(super) fn read(
             max_negative_ttl: (STUB_TTL, place),
             least_ttls: [None; 2],
             max_failure_ttl: None,
+            stale_after: None,
             rotate: None,
             rewrites: Vec::new(),
             dns64: None,
@@ -92,6 +96,7 @@ pub(super) fn read(
             max_negative_ttl: (0, place),
             least_ttls: [None; 2],
             max_failure_ttl: None,
+            stale_after: None,
             rotate: None,
             rewrites: Vec::new(),
             dns64: None,
@@ -171,6 +176,7 @@ fn of_block(
             max_negative_ttl,
             least_ttls: cache.map_or([None; 2], |cache| cache.least_ttls),
             max_failure_ttl: cache.and_then(|cache| cache.max_failure_ttl),
+            stale_after: cache.and_then(|cache| cache.stale_after),
             rotate: block.rotate,
             rewrites: block.rewrites.clone(),
             dns64: block.dns64.clone(),
@@ -318,6 +324,9 @@ impl Draft {
             if let Some((seconds, place)) = value {
                 entries.push(entry(key, text(&(format!("{seconds}s"), place))));
             }
+        }
+        if let Some((time, place)) = self.stale_after {
+            entries.push(entry("staleAfter", text(&(show_time(time), place))));
         }
         if let Some(place) = self.rotate {
             entries.push(entry("rotate", text(&("true".to_owned(), place))));
