@@ -53,6 +53,29 @@ pub struct Loaded {
     pub footprint: Option<corefile::Footprint>,
 }
 
+/// What a configuration is made of, read and not yet judged.
+#[derive(Debug)]
+pub struct Gathered(source::Collected);
+
+impl Gathered {
+    /// What a Corefile was read from, good or bad; `None` where there is none.
+    #[must_use]
+    pub fn footprint(&self) -> Option<&corefile::Footprint> {
+        self.0.footprint.as_ref()
+    }
+
+    /// The configuration. `sources` are those that it was gathered from.
+    ///
+    /// # Errors
+    /// Every problem there is, as of [`Config::load`].
+    pub fn load(self, sources: &Sources) -> Result<Loaded, Vec<Problem>> {
+        read::read(sources, self.0, || {
+            let interfaces = if_addrs::get_if_addrs()?;
+            Ok(interfaces.iter().map(if_addrs::Interface::ip).collect())
+        })
+    }
+}
+
 /// Everything the agent is told, complete and within bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -85,10 +108,13 @@ impl Config {
     /// # Errors
     /// Every problem there is, never an empty list; the file's come first, line by line.
     pub fn load(sources: &Sources) -> Result<Loaded, Vec<Problem>> {
-        read::read(sources, source::collect(sources), || {
-            let interfaces = if_addrs::get_if_addrs()?;
-            Ok(interfaces.iter().map(if_addrs::Interface::ip).collect())
-        })
+        Self::gather(sources).load(sources)
+    }
+
+    /// Reads what [`Self::load`] reads, and judges nothing yet.
+    #[must_use]
+    pub fn gather(sources: &Sources) -> Gathered {
+        Gathered(source::collect(sources))
     }
 
     /// As [`Self::load`], for a command that has use for these keys alone: a configuration with which
@@ -105,13 +131,6 @@ impl Config {
         } else {
             Err(problems)
         }
-    }
-
-    /// What a Corefile would be read from now; `None` where there is none.
-    #[must_use]
-    pub fn footprint(sources: &Sources) -> Option<corefile::Footprint> {
-        let node_cache = sources.corefile.as_ref()?;
-        Some(corefile::footprint(node_cache, &sources.environment))
     }
 
     /// What the node's network is planned from, whether queries are intercepted or not.

@@ -152,14 +152,6 @@ pub(super) fn interfaces() -> std::io::Result<Vec<(String, IpAddr)>> {
     Ok(interfaces.map(|one| (one.name.clone(), one.ip())).collect())
 }
 
-/// What a Corefile would be read from now.
-pub(super) fn footprint(
-    node_cache: &NodeCache,
-    environment: &BTreeMap<String, String>,
-) -> Footprint {
-    translate(node_cache, environment, interfaces().unwrap_or_default()).footprint
-}
-
 /// Takes in a Corefile in the place of a configuration file.
 pub(super) fn collect(
     collected: &mut Collected,

@@ -369,6 +369,118 @@ fn imports_are_files_globs_and_snippets_and_end() {
     assert!(told[0].contains("at most 100 files"), "{told:?}");
 }
 
+/// A Corefile that would keep the agent busy for hours must be refused in no time.
+#[track_caller]
+fn refused_soon(node_cache: &NodeCache, wanted: &str) {
+    let began = std::time::Instant::now();
+    let (_, problems, _) = outcome(node_cache);
+    assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
+    let found = problems.iter().any(|problem| problem.contains(wanted));
+    assert!(found, "{wanted}: {problems:#?}");
+}
+
+#[test]
+fn imports_that_fan_out_are_bounded_though_nothing_comes_of_them() {
+    let scratch = Scratch::new();
+    let mut corefile = "(s0) {\n}\n".to_owned();
+    for number in 1..=13 {
+        let before = format!("import s{}\n", number - 1).repeat(10);
+        corefile += &format!("(s{number}) {{\n{before}}}\n");
+    }
+    corefile += ".:53 {\nbind 169.254.20.10\nforward . 192.0.2.1\nimport s13\n}\n";
+    let imports = node_cache(scratch.write("Corefile", &corefile));
+    refused_soon(&imports, "found one import more, expected at most 1000");
+    // A snippet in a snippet: words that are looked at, and never put.
+    let words = "errors ".repeat(60_000);
+    let corefile = format!("(big) {{\n(x) {{\n{words}\n}}\n}}\nimport big\nimport big\n");
+    let words = node_cache(scratch.write("Corefile", &corefile));
+    refused_soon(&words, "found one word more, expected at most 100000");
+    scratch.write("a.inc", "errors\n");
+    let globs = "import *.none\n".repeat(200);
+    let corefile = format!(".:53 {{\nbind 169.254.20.10\nforward . 192.0.2.1\n{globs}}}\n");
+    let globs = node_cache(scratch.write("Corefile", &corefile));
+    refused_soon(&globs, "at most 100 files");
+}
+
+#[test]
+fn names_that_a_forward_leaves_out_are_bounded() {
+    let scratch = Scratch::new();
+    let of = |names: usize| {
+        let names: String = (0..names)
+            .map(|number| format!(" n{number}.example"))
+            .collect();
+        let corefile =
+            format!(".:53 {{\nbind 169.254.20.10\nforward . 192.0.2.1 {{\nexcept{names}\n}}\n}}\n");
+        node_cache(scratch.write("Corefile", &corefile))
+    };
+    let wanted =
+        "Corefile:3:1: forward: found 60001 names behind forward and except, expected at most 1000";
+    refused_soon(&of(60_000), wanted);
+    let corefile = Some(of(900));
+    let environment = environment();
+    let sources = Sources {
+        corefile,
+        environment,
+        ..Sources::default()
+    };
+    let problems = Config::load(&sources).unwrap_err();
+    assert!(problems[0].message.contains("101 zones"), "{problems:#?}");
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
+    let scratch = Scratch::new();
+    let pipe = scratch.0.join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    refused_soon(
+        &node_cache(pipe.clone()),
+        "found a pipe, a socket or a device",
+    );
+    let corefile = ".:53 {\nbind 169.254.20.10\nforward . 192.0.2.1\nimport pipe\n}\n";
+    let node_cache = node_cache(scratch.write("Corefile", corefile));
+    refused_soon(&node_cache, "Corefile:4:8: import: ");
+    let file = Sources {
+        file: Some(pipe),
+        ..Sources::default()
+    };
+    let problems = Config::load(&file).unwrap_err();
+    assert!(
+        problems[0].message.contains("found a pipe"),
+        "{problems:#?}"
+    );
+}
+
+#[test]
+fn what_a_corefile_was_read_from_is_known_before_it_is_judged() {
+    let scratch = Scratch::new();
+    for (corefile, is_good) in [
+        (
+            ".:53 {\nbind 169.254.20.10\nforward . 192.0.2.1\nimport a.inc\n}\n",
+            true,
+        ),
+        (".:53 {\nimport a.inc\nfoward . 192.0.2.1\n}\n", false),
+    ] {
+        let file = scratch.write("Corefile", corefile);
+        let included = scratch.write("a.inc", "errors\n");
+        let sources = Sources {
+            corefile: Some(node_cache(file)),
+            environment: environment(),
+            ..Sources::default()
+        };
+        let gathered = Config::gather(&sources);
+        let before = gathered.footprint().cloned().unwrap();
+        assert!(before.paths().any(|path| path == included));
+        let loaded = gathered.load(&sources);
+        assert_eq!(loaded.is_ok(), is_good, "{loaded:?}");
+        if let Ok(loaded) = loaded {
+            assert_eq!(loaded.footprint.as_ref(), Some(&before));
+        }
+        scratch.write("a.inc", "loop\n");
+        assert_ne!(Config::gather(&sources).footprint(), Some(&before));
+    }
+}
+
 #[test]
 fn what_differs_between_blocks_is_refused_by_name() {
     let two = |first: &str, second: &str| {

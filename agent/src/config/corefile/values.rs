@@ -153,6 +153,12 @@ fn reverse(ip: IpAddr, bits: u32) -> Vec<String> {
 
 /// Whether `outer` is `inner` or above it. Both are names that [`zones`] returned.
 pub(super) fn encloses(outer: &str, inner: &str) -> bool {
+    // Nearly all: without escapes the texts tell.
+    if !outer.contains('\\') && !inner.contains('\\') {
+        let rest = inner.strip_suffix(outer);
+        let is_above = rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        return is_above || outer == ".";
+    }
     match (Name::parse(outer), Name::parse(inner)) {
         (Ok(outer), Ok(inner)) => outer.encloses(inner.as_wire()),
         _ => false,

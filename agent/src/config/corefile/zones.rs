@@ -12,11 +12,16 @@ use super::kube_dns::Stub;
 use super::plugins::{At, BlockRead};
 use super::stages::{self, End, Stage};
 use super::values::encloses;
+use crate::config::limits;
 use crate::config::text::show_time;
 use crate::config::yaml::{Entry, Node, Place, Value, quote};
 
 /// TTL of the answers of stub domains, positive and negative: node-cache writes `cache 30`.
 const STUB_TTL: u32 = 30;
+
+/// Names behind `forward` and `except` in one block: those that are in its zones become zones of their
+/// own, of which there are fewer.
+const MAX_NAMED: usize = 1000;
 
 /// A zone in the making.
 #[derive(Debug)]
@@ -46,13 +51,30 @@ pub(super) fn read(
         .chain(stubs.iter().map(|stub| stub.name.0.as_str()))
         .collect();
     let mut drafts = Vec::new();
-    for (block, _) in blocks {
+    for (block, place) in blocks {
+        let named = block.forwards.iter();
+        let named: usize = named.map(|forward| 1 + forward.except.len()).sum();
+        if named > MAX_NAMED {
+            let place = block
+                .forwards
+                .last()
+                .map_or(*place, |forward| forward.place);
+            let found = format!("{named} names behind forward and except");
+            let expected = format!("at most {MAX_NAMED} in a block");
+            let remedy =
+                "name the zones above them, or leave out those that the block does not have";
+            context.wrong(place, "forward", &found, &expected, remedy);
+            return drafts;
+        }
         for zone in &block.zones {
-            of_block(context, block, zone, &own, &mut drafts);
+            // There are more than may be: how many is of no interest.
+            if drafts.len() <= limits::MAX_ZONES {
+                of_block(context, block, zone, &own, &mut drafts);
+            }
         }
         unused(context, block);
     }
-    for stub in stubs {
+    for stub in stubs.iter().take(limits::MAX_ZONES + 1) {
         let place = stub.name.1;
         drafts.push(Draft {
             name: stub.name.clone(),
@@ -116,6 +138,7 @@ fn of_block(
     drafts: &mut Vec<Draft>,
 ) {
     let mut names: Vec<At<String>> = vec![zone.clone()];
+    let mut known = BTreeSet::from([zone.0.clone()]);
     let of_cache = block.cache.iter().flat_map(|cache| {
         let all = cache.zones.iter().chain(&cache.no_success);
         all.chain(&cache.no_denial).cloned()
@@ -125,15 +148,17 @@ fn of_block(
         std::iter::once(from).chain(forward.except.iter().cloned())
     });
     for (name, place) in of_forward.chain(of_cache) {
-        let is_new = !names.iter().any(|(other, _)| *other == name);
         let is_below = encloses(&zone.0, &name) && !own.contains(name.as_str());
-        if is_new && is_below {
+        if is_below && known.insert(name.clone()) {
             names.push((name, place));
+        }
+        if names.len() > limits::MAX_ZONES {
+            break;
         }
     }
     let zones: Vec<String> = names.iter().map(|(name, _)| name.clone()).collect();
     for name in names {
-        for rule in &block.rewrites {
+        for rule in block.rewrites.iter().take(limits::MAX_REWRITES) {
             goes_another_way(context, block, &zones, &name.0, rule);
         }
         let forward = takes(block, &name.0).and_then(|index| block.forwards.get(index).cloned());
