@@ -14,8 +14,8 @@ use crate::wire::{qtype, rcode};
 pub struct LocalAnswer {
     /// The type it is for; `None` for all.
     pub qtype: Option<u16>,
-    /// The name, or the name above those it is for.
-    pub name: Name,
+    /// The name, or the name above those it is for, in wire form and lower case.
+    pub name: Box<[u8]>,
     /// It is for names at least so many labels below the name; 0: for the name alone.
     pub below: u8,
     /// What is said.
@@ -40,8 +40,8 @@ pub enum Says {
     Names {
         /// Their TTL in seconds.
         ttl: u32,
-        /// The names they point to.
-        names: Vec<Name>,
+        /// The names they point to, in wire form.
+        names: Vec<Box<[u8]>>,
     },
 }
 
@@ -74,7 +74,7 @@ pub(super) fn parse(text: &str) -> Result<LocalAnswer, Wrong> {
     let (name, below) = pattern_of(pattern)?;
     let rule = |says| LocalAnswer {
         qtype,
-        name,
+        name: name.as_wire().into(),
         below,
         says,
     };
@@ -115,8 +115,9 @@ pub(super) fn parse(text: &str) -> Result<LocalAnswer, Wrong> {
                 .ok_or_else(|| wrong("write IPv4 addresses with A, IPv6 addresses with AAAA"))
         }
         Some(qtype::PTR) => {
-            let names: Result<Vec<Name>, Wrong> =
-                rest.iter().map(|one| text::domain(one)).collect();
+            let names = rest.iter().map(|one| text::domain(one));
+            let names: Result<Vec<Box<[u8]>>, Wrong> =
+                names.map(|name| Ok(name?.as_wire().into())).collect();
             Ok(rule(Says::Names { ttl, names: names? }))
         }
         _ => Err(wrong("write records with A, AAAA and PTR alone")),
@@ -146,14 +147,6 @@ fn wrong(remedy: &str) -> Wrong {
     }
 }
 
-impl LocalAnswer {
-    /// Whether it is for queries of this type.
-    #[must_use]
-    pub fn is_for(&self, qtype: u16) -> bool {
-        self.qtype.is_none_or(|own| own == qtype)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,18 +156,20 @@ mod tests {
         let rule = parse("PTR *.example.org ask").unwrap();
         assert_eq!((rule.below, rule.says), (1, Says::Ask));
         let rule = parse(r"ANY \*.example.org NOERROR").unwrap();
-        assert_eq!((rule.below, rule.name.label_count()), (0, 3));
+        assert_eq!(
+            (rule.below, &*rule.name),
+            (0, &b"\x01*\x07example\x03org\x00"[..])
+        );
         let rule = parse("a *.*.Example.org 60 10.0.0.1 10.0.0.2").unwrap();
         assert_eq!((rule.qtype, rule.below), (Some(qtype::A), 2));
-        assert_eq!(rule.name, Name::parse("example.org").unwrap());
+        assert_eq!(&*rule.name, b"\x07example\x03org\x00");
         assert!(
             matches!(rule.says, Says::Addresses { ttl: 60, ref addresses } if addresses.len() == 2)
         );
         let rule = parse("ANY * NXDOMAIN").unwrap();
-        assert_eq!((rule.qtype, rule.below, rule.name), (None, 1, Name::ROOT));
+        assert_eq!((rule.qtype, rule.below, &*rule.name), (None, 1, &[0][..]));
         let rule = parse("PTR 1.0.0.10.in-addr.arpa 60 a.example").unwrap();
         assert!(matches!(rule.says, Says::Names { ttl: 60, .. }));
-        assert!(rule.is_for(qtype::PTR) && !rule.is_for(qtype::A));
     }
 
     #[test]

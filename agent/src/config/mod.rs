@@ -17,6 +17,7 @@ mod read;
 mod reader;
 pub mod resolv_conf;
 mod restart;
+mod servers;
 pub mod source;
 mod spelling;
 mod steering;
@@ -30,6 +31,7 @@ mod zones;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nodens_netsetup::plan::{Plan, Settings};
@@ -276,7 +278,7 @@ pub struct Zone {
     /// Addresses of IPv6 that are made of those of IPv4 (RFC 6147).
     pub dns64: Option<adapt::Dns64>,
     /// What is answered without asking anybody; the first rule that fits counts.
-    pub answers: Vec<LocalAnswer>,
+    pub answers: Arc<[LocalAnswer]>,
 }
 
 impl Zone {

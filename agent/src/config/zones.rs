@@ -3,20 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
-
-use rustls::pki_types::ServerName;
 
 use super::adapt::{self, Dns64, Rewrite};
 use super::answers::{self, LocalAnswer};
 use super::keys::{self, Kind};
 use super::limits::{self, Limit};
-use super::reader::{Reader, kind, with_environment};
+use super::reader::{Reader, kind};
+use super::servers::{nameservers, transport, upstreams};
 use super::source::{Given, Source, Spot, unknown};
 use super::text::{self, Wrong};
 use super::yaml::{Entry, Node, Place, Value};
-use super::{Located, Tls, Transport, Zone, ca, resolv_conf};
+use super::{Located, Transport, Zone};
 use crate::wire::name::Name;
 
 /// What a root zone looks like, for who has none.
@@ -43,7 +43,7 @@ pub(super) struct ZoneReading {
     cuts: Option<bool>,
     rewrites: Vec<Rewrite>,
     dns64: Option<Dns64>,
-    answers: Vec<LocalAnswer>,
+    answers: Arc<[LocalAnswer]>,
 }
 
 /// Reads the list, and asks for a root zone.
@@ -68,9 +68,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Vec<ZoneReading> {
                         };
                         reader.problem(&spot, &format!("{} zones", nodes.len()), &wrong);
                     }
+                    let mut room = limits::MAX_ANSWERS;
                     for (index, node) in nodes.iter().enumerate().take(limits::MAX_ZONES) {
                         let spot = spot.below(node.place, &format!("[{index}]"));
-                        match zone(reader, node, &spot) {
+                        match zone(reader, node, &spot, &mut room) {
                             Some(zone) => zones.push(zone),
                             None => names_are_known = false,
                         }
@@ -127,8 +128,13 @@ fn twice(reader: &mut Reader<'_>, zones: &[ZoneReading]) {
     }
 }
 
-/// One zone; `None` where its name is not known.
-fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading> {
+/// One zone; `None` where its name is not known. There is `room` for so many rules of its own answers.
+fn zone(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    spot: &Spot,
+    room: &mut usize,
+) -> Option<ZoneReading> {
     let Value::Map(entries) = &node.value else {
         let wrong = Wrong {
             expected: "a mapping with name and upstreams".to_owned(),
@@ -198,8 +204,8 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     let dns64 = given.get("dns64");
     let dns64 = dns64.and_then(|(node, spot)| reader.scalar_at(node, spot, adapt::dns64)?);
     let answers = match given.get("answers") {
-        Some((node, spot)) => local_answers(reader, node, spot),
-        None => Vec::new(),
+        Some((node, spot)) => local_answers(reader, node, spot, room),
+        None => Arc::default(),
     };
     let mut file = None;
     let upstreams = match (given.get("upstreams"), given.get("resolv.conf")) {
@@ -272,164 +278,37 @@ fn rewrites(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Vec<Rewrite> {
     rules.into_iter().map(|(rule, _)| rule).collect()
 }
 
-/// The rules that answer without a server.
-fn local_answers(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Vec<LocalAnswer> {
-    let rules = reader.items_at(node, spot, answers::parse);
-    let rules = rules.unwrap_or_default();
-    if rules.len() > limits::MAX_ANSWERS {
+/// The rules that answer without a server; there is `room` for so many.
+fn local_answers(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    spot: &Spot,
+    room: &mut usize,
+) -> Arc<[LocalAnswer]> {
+    let Value::List(nodes) = &node.value else {
+        let rule = reader.scalar_at(node, spot, answers::parse);
+        return rule.into_iter().collect();
+    };
+    let Some(left) = room.checked_sub(nodes.len()) else {
         let wrong = Wrong {
-            expected: format!("at most {}", limits::MAX_ANSWERS),
+            expected: format!("at most {} in all zones", limits::MAX_ANSWERS),
             remedy: "have a server answer these names, and name it in upstreams".to_owned(),
         };
-        reader.problem(spot, &format!("{} rules", rules.len()), &wrong);
-    }
-    rules.into_iter().map(|(rule, _)| rule).collect()
+        reader.problem(spot, &format!("{} rules", nodes.len()), &wrong);
+        return Arc::default();
+    };
+    *room = left;
+    let rules = nodes.iter().enumerate().filter_map(|(index, node)| {
+        let spot = spot.below(node.place, &format!("[{index}]"));
+        reader.scalar_at(node, &spot, answers::parse)
+    });
+    rules.collect()
 }
 
 fn lifetime_limit(key: &str) -> Limit<Duration> {
     match kind(&format!("zones[].{key}")) {
         Kind::Seconds(limit) => limit,
         _ => unreachable!("zones[].{key} is a lifetime"),
-    }
-}
-
-/// The transport; TCP stands in for something wrong.
-fn transport(reader: &mut Reader<'_>, given: &BTreeMap<&str, (&Node, Spot)>) -> Transport {
-    let Kind::Word(words) = kind("zones[].transport") else {
-        unreachable!("zones[].transport is a word");
-    };
-    let word = match given.get("transport") {
-        Some((node, spot)) => {
-            match reader.scalar_at(node, spot, |text| text::word(text, words)) {
-                Some(word) => word,
-                // Nobody knows which keys and which port go with it.
-                None => return Transport::Tcp,
-            }
-        }
-        None => "tcp",
-    };
-    if word == "tls" {
-        return Transport::Tls(tls(reader, given));
-    }
-    for key in ["serverName", "caFile"] {
-        if let Some((node, spot)) = given.get(key) {
-            let wrong = Wrong {
-                expected: format!("it with `transport: tls` alone, and this is {word}"),
-                remedy: "write `transport: tls`, or remove the key".to_owned(),
-            };
-            reader.problem(spot, &node.found(), &wrong);
-        }
-    }
-    match word {
-        "udp" => Transport::Udp,
-        _ => Transport::Tcp,
-    }
-}
-
-fn tls(reader: &mut Reader<'_>, given: &BTreeMap<&str, (&Node, Spot)>) -> Tls {
-    let server_name = given.get("serverName").and_then(|(node, spot)| {
-        reader.scalar_at(node, spot, |text| {
-            let name = text.strip_suffix('.').unwrap_or(text);
-            ServerName::try_from(name.to_owned()).map_err(|_| Wrong {
-                expected: "the name in the servers' certificates".to_owned(),
-                remedy: "write a host name or an address, e.g. dns.example.org".to_owned(),
-            })
-        })
-    });
-    let (spot, path) = match given.get("caFile") {
-        Some((node, spot)) => {
-            let path = reader.scalar_at(node, spot, path);
-            (spot.clone(), path.map(PathBuf::from))
-        }
-        None => {
-            let spot = given.get("transport").map(|(_, spot)| spot.clone());
-            let Some(spot) = spot else {
-                unreachable!("tls is said by the key transport");
-            };
-            let path = ca::of_system().map_err(|wrong| {
-                let problem = spot.problem(wrong.message, wrong.remedy);
-                reader.collected.problems.push(problem);
-            });
-            (spot, path.ok())
-        }
-    };
-    if let Some(path) = &path
-        && let Err(wrong) = ca::read(path)
-    {
-        let problem = spot.problem(
-            format!("{}: {}", path.display(), wrong.message),
-            wrong.remedy,
-        );
-        reader.collected.problems.push(problem);
-    }
-    Tls {
-        server_name,
-        ca_file: path.unwrap_or_default(),
-    }
-}
-
-fn path(text: &str) -> Result<String, Wrong> {
-    match text {
-        "" => Err(Wrong {
-            expected: "the path of a file".to_owned(),
-            remedy: "write it like /etc/resolv.conf".to_owned(),
-        }),
-        path => Ok(path.to_owned()),
-    }
-}
-
-fn upstreams(
-    reader: &mut Reader<'_>,
-    node: &Node,
-    spot: &Spot,
-    port: u16,
-) -> Option<Vec<(SocketAddr, Spot)>> {
-    let environment = &reader.sources.environment;
-    let items = reader.items_at(node, spot, |text| {
-        with_environment(environment, text, |text| text::upstream(text, port))
-    })?;
-    if !(1..=limits::MAX_UPSTREAMS).contains(&items.len()) {
-        let wrong = Wrong {
-            expected: format!("1 to {}", limits::MAX_UPSTREAMS),
-            remedy: "name the servers to ask; a Service's address stands for all its pods"
-                .to_owned(),
-        };
-        reader.problem(spot, &format!("{} upstreams", items.len()), &wrong);
-        return None;
-    }
-    let mut distinct: Vec<(SocketAddr, Spot)> = Vec::new();
-    for (upstream, spot) in items {
-        if distinct.iter().any(|(other, _)| *other == upstream) {
-            let problem = spot.problem(
-                format!("found the upstream {upstream} again, it counts once"),
-                "remove one of the two",
-            );
-            reader.collected.warnings.push(problem);
-        } else {
-            distinct.push((upstream, spot));
-        }
-    }
-    Some(distinct)
-}
-
-fn nameservers(
-    reader: &mut Reader<'_>,
-    node: &Node,
-    spot: &Spot,
-    port: u16,
-) -> Option<(PathBuf, Vec<(SocketAddr, Spot)>)> {
-    let path = reader.scalar_at(node, spot, path)?;
-    match resolv_conf::read(Path::new(&path), port) {
-        Ok(found) => {
-            let servers = found.servers.into_iter();
-            let servers = servers.map(|(server, _)| (server, spot.clone())).collect();
-            Some((PathBuf::from(path), servers))
-        }
-        Err(wrong) => {
-            let problem = spot.problem(format!("{path}: {}", wrong.message), wrong.remedy);
-            reader.collected.problems.push(problem);
-            None
-        }
     }
 }
 

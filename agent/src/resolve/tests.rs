@@ -64,7 +64,7 @@ fn seconds(response: &Response) -> Option<u32> {
         cuts: false,
         rewrites: Vec::new(),
         dns64: None,
-        answers: Vec::new(),
+        answers: Arc::default(),
     };
     let routes = Routes::new(&[zone], &Arc::new(Telemetry::new(1)), None);
     lifetime(response, routes.of(b"\x01a\x00"))

@@ -113,6 +113,26 @@ pub(super) fn read(context: &mut Context<'_>, directive: &Directive) -> CacheRea
         }
     }
     read.capacity = capacities.iter().sum();
+    let kinds = [
+        (&mut read.max_ttl, limits::MAX_TTL.max, "positive"),
+        (
+            &mut read.max_negative_ttl,
+            limits::MAX_NEGATIVE_TTL.max,
+            "negative",
+        ),
+    ];
+    for ((seconds, place), most, kind) in kinds {
+        let written = Duration::from_secs(u64::from(*seconds));
+        if written > most {
+            *seconds = u32::try_from(most.as_secs()).unwrap_or(u32::MAX);
+            let message = format!(
+                "{kind} answers are kept for {} at most, and not {seconds_written} s",
+                show_time(most),
+                seconds_written = written.as_secs()
+            );
+            context.note(*place, WORD, "zones", message, "nothing need be done");
+        }
+    }
     read
 }
 

@@ -106,7 +106,8 @@ pub(super) fn hosts(
                 .map(ToString::to_string)
                 .collect();
             if !of_kind.is_empty() {
-                put(kind, name, format!("{ttl} {}", of_kind.join(" ")), *place);
+                let first = first_of(context, &of_kind, &format!("addresses of {name}"), *place);
+                put(kind, name, format!("{ttl} {first}"), *place);
             }
         }
         put("ANY", name, "NOERROR".to_owned(), *place);
@@ -116,7 +117,8 @@ pub(super) fn hosts(
         let bits = if address.is_ipv4() { 32 } else { 128 };
         let owner = values::zones(&format!("{address}/{bits}")).unwrap_or_default();
         for owner in owner {
-            put("PTR", &owner, format!("{ttl} {}", names.join(" ")), *place);
+            let first = first_of(context, names, &format!("names of {address}"), *place);
+            put("PTR", &owner, format!("{ttl} {first}"), *place);
         }
     }
     for zone in served {
@@ -138,6 +140,17 @@ pub(super) fn hosts(
         context.note(place, WORD, "zones", "hosts has no names", remedy);
     }
     read.hosts = Some(stage);
+}
+
+/// As many records as one answer has.
+fn first_of(context: &mut Context<'_>, all: &[String], what: &str, place: Place) -> String {
+    const MOST: usize = limits::MAX_ANSWER_RECORDS;
+    if all.len() > MOST {
+        let message = format!("the first {MOST} {what} are answered, and no more");
+        let remedy = "nothing need be done where nobody asks for more";
+        context.note(place, "hosts", "zones", message, remedy);
+    }
+    all.get(..MOST).unwrap_or(all).join(" ")
 }
 
 /// Zones within one that are left to the next plugin, for all types; `None`: all of it is. A
@@ -185,14 +198,15 @@ impl Hosts {
             self.names.push(name.clone());
             (Vec::new(), place)
         });
-        if !addresses.contains(&address) {
+        // One more than may be, so that it can be told.
+        if addresses.len() <= limits::MAX_ANSWER_RECORDS && !addresses.contains(&address) {
             addresses.push(address);
         }
         let (names, _) = self
             .of_address
             .entry(address)
             .or_insert_with(|| (Vec::new(), place));
-        if !names.contains(&name) {
+        if names.len() <= limits::MAX_ANSWER_RECORDS && !names.contains(&name) {
             names.push(name);
         }
     }

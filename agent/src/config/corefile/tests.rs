@@ -633,6 +633,79 @@ fn names_of_hosts_come_from_the_file_too_which_need_not_be_there() {
 }
 
 #[test]
+fn what_is_more_than_may_be_is_cut_and_told_and_the_corefile_taken() {
+    let scratch = Scratch::new();
+    let load = |corefile: &str| {
+        let sources = Sources {
+            corefile: Some(node_cache(scratch.write("Corefile", corefile))),
+            environment: environment(),
+            ..Sources::default()
+        };
+        let loaded = Config::load(&sources).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let warnings = loaded.warnings.iter().map(ToString::to_string);
+        let warnings: Vec<String> = warnings.collect();
+        (loaded.config.zones, warnings.join("\n"))
+    };
+    let block =
+        |inner: &str| format!(".:53 {{\nbind 169.254.20.10\nforward . 192.0.2.1\n{inner}\n}}");
+    let (zones, warnings) = load(&block("cache 86400"));
+    let root = zones.last().unwrap();
+    assert_eq!((root.max_ttl, root.max_negative_ttl), (86_400, 10_800));
+    assert!(
+        warnings.contains(
+            "Corefile:4:7: cache: negative answers are kept for 3h at most, and not 86400 s"
+        ),
+        "{warnings}"
+    );
+    let (zones, warnings) = load(&block("cache {\nsuccess 9984 99999999\ndenial 9984 30\n}"));
+    let root = zones.last().unwrap();
+    assert_eq!((root.max_ttl, root.max_negative_ttl), (604_800, 30));
+    assert!(
+        warnings.contains("positive answers are kept for 168h at most"),
+        "{warnings}"
+    );
+    // A list of names that lead nowhere, as some have it.
+    let names: String = (0..20_000)
+        .map(|number| format!("0.0.0.0 n{number}.example\n"))
+        .collect();
+    scratch.write("blocked", &names);
+    let hosts = format!("hosts {}/blocked {{\nfallthrough\n}}", scratch.0.display());
+    let (zones, warnings) = load(&block(&hosts));
+    // A and ANY for each, and the one reverse name.
+    assert_eq!(zones.last().unwrap().answers.len(), 40_001);
+    assert!(
+        warnings.contains("the first 64 names of 0.0.0.0 are answered"),
+        "{warnings}"
+    );
+    let addresses: String = (1..=65)
+        .map(|number| format!("10.0.0.{number} a.example\n"))
+        .collect();
+    let (_, warnings) = load(&block(&format!("hosts {{\n{addresses}fallthrough\n}}")));
+    assert!(
+        warnings.contains("the first 64 addresses of a.example are answered"),
+        "{warnings}"
+    );
+    // Each with an address of its own: three rules a name.
+    let names: String = (0..22_000)
+        .map(|number| format!("10.1.{}.{} n{number}.example\n", number / 250, number % 250))
+        .collect();
+    scratch.write("many", &names);
+    let hosts = format!("hosts {}/many {{\nfallthrough\n}}", scratch.0.display());
+    let many = node_cache(scratch.write("Corefile", &block(&hosts)));
+    let sources = Sources {
+        corefile: Some(many),
+        environment: environment(),
+        ..Sources::default()
+    };
+    let problems = Config::load(&sources).unwrap_err();
+    let told = problems[0].to_string();
+    assert!(
+        told.contains("expected at most 65536 in all zones"),
+        "{told}"
+    );
+}
+
+#[test]
 fn everything_that_a_corefile_is_made_of_belongs_to_its_footprint() {
     let scratch = Scratch::new();
     let corefile =
