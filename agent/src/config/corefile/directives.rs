@@ -116,7 +116,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             entry(
                 "except",
                 Honoured,
-                "these names go to the next `forward` of the block that takes them; refused where there is none",
+                "these names go to the next `forward` of the block that takes them; where there is none they get SERVFAIL, with a warning",
             ),
             entry("force_tcp", Honoured, "`transport: tcp`"),
             entry(
@@ -147,7 +147,8 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             entry(
                 "max_concurrent",
                 Honoured,
-                "`limits.inFlight`, the sum of all blocks. Above it: a stale answer or SERVFAIL, in place of REFUSED",
+                "`limits.inFlight`, the sum of all blocks; where a `forward` is without it, not less than the default. Above it: a stale answer \
+                 or SERVFAIL, in place of REFUSED",
             ),
             entry(
                 "tls",

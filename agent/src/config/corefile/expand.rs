@@ -28,6 +28,7 @@ pub(super) fn read(context: &mut Context<'_>, path: &Path) -> Option<Vec<Token>>
         stack: Vec::new(),
         files: 0,
         imports: 0,
+        line: String::new(),
         taken: 0,
         depth: 0,
         out: Vec::new(),
@@ -44,6 +45,8 @@ struct Expansion<'a, 'b> {
     stack: Vec<String>,
     files: usize,
     imports: usize,
+    /// The first word of the line.
+    line: String,
     /// Words that were looked at, whether they came to anything or not.
     taken: usize,
     /// Braces that are open where the next word goes.
@@ -253,7 +256,10 @@ impl Expansion<'_, '_> {
 
     /// Puts a word behind those before it, with what it stands for.
     fn put(&mut self, token: Token) -> Option<()> {
-        let filled = placeholders::fill(self.context, &token).unwrap_or_else(|| {
+        if token.starts_line {
+            self.line.clone_from(&token.text);
+        }
+        let filled = placeholders::fill(self.context, &token, &self.line).unwrap_or_else(|| {
             self.context.is_unfilled = true;
             vec![token]
         });

@@ -270,7 +270,7 @@ fn except(context: &mut Context<'_>, option: &Token, values: &[Token], forward: 
         context.wrong(option.place, WORD, "nothing", "names behind except", remedy);
     }
     for value in values {
-        match values::zones(&value.text) {
+        match values::own_zones(&value.text) {
             Ok(zones) => {
                 let zones = zones.into_iter().map(|zone| (zone, value.place));
                 forward.except.extend(zones);

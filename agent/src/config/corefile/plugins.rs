@@ -125,7 +125,7 @@ fn zone(context: &mut Context<'_>, key: &Token, read: &mut BlockRead) {
             }
         },
     }
-    match values::zones(name) {
+    match values::own_zones(name) {
         Ok(zones) => {
             let zones = zones.into_iter().map(|zone| (zone, key.place));
             read.zones.extend(zones);

@@ -585,6 +585,50 @@ fn what_cache_and_forward_say_beside_their_ttl_counts() {
 }
 
 #[test]
+fn a_bound_of_one_forward_is_none_of_the_others() {
+    let of = |first: &str, second: &str| {
+        let (values, problems, warnings) = read(&format!(
+            "a.example {{\nbind 169.254.20.10\nforward . 192.0.2.1 {{\n{first}\n}}\n}}\n\
+             . {{\nbind 169.254.20.10\nforward . 192.0.2.1 {{\n{second}\n}}\n}}"
+        ));
+        assert!(problems.is_empty(), "{problems:?}");
+        (values.get("limits.inFlight").cloned(), warnings.join("\n"))
+    };
+    let (most, _) = of("max_concurrent 10", "max_concurrent 20");
+    assert_eq!(most.as_deref(), Some("30"));
+    for second in ["", "max_concurrent 0"] {
+        let (most, warnings) = of("max_concurrent 10", second);
+        assert_eq!(most.as_deref(), Some("10000"));
+        let wanted = "Corefile:4:16: forward: 10000 misses may be under way at one time, for all zones together, as \
+                      those without max_concurrent have no bound";
+        assert!(warnings.contains(wanted), "{warnings}");
+    }
+    let (most, _) = of("max_concurrent 20000", "");
+    assert_eq!(most.as_deref(), Some("20000"));
+}
+
+#[test]
+fn the_upstream_service_is_a_variable_where_servers_stand_and_an_address_elsewhere() {
+    let values = values(
+        ".:53 {\nbind 169.254.20.10 __PILLAR__CLUSTER__DNS__\nforward . __PILLAR__CLUSTER__DNS__\n\
+         hosts {\n__PILLAR__CLUSTER__DNS__ dns.example\nfallthrough\n}\n\
+         template IN A a.example {\nanswer \"{{ .Name }} 60 IN A __PILLAR__CLUSTER__DNS__\"\n}\n}",
+    );
+    assert_eq!(values["cluster.dnsService"], "[10.96.0.50]");
+    for wanted in [
+        "upstreams: [env:KUBE_DNS_UPSTREAM_SERVICE_HOST]",
+        "A dns.example 3600 10.96.0.50",
+        "A a.example 60 10.96.0.50",
+    ] {
+        assert!(
+            values["zones"].contains(wanted),
+            "{wanted}\n{}",
+            values["zones"]
+        );
+    }
+}
+
+#[test]
 fn rewrite_and_dns64_become_keys_of_the_zone() {
     let (values, problems, warnings) = read(
         ".:53 {\nbind 169.254.20.10 10.96.0.10\nforward . 192.0.2.1\nrewrite name a.example b.example\n\
