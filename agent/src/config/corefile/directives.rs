@@ -63,7 +63,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
     block(
         "cache",
         Honoured,
-        "`zones[].maxTtl` and `zones[].maxNegativeTtl`; a block without it keeps nothing. `cache 3600s`, which CoreDNS takes \
+        "`zones[].maxTtl` and `zones[].maxNegativeTtl`, 7 days and 3 hours at most; a block without it keeps nothing. `cache 3600s`, which CoreDNS takes \
          for a zone's name, is read as 3600 seconds, with a warning",
         &[
             entry(
@@ -245,7 +245,8 @@ pub(super) const DIRECTIVES: &[Entry] = &[
         Honoured,
         "`zones[].answers`: addresses and reverse names, those of the file (`/etc/hosts` where none is named) and those in the \
          braces. A name that is not there is asked upstream where the block has `fallthrough`, else gets SERVFAIL; a reverse name \
-         that is not there is asked upstream in any case. The file is followed",
+         that is not there is asked upstream in any case. Of more than 64 addresses or names the first 64 are answered, with a warning. \
+         The file is followed",
         &[
             entry("ttl", Honoured, "of these answers"),
             entry("no_reverse", Honoured, "no reverse names"),

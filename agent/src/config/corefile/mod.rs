@@ -24,6 +24,8 @@ mod local;
 mod parser;
 mod placeholders;
 mod plugins;
+#[cfg(test)]
+mod scratch;
 mod stages;
 #[cfg(test)]
 mod tests;

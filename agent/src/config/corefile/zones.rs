@@ -77,30 +77,13 @@ pub(super) fn read(
     for stub in stubs.iter().take(limits::MAX_ZONES + 1) {
         let place = stub.name.1;
         drafts.push(Draft {
-            name: stub.name.clone(),
             forward: Some(Forward {
-                place,
-                from: ".".to_owned(),
-                except: Vec::new(),
                 servers: stub.servers.clone(),
-                file: None,
-                transport: ("udp", place),
-                server_name: None,
-                ca_file: None,
-                expire: None,
-                read_timeout: None,
-                max_concurrent: None,
-                in_order: None,
+                ..Forward::new(place, ".".to_owned())
             }),
             max_ttl: (STUB_TTL, place),
             max_negative_ttl: (STUB_TTL, place),
-            least_ttls: [None; 2],
-            max_failure_ttl: None,
-            stale_after: None,
-            rotate: None,
-            rewrites: Vec::new(),
-            dns64: None,
-            answers: Vec::new(),
+            ..Draft::new(stub.name.clone())
         });
     }
     if !own.contains(".") && !drafts.is_empty() {
@@ -112,17 +95,8 @@ pub(super) fn read(
         context.note(place, "", "zones", message, remedy);
         let answers = ["ANY . REFUSED", "ANY * REFUSED"];
         drafts.push(Draft {
-            name: (".".to_owned(), place),
-            forward: None,
-            max_ttl: (0, place),
-            max_negative_ttl: (0, place),
-            least_ttls: [None; 2],
-            max_failure_ttl: None,
-            stale_after: None,
-            rotate: None,
-            rewrites: Vec::new(),
-            dns64: None,
             answers: answers.map(|line| (line.to_owned(), place)).to_vec(),
+            ..Draft::new((".".to_owned(), place))
         });
     }
     drafts
@@ -308,6 +282,24 @@ fn lifetimes(cache: Option<&CacheRead>, name: &At<String>) -> [At<u32>; 2] {
 }
 
 impl Draft {
+    /// One that asks nobody and keeps nothing.
+    fn new(name: At<String>) -> Self {
+        let place = name.1;
+        Self {
+            name,
+            forward: None,
+            max_ttl: (0, place),
+            max_negative_ttl: (0, place),
+            least_ttls: [None; 2],
+            max_failure_ttl: None,
+            stale_after: None,
+            rotate: None,
+            rewrites: Vec::new(),
+            dns64: None,
+            answers: Vec::new(),
+        }
+    }
+
     /// The zone as an item of the key `zones`.
     pub(super) fn node(&self) -> Node {
         let place = self.name.1;
