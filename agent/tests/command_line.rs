@@ -159,7 +159,7 @@ fn a_bad_file_ends_with_64_and_every_problem() {
          add the servers to ask, e.g. `upstreams: [10.96.0.10]`\n\
          {path}:3:18: zones[0].upstream: found the unknown key \"upstream\", expected one of name, \
          upstreams, resolv.conf, transport, pipeline, serverName, caFile, maxTtl, maxNegativeTtl, minTtl, minNegativeTtl, \
-         maxFailureTtl, order, rotate, cuts, rewrites, dns64, answers; did you mean \
+         maxFailureTtl, staleAfter, order, rotate, cuts, rewrites, dns64, answers; did you mean \
          upstreams?\n\
          3 problems\n"
     );

@@ -5,32 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails like the test")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
-/// A directory of its own that goes away with the test.
-struct Scratch(PathBuf);
+use scratch::Scratch;
 
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let name = format!("nodens-corefiles-{name}-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn write(&self, name: &str, content: &str) -> PathBuf {
-        let path = self.0.join(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+#[path = "../src/config/corefile/scratch.rs"]
+mod scratch;
 
 struct Fixture {
     name: String,
@@ -110,7 +91,7 @@ fn run(command: &str, fixture: &Fixture, scratch: &Scratch) -> (i32, String, Str
 fn every_corefile_in_use_is_taken_and_what_it_comes_to_too() {
     let all = fixtures("good");
     assert_eq!(all.len(), 24);
-    let scratch = Scratch::new("good");
+    let scratch = Scratch::new("corefiles-good");
     for fixture in all {
         let name = &fixture.name;
         let (code, out, err) = run("check", &fixture, &scratch);
@@ -141,7 +122,7 @@ fn every_corefile_in_use_is_taken_and_what_it_comes_to_too() {
 fn every_slip_is_told_with_its_place_and_ends_with_64() {
     let all = fixtures("bad");
     assert!(all.len() > 80, "{}", all.len());
-    let scratch = Scratch::new("bad");
+    let scratch = Scratch::new("corefiles-bad");
     let mut wrong = Vec::new();
     for fixture in all {
         let name = &fixture.name;
@@ -185,7 +166,7 @@ fn a_corefile_that_is_not_there_is_told() {
 
 #[test]
 fn convert_says_where_something_is_different() {
-    let scratch = Scratch::new("convert");
+    let scratch = Scratch::new("corefiles-convert");
     let all = fixtures("good");
     let fixture = all
         .iter()
@@ -215,7 +196,7 @@ fn convert_says_where_something_is_different() {
 
 #[test]
 fn nodens_own_flags_are_stronger_than_a_corefile() {
-    let scratch = Scratch::new("flags");
+    let scratch = Scratch::new("corefiles-flags");
     let all = fixtures("good");
     let mut fixture = fixtures("good").swap_remove(0);
     fixture.text = all

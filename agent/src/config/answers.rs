@@ -14,8 +14,8 @@ use crate::wire::{qtype, rcode};
 pub struct LocalAnswer {
     /// The type it is for; `None` for all.
     pub qtype: Option<u16>,
-    /// The name, or the name above those it is for.
-    pub name: Name,
+    /// The name, or the name above those it is for, in wire form and lower case.
+    pub name: Box<[u8]>,
     /// It is for names at least so many labels below the name; 0: for the name alone.
     pub below: u8,
     /// What is said.
@@ -25,6 +25,8 @@ pub struct LocalAnswer {
 /// What a rule says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Says {
+    /// Nothing: the zone's servers are asked.
+    Ask,
     /// A response code, and no record.
     Rcode(u16),
     /// Address records.
@@ -38,8 +40,8 @@ pub enum Says {
     Names {
         /// Their TTL in seconds.
         ttl: u32,
-        /// The names they point to.
-        names: Vec<Name>,
+        /// The names they point to, in wire form.
+        names: Vec<Box<[u8]>>,
     },
 }
 
@@ -51,7 +53,7 @@ const CODES: [(&str, u16); 4] = [
     ("SERVFAIL", rcode::SERVFAIL),
 ];
 
-/// Reads `TYPE NAME RCODE`, `A|AAAA NAME TTL ADDRESS...` or `PTR NAME TTL NAME...`.
+/// Reads `TYPE NAME RCODE`, `TYPE NAME ASK`, `A|AAAA NAME TTL ADDRESS...` or `PTR NAME TTL NAME...`.
 pub(super) fn parse(text: &str) -> Result<LocalAnswer, Wrong> {
     let mut words = text.split_ascii_whitespace();
     let (Some(kind), Some(pattern), Some(says)) = (words.next(), words.next(), words.next()) else {
@@ -72,7 +74,7 @@ pub(super) fn parse(text: &str) -> Result<LocalAnswer, Wrong> {
     let (name, below) = pattern_of(pattern)?;
     let rule = |says| LocalAnswer {
         qtype,
-        name,
+        name: name.as_wire().into(),
         below,
         says,
     };
@@ -80,11 +82,15 @@ pub(super) fn parse(text: &str) -> Result<LocalAnswer, Wrong> {
     let code = CODES
         .iter()
         .find(|(code, _)| says.eq_ignore_ascii_case(code));
-    if let Some((_, code)) = code {
+    let code = match code {
+        Some((_, code)) => Some(Says::Rcode(*code)),
+        None => says.eq_ignore_ascii_case("ASK").then_some(Says::Ask),
+    };
+    if let Some(says) = code {
         if !rest.is_empty() {
             return Err(wrong("write nothing behind the response code"));
         }
-        return Ok(rule(Says::Rcode(*code)));
+        return Ok(rule(says));
     }
     let Some(ttl) = says
         .parse()
@@ -92,7 +98,7 @@ pub(super) fn parse(text: &str) -> Result<LocalAnswer, Wrong> {
         .filter(|ttl| *ttl <= limits::MAX_ANSWER_TTL)
     else {
         return Err(wrong(&format!(
-            "write NOERROR, NXDOMAIN, REFUSED, SERVFAIL, or a TTL in seconds, {} at most, with what has it",
+            "write NOERROR, NXDOMAIN, REFUSED, SERVFAIL, ASK, or a TTL in seconds, {} at most, with what has it",
             limits::MAX_ANSWER_TTL
         )));
     };
@@ -113,8 +119,9 @@ pub(super) fn parse(text: &str) -> Result<LocalAnswer, Wrong> {
                 .ok_or_else(|| wrong("write IPv4 addresses with A, IPv6 addresses with AAAA"))
         }
         Some(qtype::PTR) => {
-            let names: Result<Vec<Name>, Wrong> =
-                rest.iter().map(|one| text::domain(one)).collect();
+            let names = rest.iter().map(|one| text::domain(one));
+            let names: Result<Vec<Box<[u8]>>, Wrong> =
+                names.map(|name| Ok(name?.as_wire().into())).collect();
             Ok(rule(Says::Names { ttl, names: names? }))
         }
         _ => Err(wrong("write records with A, AAAA and PTR alone")),
@@ -138,16 +145,9 @@ fn pattern_of(pattern: &str) -> Result<(Name, u8), Wrong> {
 
 fn wrong(remedy: &str) -> Wrong {
     Wrong {
-        expected: "TYPE NAME RCODE, A|AAAA NAME TTL ADDRESS... or PTR NAME TTL NAME...".to_owned(),
+        expected: "TYPE NAME RCODE|ASK, A|AAAA NAME TTL ADDRESS... or PTR NAME TTL NAME..."
+            .to_owned(),
         remedy: remedy.to_owned(),
-    }
-}
-
-impl LocalAnswer {
-    /// Whether it is for queries of this type.
-    #[must_use]
-    pub fn is_for(&self, qtype: u16) -> bool {
-        self.qtype.is_none_or(|own| own == qtype)
     }
 }
 
@@ -157,17 +157,23 @@ mod tests {
 
     #[test]
     fn a_rule_has_a_type_a_name_and_what_it_says() {
+        let rule = parse("PTR *.example.org ask").unwrap();
+        assert_eq!((rule.below, rule.says), (1, Says::Ask));
+        let rule = parse(r"ANY \*.example.org NOERROR").unwrap();
+        assert_eq!(
+            (rule.below, &*rule.name),
+            (0, &b"\x01*\x07example\x03org\x00"[..])
+        );
         let rule = parse("a *.*.Example.org 60 10.0.0.1 10.0.0.2").unwrap();
         assert_eq!((rule.qtype, rule.below), (Some(qtype::A), 2));
-        assert_eq!(rule.name, Name::parse("example.org").unwrap());
+        assert_eq!(&*rule.name, b"\x07example\x03org\x00");
         assert!(
             matches!(rule.says, Says::Addresses { ttl: 60, ref addresses } if addresses.len() == 2)
         );
         let rule = parse("ANY * NXDOMAIN").unwrap();
-        assert_eq!((rule.qtype, rule.below, rule.name), (None, 1, Name::ROOT));
+        assert_eq!((rule.qtype, rule.below, &*rule.name), (None, 1, &[0][..]));
         let rule = parse("PTR 1.0.0.10.in-addr.arpa 60 a.example").unwrap();
         assert!(matches!(rule.says, Says::Names { ttl: 60, .. }));
-        assert!(rule.is_for(qtype::PTR) && !rule.is_for(qtype::A));
     }
 
     #[test]

@@ -56,28 +56,31 @@ fn row(key: &Key) -> String {
     )
 }
 
-/// The document with its tables replaced.
-fn generated(document: &str) -> String {
-    let begin = document.find(BEGIN).unwrap();
-    let begin = begin + document[begin..].find('\n').unwrap() + 1;
-    let end = document.find(END).unwrap();
-    format!("{}{}{}", &document[..begin], tables(), &document[end..])
-}
-
-#[test]
-fn the_documentation_lists_every_key_as_the_code_has_it() {
-    let document = std::fs::read_to_string(FILE).unwrap();
-    let wanted = generated(&document);
+/// Holds what stands between two marks of a document against `part`, or writes it there with
+/// `UPDATE_DOCS`. The first mark is the beginning of a line that stays, the second that of the first
+/// line behind the part; `command` regenerates it.
+#[track_caller]
+pub(super) fn hold(file: &str, [begin, end]: [&str; 2], part: &str, command: &str) {
+    let document = std::fs::read_to_string(file).unwrap();
+    let from = document.find(begin).unwrap();
+    let from = from + document[from..].find('\n').unwrap() + 1;
+    let to = document.find(end).unwrap();
+    let wanted = format!("{}{part}{}", &document[..from], &document[to..]);
     if std::env::var_os("UPDATE_DOCS").is_some() {
         if wanted != document {
-            std::fs::write(FILE, &wanted).unwrap();
+            std::fs::write(file, &wanted).unwrap();
         }
         return;
     }
     let stale = wanted.lines().zip(document.lines()).find(|(a, b)| a != b);
     assert!(
         wanted == document,
-        "docs/configuration.md differs from agent/src/config/keys.rs; regenerate it with: \
-         {COMMAND}\nfirst line that differs (wanted, found): {stale:?}"
+        "{file} differs from the tables in agent/src/config; regenerate it with: {command}\n\
+         first line that differs (wanted, found): {stale:?}"
     );
+}
+
+#[test]
+fn the_documentation_lists_every_key_as_the_code_has_it() {
+    hold(FILE, [BEGIN, END], &tables(), COMMAND);
 }

@@ -199,27 +199,24 @@ pub const KEYS: &[Key] = &[
         Kind::Word(&["tcp", "udp", "tls"]),
         "tcp",
         true,
-        "How the servers are spoken to: over one or more TCP connections (RFC 7766), over UDP and, \
-         for truncated answers, TCP, or over TLS (RFC 7858). What a server cannot prove over `tls` \
-         is not asked in clear text.",
+        "How the servers are spoken to: over one or more TCP connections (RFC 7766), over UDP and, for truncated answers, TCP, or over TLS \
+         (RFC 7858). What a server cannot prove over `tls` is not asked in clear text.",
     ),
     key(
         "zones[].pipeline",
         Kind::CountOrAuto(limits::PIPELINE),
         "auto",
         true,
-        "Queries that may be under way on one connection to a server (RFC 7766 section 6.2.1.1). `auto` \
-         is for servers that answer a connection in order, as CoreDNS does: one, and a few more, up to 32, \
-         while many misses come at one time and each is answered within 4 ms; one again with the first \
-         that is not. A number is for servers that answer in any order. `1`: never more.",
+        "Queries that may be under way on one connection to a server (RFC 7766 section 6.2.1.1). `auto` is for servers that answer a \
+         connection in order, as CoreDNS does: one, and a few more, up to 32, while many misses come at one time and each is answered \
+         within 4 ms; one again with the first that is not. A number is for servers that answer in any order. `1`: never more.",
     ),
     key(
         "zones[].serverName",
         Kind::ServerName,
         "the server's address",
         true,
-        "With `transport: tls`, the name that the servers' certificates must have. It is sent \
-         to them, too (SNI).",
+        "With `transport: tls`, the name that the servers' certificates must have. It is sent to them, too (SNI).",
     ),
     key(
         "zones[].caFile",
@@ -268,6 +265,13 @@ pub const KEYS: &[Key] = &[
          twice as long each time after. It never hides a good answer.",
     ),
     key(
+        "zones[].staleAfter",
+        Kind::Time(limits::STALE_AFTER),
+        "that of `cache.staleAfter`",
+        true,
+        "`cache.staleAfter` for the names of this zone.",
+    ),
+    key(
         "zones[].order",
         Kind::Word(&["fastest", "written"]),
         "fastest",
@@ -299,7 +303,8 @@ pub const KEYS: &[Key] = &[
         true,
         "Names that upstreams are asked for under another one; the first rule that fits counts. `exact a.example b.example` is for one name, \
          `suffix .old.example .new.example`, `prefix v1- v2-` and `substring .eu. .us.` for parts of names. Clients get the answer \
-         under the name that they asked for, without signatures. Which zone takes a name is settled before.",
+         under the name that they asked for, without signatures. `zones[].answers` are for the new name; which zone takes a name is \
+         settled before.",
     ),
     key(
         "zones[].dns64",
@@ -315,9 +320,9 @@ pub const KEYS: &[Key] = &[
         "`[]`",
         true,
         "Queries that are answered without asking anybody; the first rule that fits counts. `AAAA example.org NOERROR` answers without a \
-         record (also NXDOMAIN, REFUSED, SERVFAIL), `A example.org 60 10.0.0.1` with addresses and \
+         record (also NXDOMAIN, REFUSED, SERVFAIL), `AAAA example.org ASK` has the servers asked, `A example.org 60 10.0.0.1` with addresses and \
          a TTL in seconds, `PTR 1.0.0.10.in-addr.arpa 60 example.org` with names. `ANY` is for all types; `*.example.org` is for all \
-         names below, `*.*.example.org` for those two labels below or more. A zone with answers needs no \
+         names below, `*.*.example.org` for those two labels below or more, `\\*.example.org` for that name alone. A zone with answers needs no \
          servers: what no rule fits gets SERVFAIL.",
     ),
     key(
@@ -370,18 +375,16 @@ pub const KEYS: &[Key] = &[
         Kind::Count(limits::HEDGE_PERCENT),
         "",
         true,
-        "Queries of a hundred that may be asked a second time, of another server or over another \
-         connection, while no answer has come in the time that 95 of 100 answers take, at least 20 \
-         ms. It hides a pod that died, or a packet that was lost. `0` turns it off.",
+        "Queries of a hundred that may be asked a second time, of another server or over another connection, while no answer has come in \
+         the time that 95 of 100 answers take, at least 20 ms. It hides a pod that died, or a packet that was lost. `0` turns it off.",
     ),
     key(
         "limits.loopProbes",
         Kind::Time(limits::LOOP_PROBES),
         "",
         true,
-        "How often each upstream server is asked for a random name that comes back here only where \
-         queries go round in a circle; also at start and at each reload. A server that sends it back \
-         is asked nothing else until it does not. `0s`: never.",
+        "How often each upstream server is asked for a random name that comes back here only where queries go round in a circle; also at \
+         start and at each reload. A server that sends it back is asked nothing else until it does not. `0s`: never.",
     ),
     key(
         "limits.drainTimeout",
@@ -402,8 +405,7 @@ pub const KEYS: &[Key] = &[
         Kind::Socket(limits::METRICS_PORT),
         "first of `listen.addresses`, port 9253",
         false,
-        "Where `/metrics` answers over HTTP. The port may be left out; it may be the same \
-         address and port as `admin.health`.",
+        "Where `/metrics` answers over HTTP. The port may be left out; it may be the same address and port as `admin.health`.",
     ),
     key(
         "admin.corednsNames",

@@ -127,8 +127,9 @@ pub const MAX_LISTEN_ADDRESSES: usize = 64;
 pub const MAX_FILE_BYTES: u64 = MIB;
 /// Rules in `zones[].rewrites` of one zone: each is tried for each miss.
 pub const MAX_REWRITES: usize = 64;
-/// Rules in `zones[].answers` of one zone.
-pub const MAX_ANSWERS: usize = 1000;
+/// Rules in `zones[].answers` of all zones: three for each name of a file of hosts with 20,000 of them,
+/// some 300 bytes each with what finds them.
+pub const MAX_ANSWERS: usize = 65_536;
 /// Records of one of them: they fit a message over TCP many times.
 pub const MAX_ANSWER_RECORDS: usize = 64;
 /// The TTL of one of them in seconds, a week.

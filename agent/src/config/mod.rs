@@ -32,6 +32,7 @@ mod zones;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nodens_netsetup::plan::{Plan, Settings};
@@ -53,6 +54,29 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// What a Corefile was read from; it is followed where there is one.
     pub footprint: Option<corefile::Footprint>,
+}
+
+/// What a configuration is made of, read and not yet judged.
+#[derive(Debug)]
+pub struct Gathered(source::Collected);
+
+impl Gathered {
+    /// What a Corefile was read from, good or bad; `None` where there is none.
+    #[must_use]
+    pub fn footprint(&self) -> Option<&corefile::Footprint> {
+        self.0.footprint.as_ref()
+    }
+
+    /// The configuration. `sources` are those that it was gathered from.
+    ///
+    /// # Errors
+    /// Every problem there is, as of [`Config::load`].
+    pub fn load(self, sources: &Sources) -> Result<Loaded, Vec<Problem>> {
+        read::read(sources, self.0, || {
+            let interfaces = if_addrs::get_if_addrs()?;
+            Ok(interfaces.iter().map(if_addrs::Interface::ip).collect())
+        })
+    }
 }
 
 /// Everything the agent is told, complete and within bounds.
@@ -87,10 +111,13 @@ impl Config {
     /// # Errors
     /// Every problem there is, never an empty list; the file's come first, line by line.
     pub fn load(sources: &Sources) -> Result<Loaded, Vec<Problem>> {
-        read::read(sources, source::collect(sources), || {
-            let interfaces = if_addrs::get_if_addrs()?;
-            Ok(interfaces.iter().map(if_addrs::Interface::ip).collect())
-        })
+        Self::gather(sources).load(sources)
+    }
+
+    /// Reads what [`Self::load`] reads, and judges nothing yet.
+    #[must_use]
+    pub fn gather(sources: &Sources) -> Gathered {
+        Gathered(source::collect(sources))
     }
 
     /// As [`Self::load`], for a command that has use for these keys alone: a configuration with which
@@ -113,13 +140,6 @@ impl Config {
         } else {
             Err(problems)
         }
-    }
-
-    /// What a Corefile would be read from now; `None` where there is none.
-    #[must_use]
-    pub fn footprint(sources: &Sources) -> Option<corefile::Footprint> {
-        let node_cache = sources.corefile.as_ref()?;
-        Some(corefile::footprint(node_cache, &sources.environment))
     }
 
     /// What the node's network is planned from, whether queries are intercepted or not.
@@ -252,6 +272,8 @@ pub struct Zone {
     pub min_negative_ttl: u32,
     /// The longest that a failure is remembered, in seconds (RFC 9520).
     pub max_failure_ttl: u32,
+    /// How long a client waits before it gets a stale answer; `None`: as `cache.staleAfter` says.
+    pub stale_after: Option<Duration>,
     /// Whether the servers are asked in their order; else the fastest.
     pub in_order: bool,
     /// Whether the records of address sets take turns on hits.
@@ -263,7 +285,7 @@ pub struct Zone {
     /// Addresses of IPv6 that are made of those of IPv4 (RFC 6147).
     pub dns64: Option<adapt::Dns64>,
     /// What is answered without asking anybody; the first rule that fits counts.
-    pub answers: Vec<LocalAnswer>,
+    pub answers: Arc<[LocalAnswer]>,
 }
 
 impl Zone {
@@ -288,6 +310,7 @@ impl Zone {
             && self.min_ttl == other.min_ttl
             && self.min_negative_ttl == other.min_negative_ttl
             && self.max_failure_ttl == other.max_failure_ttl
+            && self.stale_after == other.stale_after
             && self.in_order == other.in_order
             && self.rotate == other.rotate
             && self.cuts == other.cuts

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whom a zone asks, and how it speaks to them.
+//! The servers of a zone: their addresses, written or in a file, and how they are spoken to.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -103,7 +103,7 @@ fn path(text: &str) -> Result<String, Wrong> {
     }
 }
 
-/// The servers that are named, each once.
+/// The servers that are written, each once; `None` where one of them is wrong.
 pub(super) fn upstreams(
     reader: &mut Reader<'_>,
     node: &Node,
@@ -138,7 +138,7 @@ pub(super) fn upstreams(
     Some(distinct)
 }
 
-/// The servers that a resolv.conf names, with its path.
+/// The servers of a file, with its path.
 pub(super) fn nameservers(
     reader: &mut Reader<'_>,
     node: &Node,

@@ -101,7 +101,7 @@ impl Key {
             Kind::ServerName => "a host name or an address".to_owned(),
             Kind::Socket(_) => "`ADDRESS`, `ADDRESS:PORT`, `[v6]:PORT`".to_owned(),
             Kind::Zones => format!("at most {} zones", limits::MAX_ZONES),
-            Kind::Answers => format!("at most {} rules", limits::MAX_ANSWERS),
+            Kind::Answers => format!("at most {} rules in all zones", limits::MAX_ANSWERS),
             Kind::Rewrites => format!("at most {} rules", limits::MAX_REWRITES),
             Kind::Dns64 => "`off`, `PREFIX`, `PREFIX all`".to_owned(),
             Kind::Sockets => format!("at most {} of `ADDRESS:PORT`", limits::MAX_ALSO),

@@ -415,7 +415,7 @@ lmits: {}
              choose one of these",
             "FILE:11:5: zones[1].upstream: found the unknown key \"upstream\", expected one of \
              name, upstreams, resolv.conf, transport, pipeline, serverName, caFile, maxTtl, maxNegativeTtl, minTtl, minNegativeTtl, \
-             maxFailureTtl, order, rotate, cuts, rewrites, dns64, answers; did you mean upstreams?",
+             maxFailureTtl, staleAfter, order, rotate, cuts, rewrites, dns64, answers; did you mean upstreams?",
             "FILE:11:5: zones[1]: found a zone without servers, expected upstreams or resolv.conf; \
              add the servers to ask, e.g. `upstreams: [10.96.0.10]`",
             "FILE:11:5: zones[1]: found a zone without a name, expected the key name; \
@@ -655,7 +655,7 @@ fn problems_of_variables_and_flags_name_them_and_the_key() {
              names are not resolved here",
             "environment variable NODENS_ZONES: zones[0].transprot (line 3, column 3 of the \
              value): found the unknown key \"transprot\", expected one of name, upstreams, \
-             resolv.conf, transport, pipeline, serverName, caFile, maxTtl, maxNegativeTtl, minTtl, minNegativeTtl, maxFailureTtl, \
+             resolv.conf, transport, pipeline, serverName, caFile, maxTtl, maxNegativeTtl, minTtl, minNegativeTtl, maxFailureTtl, staleAfter, \
              order, rotate, cuts, rewrites, dns64, answers; did you mean transport?",
             "environment variable NODENS_CACHE_SIZE: cache.size: found \"64Mi\", expected a size \
              from 1MiB to 64GiB; write 64MiB",

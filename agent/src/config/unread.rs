@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Texts of files, of a bounded size; and in words why one cannot be had.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use super::Origin;
 use super::yaml::Place;
@@ -14,6 +17,8 @@ pub(super) enum Unread {
     Missing,
     Forbidden,
     Directory,
+    /// A pipe, a socket or a disk: nobody knows whether it ends, or when.
+    Endless,
     Large(u64),
     NotUtf8(Place),
     Failed(std::io::Error),
@@ -34,6 +39,10 @@ impl Unread {
             Self::Directory => (
                 format!("found a directory, expected a {what}"),
                 "name the file in it".to_owned(),
+            ),
+            Self::Endless => (
+                format!("found a pipe, a socket or a device, expected a {what}"),
+                "name a file".to_owned(),
             ),
             Self::Large(limit) => (
                 format!("found more than {limit} bytes, expected a {what}"),
@@ -65,17 +74,29 @@ impl Unread {
     }
 }
 
-/// The text of a file of at most `limit` bytes.
+/// The text of a file of at most `limit` bytes. It never waits for a writer.
 pub(super) fn read_text(path: &Path, limit: u64) -> Result<String, Unread> {
+    let failed = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => Unread::Missing,
+        ErrorKind::PermissionDenied => Unread::Forbidden,
+        ErrorKind::IsADirectory => Unread::Directory,
+        // A socket, or a pipe that is none.
+        ErrorKind::WouldBlock => Unread::Endless,
+        _ => Unread::Failed(error),
+    };
+    let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(without_waiting);
+    let file = options.open(path).map_err(failed)?;
+    let kind = file.metadata().map_err(failed)?.file_type();
+    // Who has no file names /dev/null.
+    if !kind.is_file() && !kind.is_dir() && !kind.is_char_device() {
+        return Err(Unread::Endless);
+    }
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
-        .map_err(|error| match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => Unread::Missing,
-            ErrorKind::PermissionDenied => Unread::Forbidden,
-            ErrorKind::IsADirectory => Unread::Directory,
-            _ => Unread::Failed(error),
-        })?;
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > limit {
         return Err(Unread::Large(limit));
     }

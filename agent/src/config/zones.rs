@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::adapt::{self, Dns64, Rewrite};
@@ -36,12 +37,13 @@ pub(super) struct ZoneReading {
     max_negative_ttl: Option<u32>,
     least_ttls: [Option<u32>; 2],
     max_failure_ttl: Option<u32>,
+    stale_after: Option<Duration>,
     in_order: bool,
     rotate: Option<bool>,
     cuts: Option<bool>,
     rewrites: Vec<Rewrite>,
     dns64: Option<Dns64>,
-    answers: Vec<LocalAnswer>,
+    answers: Arc<[LocalAnswer]>,
 }
 
 /// Reads the list, and asks for a root zone.
@@ -66,9 +68,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Vec<ZoneReading> {
                         };
                         reader.problem(&spot, &format!("{} zones", nodes.len()), &wrong);
                     }
+                    let mut room = limits::MAX_ANSWERS;
                     for (index, node) in nodes.iter().enumerate().take(limits::MAX_ZONES) {
                         let spot = spot.below(node.place, &format!("[{index}]"));
-                        match zone(reader, node, &spot) {
+                        match zone(reader, node, &spot, &mut room) {
                             Some(zone) => zones.push(zone),
                             None => names_are_known = false,
                         }
@@ -125,8 +128,13 @@ fn twice(reader: &mut Reader<'_>, zones: &[ZoneReading]) {
     }
 }
 
-/// One zone; `None` where its name is not known.
-fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading> {
+/// One zone; `None` where its name is not known. There is `room` for so many rules of its own answers.
+fn zone(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    spot: &Spot,
+    room: &mut usize,
+) -> Option<ZoneReading> {
     let Value::Map(entries) = &node.value else {
         let wrong = Wrong {
             expected: "a mapping with name and upstreams".to_owned(),
@@ -163,6 +171,12 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     let max_negative_ttl = lifetime("maxNegativeTtl", reader);
     let least_ttls = ["minTtl", "minNegativeTtl"].map(|key| lifetime(key, reader));
     let max_failure_ttl = lifetime("maxFailureTtl", reader);
+    let stale_after = given.get("staleAfter").and_then(|(node, spot)| {
+        let Kind::Time(limit) = kind("zones[].staleAfter") else {
+            unreachable!("zones[].staleAfter is a time");
+        };
+        reader.scalar_at(node, spot, |text| text::time(text, &limit))
+    });
     let in_order = given.get("order").is_some_and(|(node, spot)| {
         let Kind::Word(words) = kind("zones[].order") else {
             unreachable!("zones[].order is a word");
@@ -183,22 +197,16 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     });
     let rotate = switch("rotate", reader);
     let cuts = switch("cuts", reader);
-    let rewrites = rules(
-        reader,
-        given.get("rewrites"),
-        limits::MAX_REWRITES,
-        "have a server know these names",
-        adapt::rewrite,
-    );
+    let rewrites = match given.get("rewrites") {
+        Some((node, spot)) => rewrites(reader, node, spot),
+        None => Vec::new(),
+    };
     let dns64 = given.get("dns64");
     let dns64 = dns64.and_then(|(node, spot)| reader.scalar_at(node, spot, adapt::dns64)?);
-    let answers = rules(
-        reader,
-        given.get("answers"),
-        limits::MAX_ANSWERS,
-        "have a server answer these names",
-        answers::parse,
-    );
+    let answers = match given.get("answers") {
+        Some((node, spot)) => local_answers(reader, node, spot, room),
+        None => Arc::default(),
+    };
     let mut file = None;
     let upstreams = match (given.get("upstreams"), given.get("resolv.conf")) {
         (Some((node, list)), None) => upstreams(reader, node, list, port),
@@ -246,6 +254,7 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
         max_negative_ttl,
         least_ttls,
         max_failure_ttl,
+        stale_after,
         in_order,
         rotate,
         cuts,
@@ -255,26 +264,45 @@ fn zone(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Option<ZoneReading
     })
 }
 
-/// The rules of a list, at most so many; `instead` is what helps where there are more.
-fn rules<T>(
-    reader: &mut Reader<'_>,
-    given: Option<&(&Node, Spot)>,
-    most: usize,
-    instead: &str,
-    parse: fn(&str) -> Result<T, Wrong>,
-) -> Vec<T> {
-    let Some((node, spot)) = given else {
-        return Vec::new();
-    };
-    let rules = reader.items_at(node, spot, parse).unwrap_or_default();
-    if rules.len() > most {
+/// The rules that have names asked under another one.
+fn rewrites(reader: &mut Reader<'_>, node: &Node, spot: &Spot) -> Vec<Rewrite> {
+    let rules = reader.items_at(node, spot, adapt::rewrite);
+    let rules = rules.unwrap_or_default();
+    if rules.len() > limits::MAX_REWRITES {
         let wrong = Wrong {
-            expected: format!("at most {most}"),
-            remedy: format!("{instead}, and name it in upstreams"),
+            expected: format!("at most {}", limits::MAX_REWRITES),
+            remedy: "have a server know these names, and name it in upstreams".to_owned(),
         };
         reader.problem(spot, &format!("{} rules", rules.len()), &wrong);
     }
     rules.into_iter().map(|(rule, _)| rule).collect()
+}
+
+/// The rules that answer without a server; there is `room` for so many.
+fn local_answers(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    spot: &Spot,
+    room: &mut usize,
+) -> Arc<[LocalAnswer]> {
+    let Value::List(nodes) = &node.value else {
+        let rule = reader.scalar_at(node, spot, answers::parse);
+        return rule.into_iter().collect();
+    };
+    let Some(left) = room.checked_sub(nodes.len()) else {
+        let wrong = Wrong {
+            expected: format!("at most {} in all zones", limits::MAX_ANSWERS),
+            remedy: "have a server answer these names, and name it in upstreams".to_owned(),
+        };
+        reader.problem(spot, &format!("{} rules", nodes.len()), &wrong);
+        return Arc::default();
+    };
+    *room = left;
+    let rules = nodes.iter().enumerate().filter_map(|(index, node)| {
+        let spot = spot.below(node.place, &format!("[{index}]"));
+        reader.scalar_at(node, &spot, answers::parse)
+    });
+    rules.collect()
 }
 
 fn lifetime_limit(key: &str) -> Limit<Duration> {
@@ -315,6 +343,7 @@ pub(super) fn finish(readings: Vec<ZoneReading>, cluster: &Name) -> Vec<Zone> {
                 max_failure_ttl: reading
                     .max_failure_ttl
                     .unwrap_or_else(|| whole(limits::MAX_FAILURE_TTL)),
+                stale_after: reading.stale_after,
                 in_order: reading.in_order,
                 rotate: reading.rotate.unwrap_or(reading.name.0 == *cluster),
                 cuts: reading.cuts.unwrap_or(reading.name.0 == *cluster),

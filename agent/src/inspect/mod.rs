@@ -271,7 +271,7 @@ fn words(prospect: Prospect) -> (&'static str, &'static str) {
         ),
         Prospect::StaleAtOnce => (
             "stale",
-            "with a stale answer at once: the zone's upstreams are down, or cache.staleAfter is 0s; they are asked meanwhile",
+            "with a stale answer at once: the zone's upstreams are down, or staleAfter is 0s; they are asked meanwhile",
         ),
         Prospect::UnderWay { has_stale: false } => {
             ("under_way", "with the answer that is being asked for now")

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cache::Cache;
 use crate::config::corefile::Footprint;
-use crate::config::{Config, Problem, Sources};
+use crate::config::{Config, Gathered, Problem, Sources};
 use crate::resolve::{Resolver, Routes};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::log::LogControl;
@@ -35,17 +35,25 @@ impl Reload {
     /// Reads the configuration again where it comes from a Corefile, and that or what belongs to it
     /// has changed since.
     pub fn run_if_changed(&mut self) {
-        if self.footprint.is_some() && Config::footprint(&self.sources) != self.footprint {
-            self.run();
+        if self.footprint.is_none() {
+            return;
+        }
+        let gathered = Config::gather(&self.sources);
+        if gathered.footprint() != self.footprint.as_ref() {
+            self.put_in_force(gathered);
         }
     }
 
     /// Reads the configuration and puts what may change while running in force; the rest is
     /// named. A configuration with a problem changes nothing.
     pub fn run(&mut self) {
-        // What changes from here on is found at the next look.
-        self.footprint = Config::footprint(&self.sources);
-        let loaded = match Config::load(&self.sources) {
+        self.put_in_force(Config::gather(&self.sources));
+    }
+
+    fn put_in_force(&mut self, gathered: Gathered) {
+        // What has changed since is found at the next look.
+        self.footprint = gathered.footprint().cloned();
+        let loaded = match gathered.load(&self.sources) {
             Ok(loaded) => loaded,
             Err(problems) => return self.refuse_for(&problems),
         };

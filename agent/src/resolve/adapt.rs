@@ -46,12 +46,11 @@ impl Resolver {
         whole: &Asking<'_>,
         began: Instant,
     ) -> Result<(Exchanged, u16), Failed> {
-        let renamed = route_question(whole.route, whole.question);
+        let renamed = whole.route.asked(whole.question);
         let question = renamed.as_ref().unwrap_or(whole.question);
-        // An answer to the question as it was asked, as one to the question itself.
-        let restore = |exchanged| match &renamed {
-            Some(asked) => whole.route.restore(whole.question, asked, exchanged),
-            None => exchanged,
+        let restore = |exchanged| {
+            let asked = renamed.as_ref();
+            whole.route.restore(whole.question, asked, exchanged)
         };
         let asking = Asking {
             question,
@@ -95,21 +94,30 @@ impl Route {
         self.dns64.is_some() || !self.rewrites.is_empty() || self.least_ttls != [0; 2]
     }
 
-    /// An answer to a question as the zone had it `asked`, as one to the question itself; as it is
-    /// where that has no room.
-    fn restore(&self, question: &Question, asked: &Question, exchanged: Exchanged) -> Exchanged {
-        rename(self, question, asked, &exchanged).unwrap_or(exchanged)
+    /// The question as it is asked upstream, and of the zone's own answers, where that is another one.
+    pub(super) fn asked(&self, question: &Question) -> Option<Question> {
+        if self.rewrites.is_empty() {
+            return None;
+        }
+        let name = Name::from_wire(question.name())?;
+        let mut rules = self.rewrites.iter();
+        let new = rules.find_map(|rule: &Rewrite| rule.apply(&name))?;
+        (new != name).then(|| question.with_name(&new))
     }
-}
 
-/// The question as it is asked upstream, where that is another one.
-fn route_question(route: &Route, question: &Question) -> Option<Question> {
-    let name = Name::from_wire(question.name())?;
-    let new = route
-        .rewrites
-        .iter()
-        .find_map(|rule: &Rewrite| rule.apply(&name))?;
-    (new != name).then(|| question.with_name(&new))
+    /// An answer to a question that the zone had `asked` in another form, as one to the question itself;
+    /// as it is where there was no other, or it has no room.
+    fn restore(
+        &self,
+        question: &Question,
+        asked: Option<&Question>,
+        exchanged: Exchanged,
+    ) -> Exchanged {
+        match asked {
+            Some(asked) => rename(self, question, asked, &exchanged).unwrap_or(exchanged),
+            None => exchanged,
+        }
+    }
 }
 
 /// Whether addresses are to be made: RFC 6147 section 5.1. A name that does not exist has none.
@@ -310,7 +318,7 @@ mod tests {
     fn an_answer_to_another_name_becomes_one_to_the_question() {
         let route = route("rewrites: [\"suffix .old.example .new.example\"]");
         let question = Question::of(&name("web.old.example"), qtype::A);
-        let asked = route_question(&route, &question).unwrap();
+        let asked = route.asked(&question).unwrap();
         assert_eq!(asked.name(), name("web.new.example").as_wire());
         assert_eq!(asked.qtype(), qtype::A);
         let target = name("a.new.example");
@@ -321,7 +329,7 @@ mod tests {
                 (0, "a.new.example", qtype::A, 30, &[10, 0, 0, 1]),
             ],
         );
-        let restored = route.restore(&question, &asked, exchanged);
+        let restored = route.restore(&question, Some(&asked), exchanged);
         assert_eq!(
             shown(&restored),
             [
@@ -345,11 +353,11 @@ mod tests {
         // A denial is one of the question's zone.
         let soa = [&[0, 0][..], &[0; 16], &[0, 0, 0, 7]].concat();
         let exchanged = answer(&asked, &[(1, "new.example", qtype::SOA, 60, &soa)]);
-        let restored = route.restore(&question, &asked, exchanged);
+        let restored = route.restore(&question, Some(&asked), exchanged);
         assert_eq!(restored.response.negative_ttl, Some(7));
         // What no rule is for stays.
         let other = Question::of(&name("web.example"), qtype::A);
-        assert!(route_question(&route, &other).is_none());
+        assert!(route.asked(&other).is_none());
     }
 
     #[test]

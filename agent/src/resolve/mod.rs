@@ -344,7 +344,10 @@ impl Resolver {
         let so_far = nanoseconds(since_start).saturating_sub(arrived_ns);
         let waited = Duration::from_nanos(so_far);
         let deadline = now + limits.query_timeout.saturating_sub(waited);
-        let patience = now + self.settings.load().stale_after.saturating_sub(waited);
+        let patience = now
+            + route
+                .stale_after(&self.settings.load())
+                .saturating_sub(waited);
         let _renewal = match self.renewing(&flight.question, &route, Tick::of(since_start)) {
             None => None,
             Some(Renewing::Lead(renewal)) => Some(renewal),
@@ -429,7 +432,7 @@ impl Resolver {
         route: &Arc<Route>,
         waiter: Waiter,
     ) -> Option<Waiter> {
-        if !route.is_down() && !self.settings.load().stale_after.is_zero() {
+        if !route.is_down() && !route.stale_after(&self.settings.load()).is_zero() {
             return Some(waiter);
         }
         if let Err(mut waiters) = self.answer_stale(question, route, vec![waiter]) {

@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use super::denial::Trust;
 use super::local::LocalAnswers;
 use super::upstream::Server;
-use crate::config::Zone;
 use crate::config::adapt::{Dns64, Rewrite};
+use crate::config::{CacheConfig, Zone};
 use crate::telemetry::registry::Telemetry;
 use crate::wire::edns::ExtendedError;
 use crate::wire::name::Name;
@@ -30,6 +31,8 @@ pub(super) struct Route {
     pub(super) least_ttls: [u32; 2],
     /// The longest that a failure is remembered, in seconds.
     pub(super) max_failure_ttl: u32,
+    /// How long a client waits before it gets a stale answer, where the zone has a time of its own.
+    pub(super) stale_after: Option<Duration>,
     /// Whether the servers are asked in their order.
     pub(super) in_order: bool,
     /// Whether the records of address sets take turns on hits.
@@ -76,6 +79,11 @@ impl Route {
     pub(super) fn is_down(&self) -> bool {
         let has_some = self.has_loop || !self.servers.is_empty();
         has_some && self.servers.iter().all(|server| server.is_down())
+    }
+
+    /// How long a client waits before it gets a stale answer. `settings` are those of all zones.
+    pub(super) fn stale_after(&self, settings: &CacheConfig) -> Duration {
+        self.stale_after.unwrap_or(settings.stale_after)
     }
 
     /// Its servers, in the order of the configuration.
@@ -133,6 +141,7 @@ impl Routes {
                     max_negative_ttl: zone.max_negative_ttl,
                     least_ttls: [zone.min_ttl, zone.min_negative_ttl],
                     max_failure_ttl: zone.max_failure_ttl,
+                    stale_after: zone.stale_after,
                     in_order: zone.in_order,
                     rotates: zone.rotate,
                     cuts: zone.cuts,
@@ -156,6 +165,7 @@ impl Routes {
                     max_negative_ttl: 0,
                     least_ttls: [0; 2],
                     max_failure_ttl: 0,
+                    stale_after: None,
                     in_order: false,
                     rotates: false,
                     cuts: false,

@@ -110,7 +110,7 @@ impl Resolver {
     /// Asks a question upstream for nobody, unless it is under way; `false` where as many are as may.
     pub(super) fn refresh(self: &Arc<Self>, question: &Question, route: &Arc<Route>) -> bool {
         // No upstream has a say in it.
-        if route.answers.has(question) {
+        if route.answers_here(question) {
             return true;
         }
         match lock(&self.flights).lead_ahead(question, MOST_AHEAD) {

@@ -58,12 +58,13 @@ fn seconds(response: &Response) -> Option<u32> {
         min_ttl: 0,
         min_negative_ttl: 0,
         max_failure_ttl: 5,
+        stale_after: None,
         in_order: false,
         rotate: false,
         cuts: false,
         rewrites: Vec::new(),
         dns64: None,
-        answers: Vec::new(),
+        answers: Arc::default(),
     };
     let routes = Routes::new(&[zone], &Arc::new(Telemetry::new(1)), None);
     lifetime(response, routes.of(b"\x01a\x00"))

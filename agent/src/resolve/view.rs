@@ -107,7 +107,7 @@ impl Resolver {
                 _ => Prospect::Fresh,
             };
         }
-        if route.answers.has(question) {
+        if route.answers_here(question) {
             return Prospect::ByRule;
         }
         if self.is_below_cut(question, route, now) {
@@ -117,7 +117,7 @@ impl Resolver {
         let is_allowed = !settings.stale_for.is_zero();
         let has_stale = is_allowed
             && entry.is_some_and(|entry| self.may_stand_in(question, &entry, route, now));
-        if has_stale && (route.is_down() || settings.stale_after.is_zero()) {
+        if has_stale && (route.is_down() || route.stale_after(&settings).is_zero()) {
             Prospect::StaleAtOnce
         } else if lock(&self.flights).has(question) {
             Prospect::UnderWay { has_stale }

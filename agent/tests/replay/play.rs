@@ -71,6 +71,7 @@ struct Player {
     name: String,
     /// The configuration, with words for the servers.
     config: String,
+    is_corefile: bool,
     resolver: Arc<Resolver>,
     cache: Cache,
     reader: Reader,
@@ -93,14 +94,14 @@ impl Player {
     async fn new(scenario: &Scenario) -> Self {
         let came = Came::default();
         let mut text = scenario.config.clone();
-        if !text.contains("zones:") {
+        if !scenario.is_corefile && !text.contains("zones:") {
             text += "zones: [{name: ., upstreams: [UPSTREAM]}]\n";
         }
         let mut servers = Vec::new();
         for index in 0..SERVERS.len() {
             servers.push(Server::new(index, &came).await);
         }
-        let config = load(&scenario.name, &text, &servers);
+        let config = load(&scenario.name, &text, scenario.is_corefile, &servers);
         let cache = Cache::new(config.cache.size_bytes, 2).unwrap();
         let telemetry = Arc::new(Telemetry::new(1));
         let (misses, queue, ear) = miss::queue().unwrap();
@@ -120,6 +121,7 @@ impl Player {
         Self {
             name: scenario.name.clone(),
             config: text,
+            is_corefile: scenario.is_corefile,
             reader: cache.reader().unwrap(),
             resolver,
             cache,
@@ -197,7 +199,7 @@ impl Player {
             return Err("it wants two words".to_owned());
         };
         self.config = self.config.replace(old, new);
-        let config = load(&self.name, &self.config, &self.servers);
+        let config = load(&self.name, &self.config, self.is_corefile, &self.servers);
         let old = self.resolver.routes();
         let routes = Routes::new(&config.zones, &self.telemetry, Some(&old));
         self.resolver.reload(routes, config.limits, config.cache);

@@ -9,6 +9,8 @@
 //! CONFIG                                              Keys of the configuration, as YAML. UPSTREAM,
 //! cache: { prefetch: false }                          UPSTREAM2 … stand for servers of the scenario;
 //! CONFIG_END                                          without `zones` the root has one of them.
+//! COREFILE                                            A Corefile in its place, with `force_tcp`: the
+//! COREFILE_END                                        servers of the scenario speak TCP.
 //!
 //! SCENARIO_BEGIN A title
 //! STEP QUERY [TCP] [FROM who] [flags] [NOEDNS] [DO] [SIZE n] [KEEPALIVE] [OPTION code hex] [ID n]
@@ -52,6 +54,8 @@ pub(super) struct Scenario {
     pub(super) setting: String,
     pub(super) part: String,
     pub(super) config: String,
+    /// The configuration is a Corefile.
+    pub(super) is_corefile: bool,
     pub(super) steps: Vec<Step>,
 }
 
@@ -169,6 +173,7 @@ impl Scenario {
             setting: header(&text, "setting"),
             part: header(&text, "part"),
             config: String::new(),
+            is_corefile: false,
             steps: Vec::new(),
         };
         let mut in_config = false;
@@ -180,7 +185,11 @@ impl Scenario {
                 None | Some("SCENARIO_BEGIN" | "SCENARIO_END") => {}
                 Some(comment) if comment.starts_with(';') => {}
                 Some("CONFIG") => in_config = true,
-                Some("CONFIG_END") => in_config = false,
+                Some("COREFILE") => {
+                    in_config = true;
+                    scenario.is_corefile = true;
+                }
+                Some("CONFIG_END" | "COREFILE_END") => in_config = false,
                 _ if in_config => scenario.config += &format!("{line}\n"),
                 Some("STEP") => {
                     section = 0;

@@ -9,6 +9,7 @@ use super::parser::Directive;
 use super::plugins::{At, duration, option_duration};
 use super::values;
 use crate::config::limits;
+use crate::config::text::show_time;
 use crate::config::yaml::{Place, quote};
 
 const WORD: &str = "cache";
@@ -112,6 +113,26 @@ pub(super) fn read(context: &mut Context<'_>, directive: &Directive) -> CacheRea
         }
     }
     read.capacity = capacities.iter().sum();
+    let kinds = [
+        (&mut read.max_ttl, limits::MAX_TTL.max, "positive"),
+        (
+            &mut read.max_negative_ttl,
+            limits::MAX_NEGATIVE_TTL.max,
+            "negative",
+        ),
+    ];
+    for ((seconds, place), most, kind) in kinds {
+        let written = Duration::from_secs(u64::from(*seconds));
+        if written > most {
+            *seconds = u32::try_from(most.as_secs()).unwrap_or(u32::MAX);
+            let message = format!(
+                "{kind} answers are kept for {} at most, and not {seconds_written} s",
+                show_time(most),
+                seconds_written = written.as_secs()
+            );
+            context.note(*place, WORD, "zones", message, "nothing need be done");
+        }
+    }
     read
 }
 
@@ -277,6 +298,19 @@ fn serve_stale(context: &mut Context<'_>, line: &[Token], read: &mut CacheRead) 
             && let Some(timeout) = rest.next()
         {
             read.stale_after = duration(context, timeout, WORD, "serve_stale");
+            let most = limits::STALE_AFTER.max;
+            if let Some((time, place)) = &mut read.stale_after
+                && *time > most
+            {
+                let most_shown = show_time(most);
+                let message = format!(
+                    "{} becomes {most_shown}: clients ask again by then",
+                    show_time(*time)
+                );
+                let remedy = format!("write verify {most_shown}");
+                context.note(*place, WORD, "zones", message, remedy);
+                *time = most;
+            }
         }
         for time in rest {
             if duration(context, time, WORD, "serve_stale").is_some() {

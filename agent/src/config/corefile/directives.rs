@@ -63,7 +63,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
     block(
         "cache",
         Honoured,
-        "`zones[].maxTtl` and `zones[].maxNegativeTtl`; a block without it keeps nothing. `cache 3600s`, which CoreDNS takes \
+        "`zones[].maxTtl` and `zones[].maxNegativeTtl`, 7 days and 3 hours at most; a block without it keeps nothing. `cache 3600s`, which CoreDNS takes \
          for a zone's name, is read as 3600 seconds, with a warning",
         &[
             entry(
@@ -86,7 +86,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             entry(
                 "serve_stale",
                 Honoured,
-                "`cache.staleFor`. `immediate` is `cache.staleAfter: 0s`, `verify` 1.8 s or the time that is written; where the upstreams are \
+                "`cache.staleFor`. `immediate` is `zones[].staleAfter: 0s`, `verify` 1.8 s or the time that is written; where the upstreams are \
                  known to be down it comes at once. Where no block has it, stale answers are served for 1 h",
             ),
             entry(
@@ -116,7 +116,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             entry(
                 "except",
                 Honoured,
-                "these names go to the next `forward` of the block that takes them; refused where there is none",
+                "these names go to the next `forward` of the block that takes them; where there is none they get SERVFAIL, with a warning",
             ),
             entry("force_tcp", Honoured, "`transport: tcp`"),
             entry(
@@ -147,7 +147,8 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             entry(
                 "max_concurrent",
                 Honoured,
-                "`limits.inFlight`, the sum of all blocks. Above it: a stale answer or SERVFAIL, in place of REFUSED",
+                "`limits.inFlight`, the sum of all blocks; where a `forward` is without it, not less than the default. Above it: a stale answer \
+                 or SERVFAIL, in place of REFUSED",
             ),
             entry(
                 "tls",
@@ -243,7 +244,9 @@ pub(super) const DIRECTIVES: &[Entry] = &[
         "hosts",
         Honoured,
         "`zones[].answers`: addresses and reverse names, those of the file (`/etc/hosts` where none is named) and those in the \
-         braces. A name that is not there is asked upstream where the block has `fallthrough`, else gets SERVFAIL. The file is followed",
+         braces. A name that is not there is asked upstream where the block has `fallthrough`, else gets SERVFAIL; a reverse name \
+         that is not there is asked upstream in any case. Of more than 64 addresses or names the first 64 are answered, with a warning. \
+         The file is followed",
         &[
             entry("ttl", Honoured, "of these answers"),
             entry("no_reverse", Honoured, "no reverse names"),
@@ -252,7 +255,11 @@ pub(super) const DIRECTIVES: &[Entry] = &[
                 Honoured,
                 "not needed: a changed file takes effect at once",
             ),
-            entry("fallthrough", Honoured, "zones may be named"),
+            entry(
+                "fallthrough",
+                Honoured,
+                "zones may be named: the name that is asked for decides",
+            ),
         ],
     ),
     block(
@@ -275,7 +282,11 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             entry("authority", Refused, "only answers can be written"),
             entry("rcode", Honoured, "NOERROR, NXDOMAIN, REFUSED or SERVFAIL"),
             entry("ederror", Warned, "no Extended DNS Error is sent with it"),
-            entry("fallthrough", Honoured, "zones may be named"),
+            entry(
+                "fallthrough",
+                Honoured,
+                "zones may be named: the name that is asked for decides",
+            ),
         ],
     ),
     entry(
@@ -320,7 +331,8 @@ pub(super) const DIRECTIVES: &[Entry] = &[
         "rewrite",
         Honoured,
         "`zones[].rewrites`: `name` with `exact`, `prefix`, `suffix` or `substring`, the first that fits. Clients always get the name that they \
-         asked for (`answer auto`), and no signatures. `continue`, `regex` and other fields are refused",
+         asked for (`answer auto`), and no signatures. `template`, `hosts` and the servers of the block get the new name; a block with \
+         another `forward` for the new names is refused. `continue`, `regex` and other fields are refused",
     ),
     block(
         "dns64",

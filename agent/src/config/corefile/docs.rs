@@ -6,6 +6,7 @@ use std::fmt::Write;
 use super::directives::{DIRECTIVES, Entry, Fate};
 use super::placeholders::PLACEHOLDERS;
 use crate::cli::node_cache::FLAGS;
+use crate::config::docs::hold;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/corefile.md");
 const BEGIN: &str = "<!-- corefile: generated";
@@ -52,21 +53,5 @@ fn tables() -> String {
 
 #[test]
 fn the_documentation_lists_every_directive_as_the_code_has_it() {
-    let document = std::fs::read_to_string(FILE).unwrap();
-    let begin = document.find(BEGIN).unwrap();
-    let begin = begin + document[begin..].find('\n').unwrap() + 1;
-    let end = document.find(END).unwrap();
-    let wanted = format!("{}{}{}", &document[..begin], tables(), &document[end..]);
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        if wanted != document {
-            std::fs::write(FILE, &wanted).unwrap();
-        }
-        return;
-    }
-    let stale = wanted.lines().zip(document.lines()).find(|(a, b)| a != b);
-    assert!(
-        wanted == document,
-        "docs/corefile.md differs from the tables in agent/src/config/corefile; regenerate it with: make docs\n\
-         first line that differs (wanted, found): {stale:?}"
-    );
+    hold(FILE, [BEGIN, END], &tables(), "make docs");
 }

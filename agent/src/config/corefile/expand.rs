@@ -9,12 +9,14 @@ use super::context::Context;
 use super::lexer::{OpenQuote, Token, lex};
 use super::placeholders;
 use super::texts::Text;
-use crate::config::yaml::quote;
+use crate::config::yaml::{Place, quote};
 
 /// Imports within imports.
 const MAX_DEPTH: usize = 16;
 /// Files of one Corefile, the first one counted.
 const MAX_FILES: usize = 100;
+/// Imports of one Corefile, those of what is imported counted each time.
+const MAX_IMPORTS: usize = 1000;
 /// Words of one Corefile, those of its imports counted each time.
 const MAX_TOKENS: usize = 100_000;
 
@@ -25,6 +27,9 @@ pub(super) fn read(context: &mut Context<'_>, path: &Path) -> Option<Vec<Token>>
         snippets: BTreeMap::new(),
         stack: Vec::new(),
         files: 0,
+        imports: 0,
+        line: String::new(),
+        taken: 0,
         depth: 0,
         out: Vec::new(),
     };
@@ -39,6 +44,11 @@ struct Expansion<'a, 'b> {
     /// What is being imported, from the outside in: files by their path, snippets in brackets.
     stack: Vec<String>,
     files: usize,
+    imports: usize,
+    /// The first word of the line.
+    line: String,
+    /// Words that were looked at, whether they came to anything or not.
+    taken: usize,
     /// Braces that are open where the next word goes.
     depth: usize,
     out: Vec<Token>,
@@ -48,14 +58,7 @@ impl Expansion<'_, '_> {
     /// Takes in a file; `by` is the word that names it, none for the first.
     fn file(&mut self, path: &Path, by: Option<&Token>) -> Option<()> {
         let word = if by.is_some() { "import" } else { "" };
-        self.files += 1;
-        if let (true, Some(by)) = (self.files > MAX_FILES, by) {
-            let expected = format!("at most {MAX_FILES} files");
-            let remedy = "join files";
-            self.context
-                .wrong(by.place, word, "one import more", &expected, remedy);
-            return None;
-        }
+        self.count_file(by)?;
         let text = match self.context.read(path) {
             Ok(text) => text,
             Err(reason) => {
@@ -120,6 +123,11 @@ impl Expansion<'_, '_> {
             );
             return None;
         }
+        self.taken = self.taken.saturating_add(tokens.len());
+        if let (Some(by), true) = (by, self.taken > MAX_TOKENS) {
+            self.too_many_words(by.place);
+            return None;
+        }
         self.stack.push(name);
         let done = self.take_in(tokens, file);
         self.stack.pop();
@@ -181,6 +189,15 @@ impl Expansion<'_, '_> {
     }
 
     fn import(&mut self, import: &Token, arguments: Vec<Token>, file: &Path) -> Option<()> {
+        self.imports += 1;
+        if self.imports > MAX_IMPORTS {
+            let expected = format!("at most {MAX_IMPORTS}");
+            let remedy = "import less, or write what is imported in its place";
+            let found = "one import more";
+            self.context
+                .wrong(import.place, "import", found, &expected, remedy);
+            return None;
+        }
         let [argument] = arguments.as_slice() else {
             let found = format!("{} words behind it", arguments.len());
             let remedy = "write `import FILE` or `import SNIPPET`, one a line";
@@ -216,6 +233,8 @@ impl Expansion<'_, '_> {
             }
             return self.file(&path, Some(argument));
         }
+        // A directory is as much work, whether it has such files or not.
+        self.count_file(Some(argument))?;
         let Some(files) = matches(self.context, &path) else {
             let remedy = "write one * in the last part of the path";
             let expected = "one wildcard, * or ?, behind the last slash";
@@ -237,7 +256,10 @@ impl Expansion<'_, '_> {
 
     /// Puts a word behind those before it, with what it stands for.
     fn put(&mut self, token: Token) -> Option<()> {
-        let filled = placeholders::fill(self.context, &token).unwrap_or_else(|| {
+        if token.starts_line {
+            self.line.clone_from(&token.text);
+        }
+        let filled = placeholders::fill(self.context, &token, &self.line).unwrap_or_else(|| {
             self.context.is_unfilled = true;
             vec![token]
         });
@@ -247,15 +269,32 @@ impl Expansion<'_, '_> {
                 token.text.clone()
             });
             if self.out.len() >= MAX_TOKENS {
-                let expected = format!("at most {MAX_TOKENS}");
-                let remedy = "check that it is the right file, and import less";
-                self.context
-                    .wrong(token.place, "", "one word more", &expected, remedy);
+                self.too_many_words(token.place);
                 return None;
             }
             self.out.push(Token { text, ..token });
         }
         Some(())
+    }
+
+    fn count_file(&mut self, by: Option<&Token>) -> Option<()> {
+        self.files += 1;
+        if let (true, Some(by)) = (self.files > MAX_FILES, by) {
+            let expected = format!("at most {MAX_FILES} files");
+            let remedy = "join files";
+            let found = "one import more";
+            self.context
+                .wrong(by.place, "import", found, &expected, remedy);
+            return None;
+        }
+        Some(())
+    }
+
+    fn too_many_words(&mut self, place: Place) {
+        let expected = format!("at most {MAX_TOKENS}");
+        let remedy = "check that it is the right file, and import less";
+        self.context
+            .wrong(place, "", "one word more", &expected, remedy);
     }
 
     /// The word with the values of its variables. What a value holds is not looked at again.

@@ -36,6 +36,26 @@ pub(super) struct Forward {
     pub(super) in_order: Option<Place>,
 }
 
+impl Forward {
+    /// One to no server yet.
+    pub(super) fn new(place: Place, from: String) -> Self {
+        Self {
+            place,
+            from,
+            except: Vec::new(),
+            servers: Vec::new(),
+            file: None,
+            transport: ("udp", place),
+            server_name: None,
+            ca_file: None,
+            expire: None,
+            read_timeout: None,
+            max_concurrent: None,
+            in_order: None,
+        }
+    }
+}
+
 /// Reads it; `None` where nothing can be forwarded.
 pub(super) fn read(context: &mut Context<'_>, directive: &Directive) -> Option<Forward> {
     let place = directive.name.place;
@@ -64,20 +84,7 @@ pub(super) fn read(context: &mut Context<'_>, directive: &Directive) -> Option<F
         context.wrong(from.place, WORD, "nothing", expected, remedy);
         return None;
     }
-    let mut forward = Forward {
-        place,
-        from: zone,
-        except: Vec::new(),
-        servers: Vec::new(),
-        file: None,
-        transport: ("udp", place),
-        server_name: None,
-        ca_file: None,
-        expire: None,
-        read_timeout: None,
-        max_concurrent: None,
-        in_order: None,
-    };
+    let mut forward = Forward::new(place, zone);
     let mut of_tls = Vec::new();
     for server in servers {
         let is_tls = one(context, server, &mut forward)?;
@@ -270,7 +277,7 @@ fn except(context: &mut Context<'_>, option: &Token, values: &[Token], forward: 
         context.wrong(option.place, WORD, "nothing", "names behind except", remedy);
     }
     for value in values {
-        match values::zones(&value.text) {
+        match values::own_zones(&value.text) {
             Ok(zones) => {
                 let zones = zones.into_iter().map(|zone| (zone, value.place));
                 forward.except.extend(zones);

@@ -10,7 +10,8 @@ use super::context::Context;
 use super::directives::{Entry, remedy_for_option};
 use super::lexer::Token;
 use super::parser::Directive;
-use super::plugins::{At, BlockRead, duration};
+use super::plugins::{BlockRead, duration};
+use super::stages::{End, Rule, Stage};
 use super::values;
 use crate::config::nearest::nearest;
 use crate::config::source::Unread;
@@ -60,11 +61,7 @@ pub(super) fn hosts(
         };
         match (first.text.as_str(), rest) {
             ("fallthrough", zones) => {
-                let mut all = Vec::new();
-                for zone in zones {
-                    all.extend(zone_names(context, zone, WORD));
-                }
-                passes = Some(all);
+                passes = Some(passed_zones(context, zones, WORD));
             }
             ("no_reverse", []) => has_reverse = false,
             ("reload", [time]) => {
@@ -81,13 +78,25 @@ pub(super) fn hosts(
             (word, names) => host(context, first, word, names, entry, &mut hosts),
         }
     }
-    let before = read.hosts.len();
+    if zones.is_empty() {
+        zones = read.zones.iter().map(|(zone, _)| zone.clone()).collect();
+    }
+    let served = zones;
+    let mut stage = Stage::default();
+    let mut put = |kind: &str, name: &str, says: String, place: Place| {
+        stage.rules.push(Rule {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            below: 0,
+            says,
+            place,
+        });
+    };
     for name in &hosts.names {
         let Some((addresses, place)) = hosts.of_name.get(name) else {
             continue;
         };
-        let of_zone = zones.is_empty() || zones.iter().any(|zone| values::encloses(zone, name));
-        if !of_zone {
+        if !served.iter().any(|zone| values::encloses(zone, name)) {
             continue;
         }
         for (kind, is_v4) in [("A", true), ("AAAA", false)] {
@@ -97,38 +106,62 @@ pub(super) fn hosts(
                 .map(ToString::to_string)
                 .collect();
             if !of_kind.is_empty() {
-                let line = format!("{kind} {name} {ttl} {}", of_kind.join(" "));
-                read.hosts.push((line, *place));
+                let first = first_of(context, &of_kind, &format!("addresses of {name}"), *place);
+                put(kind, name, format!("{ttl} {first}"), *place);
             }
         }
-        read.hosts.push((format!("ANY {name} NOERROR"), *place));
+        put("ANY", name, "NOERROR".to_owned(), *place);
     }
     let reverse = hosts.of_address.iter().filter(|_| has_reverse);
     for (address, (names, place)) in reverse {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         let owner = values::zones(&format!("{address}/{bits}")).unwrap_or_default();
         for owner in owner {
-            let line = format!("PTR {owner} {ttl} {}", names.join(" "));
-            read.hosts.push((line, *place));
+            let first = first_of(context, names, &format!("names of {address}"), *place);
+            put("PTR", &owner, format!("{ttl} {first}"), *place);
         }
     }
-    // Who is not there is asked upstream in these zones alone, all of them where none is named.
-    let served = if zones.is_empty() {
-        read.zones.iter().map(|(zone, _)| zone.clone()).collect()
-    } else {
-        zones
-    };
-    let is_passed = |zone: &String| match &passes {
-        None => false,
-        Some(all) => all.is_empty() || all.iter().any(|one| values::encloses(one, zone)),
-    };
-    for zone in served.iter().filter(|zone| !is_passed(zone)) {
-        refuse_all(&mut read.hosts, "ANY", zone, "SERVFAIL", place);
+    for zone in served {
+        let Some(mut passed) = passed_in(&zone, passes.as_deref()) else {
+            continue;
+        };
+        // Reverse names that are not there always are (plugin/hosts/hosts.go).
+        passed.push(("PTR".to_owned(), zone.clone()));
+        stage.ends.push(End {
+            kind: "ANY".to_owned(),
+            zone,
+            rcode: "SERVFAIL",
+            passes: passed,
+            place,
+        });
     }
-    if read.hosts.len() == before {
+    if stage.rules.is_empty() && stage.ends.is_empty() {
         let remedy = "write lines like 10.0.0.1 example.org within its braces";
         context.note(place, WORD, "zones", "hosts has no names", remedy);
     }
+    read.hosts = Some(stage);
+}
+
+/// As many records as one answer has.
+fn first_of(context: &mut Context<'_>, all: &[String], what: &str, place: Place) -> String {
+    const MOST: usize = limits::MAX_ANSWER_RECORDS;
+    if all.len() > MOST {
+        let message = format!("the first {MOST} {what} are answered, and no more");
+        let remedy = "nothing need be done where nobody asks for more";
+        context.note(place, "hosts", "zones", message, remedy);
+    }
+    all.get(..MOST).unwrap_or(all).join(" ")
+}
+
+/// Zones within one that are left to the next plugin, for all types; `None`: all of it is. A
+/// `fallthrough` without zones names all of them.
+fn passed_in(zone: &str, passes: Option<&[String]>) -> Option<Vec<(String, String)>> {
+    let passes = passes.unwrap_or_default();
+    if passes.iter().any(|one| values::encloses(one, zone)) {
+        return None;
+    }
+    let within = passes.iter().filter(|one| values::encloses(zone, one));
+    Some(within.map(|one| ("ANY".to_owned(), one.clone())).collect())
 }
 
 /// One line `ADDRESS NAMES...`.
@@ -165,14 +198,15 @@ impl Hosts {
             self.names.push(name.clone());
             (Vec::new(), place)
         });
-        if !addresses.contains(&address) {
+        // One more than may be, so that it can be told.
+        if addresses.len() <= limits::MAX_ANSWER_RECORDS && !addresses.contains(&address) {
             addresses.push(address);
         }
         let (names, _) = self
             .of_address
             .entry(address)
             .or_insert_with(|| (Vec::new(), place));
-        if !names.contains(&name) {
+        if names.len() <= limits::MAX_ANSWER_RECORDS && !names.contains(&name) {
             names.push(name);
         }
     }
@@ -209,19 +243,15 @@ fn from_file(context: &mut Context<'_>, path: &Path, place: Place, hosts: &mut H
     }
 }
 
-/// All names of a zone get this response code.
-fn refuse_all(lines: &mut Vec<At<String>>, kind: &str, zone: &str, rcode: &str, place: Place) {
-    lines.push((format!("{kind} {zone} {rcode}"), place));
-    lines.push((format!("{kind} {} {rcode}", below(zone, 1)), place));
-}
-
-/// The pattern for names at least so many labels below a zone.
-pub(super) fn below(zone: &str, labels: usize) -> String {
-    let stars = vec!["*"; labels].join(".");
-    match zone {
-        "." => stars,
-        zone => format!("{stars}.{zone}"),
+/// The zones behind `fallthrough`; all where none is named.
+fn passed_zones(context: &mut Context<'_>, tokens: &[Token], word: &str) -> Vec<String> {
+    if tokens.is_empty() {
+        return vec![".".to_owned()];
     }
+    let zones = tokens.iter();
+    zones
+        .flat_map(|zone| zone_names(context, zone, word))
+        .collect()
 }
 
 fn zone_names(context: &mut Context<'_>, token: &Token, word: &str) -> Vec<String> {
@@ -333,11 +363,7 @@ pub(super) fn template(context: &mut Context<'_>, directive: &Directive, read: &
                 context.note(option.place, WORD, "zones", message, "remove it");
             }
             "fallthrough" => {
-                let mut all = Vec::new();
-                for zone in values {
-                    all.extend(zone_names(context, zone, WORD));
-                }
-                passes = Some(all);
+                passes = Some(passed_zones(context, values, WORD));
             }
             _ => {}
         }
@@ -352,6 +378,7 @@ pub(super) fn template(context: &mut Context<'_>, directive: &Directive, read: &
         [] => rcode,
         answers => format!("{ttl} {}", answers.join(" ")),
     };
+    let mut stage = Stage::default();
     for zone in &served {
         let all = [(zone.clone(), 0), (zone.clone(), 1)];
         let wanted: Vec<(String, usize)> = match &patterns {
@@ -366,22 +393,31 @@ pub(super) fn template(context: &mut Context<'_>, directive: &Directive, read: &
                 })
                 .collect(),
         };
-        for (name, labels) in wanted {
-            let name = match labels {
-                0 => name,
-                labels => below(&name, labels),
-            };
-            read.templates
-                .push((format!("{kind_text} {name} {says}"), place));
-        }
-        let is_passed = match &passes {
-            None => patterns.is_none(),
-            Some(all) => all.is_empty() || all.iter().any(|one| values::encloses(one, zone)),
-        };
-        if !is_passed {
-            refuse_all(&mut read.templates, &kind_text, zone, "SERVFAIL", place);
+        let rules = wanted.into_iter().map(|(name, below)| Rule {
+            kind: kind_text.clone(),
+            name,
+            below,
+            says: says.clone(),
+            place,
+        });
+        stage.rules.extend(rules);
+        // Without an expression all names fit.
+        if patterns.is_some()
+            && let Some(mut passed) = passed_in(zone, passes.as_deref())
+        {
+            for (kind, _) in &mut passed {
+                kind.clone_from(&kind_text);
+            }
+            stage.ends.push(End {
+                kind: kind_text.clone(),
+                zone: zone.clone(),
+                rcode: "SERVFAIL",
+                passes: passed,
+                place,
+            });
         }
     }
+    read.templates.push(stage);
 }
 
 /// TTL and address of a record whose owner is the name that is asked for.

@@ -25,6 +25,9 @@ mod parser;
 mod placeholders;
 mod plugins;
 #[cfg(test)]
+mod scratch;
+mod stages;
+#[cfg(test)]
 mod tests;
 pub(super) mod texts;
 mod translate;
@@ -149,14 +152,6 @@ impl Translated {
 pub(super) fn interfaces() -> std::io::Result<Vec<(String, IpAddr)>> {
     let interfaces = if_addrs::get_if_addrs()?.into_iter();
     Ok(interfaces.map(|one| (one.name.clone(), one.ip())).collect())
-}
-
-/// What a Corefile would be read from now.
-pub(super) fn footprint(
-    node_cache: &NodeCache,
-    environment: &BTreeMap<String, String>,
-) -> Footprint {
-    translate(node_cache, environment, interfaces().unwrap_or_default()).footprint
 }
 
 /// Takes in a Corefile in the place of a configuration file.

@@ -44,8 +44,9 @@ pub(super) const PLACEHOLDERS: [(&str, &str); 6] = [
     ),
 ];
 
-/// The words that a word stands for; `None` where a placeholder in it cannot be filled.
-pub(super) fn fill(context: &mut Context<'_>, token: &Token) -> Option<Vec<Token>> {
+/// The words that a word stands for; `None` where a placeholder in it cannot be filled. `line` is the
+/// first word of its line.
+pub(super) fn fill(context: &mut Context<'_>, token: &Token, line: &str) -> Option<Vec<Token>> {
     let Some(found) = find(&token.text) else {
         return Some(vec![token.clone()]);
     };
@@ -53,7 +54,7 @@ pub(super) fn fill(context: &mut Context<'_>, token: &Token) -> Option<Vec<Token
     let mut name = found.to_owned();
     // Each turn takes one placeholder away: the values hold none.
     for _ in 0..8 {
-        let value = value(context, token, &name, text == name)?;
+        let value = value(context, token, &name, text == name && line == "forward")?;
         text = text.replace(&name, &value);
         match find(&text) {
             Some(next) => name = next.to_owned(),
@@ -87,7 +88,8 @@ fn find(text: &str) -> Option<&str> {
     (has_letters && name.len() > 4).then_some(name)
 }
 
-fn value(context: &mut Context<'_>, token: &Token, name: &str, is_alone: bool) -> Option<String> {
+/// `is_server`: it is all there is in the place of a server, where a variable may stand.
+fn value(context: &mut Context<'_>, token: &Token, name: &str, is_server: bool) -> Option<String> {
     let node_cache = context.node_cache.clone();
     match name {
         LOCAL_DNS if !node_cache.local_ips.is_empty() => Some(node_cache.local_ips.join(" ")),
@@ -98,7 +100,7 @@ fn value(context: &mut Context<'_>, token: &Token, name: &str, is_alone: bool) -
         }
         CLUSTER_DNS => {
             let variable = node_cache.upstream_variable();
-            if is_alone {
+            if is_server {
                 return Some(format!("env:{variable}"));
             }
             match context.environment.get(&variable) {

@@ -8,6 +8,7 @@ use super::context::Context;
 use super::directives::{self, Entry, Fate};
 use super::lexer::Token;
 use super::parser::{Block, Directive};
+use super::stages::Stage;
 use super::values;
 use super::{adapt, cache, forward, local};
 use crate::config::yaml::{Place, quote};
@@ -34,8 +35,8 @@ pub(super) struct BlockRead {
     pub(super) udp_size: Option<At<u32>>,
     pub(super) tcp_idle: Option<At<Duration>>,
     /// What is answered here, in the order of CoreDNS: template before hosts.
-    pub(super) templates: Vec<At<String>>,
-    pub(super) hosts: Vec<At<String>>,
+    pub(super) templates: Vec<Stage>,
+    pub(super) hosts: Option<Stage>,
     pub(super) whoami: Option<Place>,
     /// Rules of `zones[].rewrites`.
     pub(super) rewrites: Vec<At<String>>,
@@ -124,7 +125,7 @@ fn zone(context: &mut Context<'_>, key: &Token, read: &mut BlockRead) {
             }
         },
     }
-    match values::zones(name) {
+    match values::own_zones(name) {
         Ok(zones) => {
             let zones = zones.into_iter().map(|zone| (zone, key.place));
             read.zones.extend(zones);

@@ -4,38 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::directives::{DIRECTIVES, find};
+use super::scratch::Scratch;
 use super::{NodeCache, convert, translate};
 use crate::config::yaml::{Node, Value};
 use crate::config::{Config, Loaded, Problem, Sources};
-
-/// A directory of its own that goes away with the test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Relaxed);
-        let name = format!("nodens-corefile-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn write(&self, name: &str, content: &str) -> PathBuf {
-        let path = self.0.join(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn environment() -> BTreeMap<String, String> {
     [
@@ -106,7 +80,7 @@ fn text(node: &Node) -> String {
 }
 
 fn read(corefile: &str) -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("corefile");
     outcome(&node_cache(scratch.write("Corefile", corefile)))
 }
 
@@ -171,7 +145,7 @@ fn the_manifest_of_node_cache_captures_the_cluster_and_listens_beside_it() {
 #[test]
 fn the_upstream_service_answers_at_the_one_node_local_address_while_no_agent_does() {
     let fallback = |bind: &str, service: &str, sets_up: bool| {
-        let scratch = Scratch::new();
+        let scratch = Scratch::new("corefile");
         let corefile = format!(". {{\nbind {bind}\nforward . 192.0.2.53\n}}");
         let mut node_cache = node_cache(scratch.write("Corefile", &corefile));
         node_cache.upstream_service = service.to_owned();
@@ -221,7 +195,7 @@ fn an_address_of_the_cluster_is_never_listened_on() {
         "[10.96.0.11, 10.96.0.12]"
     );
     // A name for node-cache's interface that somebody chose.
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("corefile");
     let corefile = ". {\nbind 169.254.20.10 192.0.2.7\nforward . 192.0.2.53\n}";
     let mut named = node_cache(scratch.write("Corefile", corefile));
     named.interface = Some("eth0".to_owned());
@@ -276,7 +250,7 @@ fn names_that_nobody_forwards_get_what_coredns_says() {
 
 #[test]
 fn the_config_map_of_kube_dns_adds_stub_domains_and_servers() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("corefile");
     let corefile = ".:53 {\nbind 169.254.20.10\nforward . __PILLAR__UPSTREAM__SERVERS__\n}";
     let mut node_cache = node_cache(scratch.write("Corefile", corefile));
     node_cache.kube_dns = Some(scratch.0.clone());
@@ -319,7 +293,7 @@ fn the_config_map_of_kube_dns_adds_stub_domains_and_servers() {
 
 #[test]
 fn imports_are_files_globs_and_snippets_and_end() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("corefile");
     scratch.write("a.conf", "cache 30\nlgo\n");
     scratch.write("loop.conf", "import loop2.conf\n");
     scratch.write("loop2.conf", "import loop.conf\n");
@@ -367,6 +341,116 @@ fn imports_are_files_globs_and_snippets_and_end() {
     }
     let told = read(&block("import 12.conf"));
     assert!(told[0].contains("at most 100 files"), "{told:?}");
+}
+
+/// A Corefile that would keep the agent busy for hours: unless it is refused the test does not end.
+#[track_caller]
+fn refused_soon(node_cache: &NodeCache, wanted: &str) {
+    let (_, problems, _) = outcome(node_cache);
+    let found = problems.iter().any(|problem| problem.contains(wanted));
+    assert!(found, "{wanted}: {problems:#?}");
+}
+
+#[test]
+fn imports_that_fan_out_are_bounded_though_nothing_comes_of_them() {
+    let scratch = Scratch::new("corefile");
+    let mut corefile = "(s0) {\n}\n".to_owned();
+    for number in 1..=13 {
+        let before = format!("import s{}\n", number - 1).repeat(10);
+        corefile += &format!("(s{number}) {{\n{before}}}\n");
+    }
+    corefile += ".:53 {\nbind 169.254.20.10\nforward . 192.0.2.1\nimport s13\n}\n";
+    let imports = node_cache(scratch.write("Corefile", &corefile));
+    refused_soon(&imports, "found one import more, expected at most 1000");
+    // A snippet in a snippet: words that are looked at, and never put.
+    let words = "errors ".repeat(60_000);
+    let corefile = format!("(big) {{\n(x) {{\n{words}\n}}\n}}\nimport big\nimport big\n");
+    let words = node_cache(scratch.write("Corefile", &corefile));
+    refused_soon(&words, "found one word more, expected at most 100000");
+    scratch.write("a.inc", "errors\n");
+    let globs = "import *.none\n".repeat(200);
+    let corefile = format!(".:53 {{\nbind 169.254.20.10\nforward . 192.0.2.1\n{globs}}}\n");
+    let globs = node_cache(scratch.write("Corefile", &corefile));
+    refused_soon(&globs, "at most 100 files");
+}
+
+#[test]
+fn names_that_a_forward_leaves_out_are_bounded() {
+    let scratch = Scratch::new("corefile");
+    let of = |names: usize| {
+        let names: String = (0..names)
+            .map(|number| format!(" n{number}.example"))
+            .collect();
+        let corefile =
+            format!(".:53 {{\nbind 169.254.20.10\nforward . 192.0.2.1 {{\nexcept{names}\n}}\n}}\n");
+        node_cache(scratch.write("Corefile", &corefile))
+    };
+    let wanted =
+        "Corefile:3:1: forward: found 60001 names behind forward and except, expected at most 1000";
+    refused_soon(&of(60_000), wanted);
+    let corefile = Some(of(900));
+    let environment = environment();
+    let sources = Sources {
+        corefile,
+        environment,
+        ..Sources::default()
+    };
+    let problems = Config::load(&sources).unwrap_err();
+    assert!(problems[0].message.contains("101 zones"), "{problems:#?}");
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
+    let scratch = Scratch::new("corefile");
+    let pipe = scratch.0.join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    refused_soon(
+        &node_cache(pipe.clone()),
+        "found a pipe, a socket or a device",
+    );
+    let corefile = ".:53 {\nbind 169.254.20.10\nforward . 192.0.2.1\nimport pipe\n}\n";
+    let node_cache = node_cache(scratch.write("Corefile", corefile));
+    refused_soon(&node_cache, "Corefile:4:8: import: ");
+    let file = Sources {
+        file: Some(pipe),
+        ..Sources::default()
+    };
+    let problems = Config::load(&file).unwrap_err();
+    assert!(
+        problems[0].message.contains("found a pipe"),
+        "{problems:#?}"
+    );
+}
+
+#[test]
+fn what_a_corefile_was_read_from_is_known_before_it_is_judged() {
+    let scratch = Scratch::new("corefile");
+    for (corefile, is_good) in [
+        (
+            ".:53 {\nbind 169.254.20.10\nforward . 192.0.2.1\nimport a.inc\n}\n",
+            true,
+        ),
+        (".:53 {\nimport a.inc\nfoward . 192.0.2.1\n}\n", false),
+    ] {
+        let file = scratch.write("Corefile", corefile);
+        let included = scratch.write("a.inc", "errors\n");
+        let sources = Sources {
+            corefile: Some(node_cache(file)),
+            environment: environment(),
+            ..Sources::default()
+        };
+        let gathered = Config::gather(&sources);
+        let before = gathered.footprint().cloned().unwrap();
+        assert!(before.paths().any(|path| path == included));
+        let loaded = gathered.load(&sources);
+        assert_eq!(loaded.is_ok(), is_good, "{loaded:?}");
+        if let Ok(loaded) = loaded {
+            assert_eq!(loaded.footprint.as_ref(), Some(&before));
+        }
+        scratch.write("a.inc", "loop\n");
+        assert_ne!(Config::gather(&sources).footprint(), Some(&before));
+    }
 }
 
 #[test]
@@ -461,9 +545,58 @@ fn what_cache_and_forward_say_beside_their_ttl_counts() {
     ] {
         let (values, warnings) = of(mode, "");
         assert_eq!(values["cache.staleFor"], "1h", "{mode}");
-        let found = values.get("cache.staleAfter").map(String::as_str);
+        let found = values["zones"].split_once(", staleAfter: ");
+        let found = found.and_then(|(_, behind)| behind.split([',', '}']).next());
         assert_eq!(found, after, "{mode}");
+        assert!(!values.contains_key("cache.staleAfter"), "{mode}");
         assert!(warnings.is_empty(), "{mode}: {warnings:?}");
+    }
+    let (values, warnings) = of("serve_stale 1h verify 10s", "");
+    assert!(values["zones"].contains("staleAfter: 4s"));
+    assert!(warnings[0].contains("10s becomes 4s"), "{warnings:?}");
+}
+
+#[test]
+fn a_bound_of_one_forward_is_none_of_the_others() {
+    let of = |first: &str, second: &str| {
+        let (values, problems, warnings) = read(&format!(
+            "a.example {{\nbind 169.254.20.10\nforward . 192.0.2.1 {{\n{first}\n}}\n}}\n\
+             . {{\nbind 169.254.20.10\nforward . 192.0.2.1 {{\n{second}\n}}\n}}"
+        ));
+        assert!(problems.is_empty(), "{problems:?}");
+        (values.get("limits.inFlight").cloned(), warnings.join("\n"))
+    };
+    let (most, _) = of("max_concurrent 10", "max_concurrent 20");
+    assert_eq!(most.as_deref(), Some("30"));
+    for second in ["", "max_concurrent 0"] {
+        let (most, warnings) = of("max_concurrent 10", second);
+        assert_eq!(most.as_deref(), Some("10000"));
+        let wanted = "Corefile:4:16: forward: 10000 misses may be under way at one time, for all zones together, as \
+                      those without max_concurrent have no bound";
+        assert!(warnings.contains(wanted), "{warnings}");
+    }
+    let (most, _) = of("max_concurrent 20000", "");
+    assert_eq!(most.as_deref(), Some("20000"));
+}
+
+#[test]
+fn the_upstream_service_is_a_variable_where_servers_stand_and_an_address_elsewhere() {
+    let values = values(
+        ".:53 {\nbind 169.254.20.10 __PILLAR__CLUSTER__DNS__\nforward . __PILLAR__CLUSTER__DNS__\n\
+         hosts {\n__PILLAR__CLUSTER__DNS__ dns.example\nfallthrough\n}\n\
+         template IN A a.example {\nanswer \"{{ .Name }} 60 IN A __PILLAR__CLUSTER__DNS__\"\n}\n}",
+    );
+    assert_eq!(values["cluster.dnsService"], "[10.96.0.50]");
+    for wanted in [
+        "upstreams: [env:KUBE_DNS_UPSTREAM_SERVICE_HOST]",
+        "A dns.example 3600 10.96.0.50",
+        "A a.example 60 10.96.0.50",
+    ] {
+        assert!(
+            values["zones"].contains(wanted),
+            "{wanted}\n{}",
+            values["zones"]
+        );
     }
 }
 
@@ -489,7 +622,7 @@ fn rewrite_and_dns64_become_keys_of_the_zone() {
 
 #[test]
 fn names_of_hosts_come_from_the_file_too_which_need_not_be_there() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("corefile");
     let corefile = ".:53 {\nbind 169.254.20.10 10.96.0.10\nforward . 192.0.2.1\nhosts {\n10.0.0.1 a.example\nfallthrough\n}\n}";
     let mut node_cache = node_cache(scratch.write("Corefile", corefile));
     node_cache.hosts = Some(scratch.0.join("hosts"));
@@ -516,8 +649,81 @@ fn names_of_hosts_come_from_the_file_too_which_need_not_be_there() {
 }
 
 #[test]
+fn what_is_more_than_may_be_is_cut_and_told_and_the_corefile_taken() {
+    let scratch = Scratch::new("corefile");
+    let load = |corefile: &str| {
+        let sources = Sources {
+            corefile: Some(node_cache(scratch.write("Corefile", corefile))),
+            environment: environment(),
+            ..Sources::default()
+        };
+        let loaded = Config::load(&sources).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let warnings = loaded.warnings.iter().map(ToString::to_string);
+        let warnings: Vec<String> = warnings.collect();
+        (loaded.config.zones, warnings.join("\n"))
+    };
+    let block =
+        |inner: &str| format!(".:53 {{\nbind 169.254.20.10\nforward . 192.0.2.1\n{inner}\n}}");
+    let (zones, warnings) = load(&block("cache 86400"));
+    let root = zones.last().unwrap();
+    assert_eq!((root.max_ttl, root.max_negative_ttl), (86_400, 10_800));
+    assert!(
+        warnings.contains(
+            "Corefile:4:7: cache: negative answers are kept for 3h at most, and not 86400 s"
+        ),
+        "{warnings}"
+    );
+    let (zones, warnings) = load(&block("cache {\nsuccess 9984 99999999\ndenial 9984 30\n}"));
+    let root = zones.last().unwrap();
+    assert_eq!((root.max_ttl, root.max_negative_ttl), (604_800, 30));
+    assert!(
+        warnings.contains("positive answers are kept for 168h at most"),
+        "{warnings}"
+    );
+    // A list of names that lead nowhere, as some have it.
+    let names: String = (0..20_000)
+        .map(|number| format!("0.0.0.0 n{number}.example\n"))
+        .collect();
+    scratch.write("blocked", &names);
+    let hosts = format!("hosts {}/blocked {{\nfallthrough\n}}", scratch.0.display());
+    let (zones, warnings) = load(&block(&hosts));
+    // A and ANY for each, and the one reverse name.
+    assert_eq!(zones.last().unwrap().answers.len(), 40_001);
+    assert!(
+        warnings.contains("the first 64 names of 0.0.0.0 are answered"),
+        "{warnings}"
+    );
+    let addresses: String = (1..=65)
+        .map(|number| format!("10.0.0.{number} a.example\n"))
+        .collect();
+    let (_, warnings) = load(&block(&format!("hosts {{\n{addresses}fallthrough\n}}")));
+    assert!(
+        warnings.contains("the first 64 addresses of a.example are answered"),
+        "{warnings}"
+    );
+    // Each with an address of its own: three rules a name.
+    let names: String = (0..22_000)
+        .map(|number| format!("10.1.{}.{} n{number}.example\n", number / 250, number % 250))
+        .collect();
+    scratch.write("many", &names);
+    let hosts = format!("hosts {}/many {{\nfallthrough\n}}", scratch.0.display());
+    let many = node_cache(scratch.write("Corefile", &block(&hosts)));
+    let sources = Sources {
+        corefile: Some(many),
+        environment: environment(),
+        ..Sources::default()
+    };
+    let problems = Config::load(&sources).unwrap_err();
+    let told = problems[0].to_string();
+    assert!(
+        told.contains("expected at most 65536 in all zones"),
+        "{told}"
+    );
+}
+
+#[test]
 fn everything_that_a_corefile_is_made_of_belongs_to_its_footprint() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("corefile");
     let corefile =
         ".:53 {\nbind 169.254.20.10\nforward . 192.0.2.1\nimport a.conf\nimport *.inc\n}\n";
     let mut node_cache = node_cache(scratch.write("Corefile", corefile));
@@ -548,7 +754,7 @@ fn everything_that_a_corefile_is_made_of_belongs_to_its_footprint() {
 
 #[test]
 fn what_is_converted_reads_back_as_the_same() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("corefile");
     let resolv = scratch.write("resolv.conf", "nameserver 192.0.2.53\n");
     for (name, corefile) in good() {
         let corefile = corefile.replace("/etc/resolv.conf", resolv.to_str().unwrap());
@@ -672,7 +878,7 @@ fn directives_of(text: &str) -> BTreeSet<String> {
 #[test]
 fn two_thousand_corefiles_with_slips_neither_panic_nor_pass_with_an_unknown_directive() {
     let good = good();
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("corefile");
     let mut dice = Dice(1);
     let mut refused = 0;
     for round in 0..2000 {
@@ -754,7 +960,7 @@ fn every_directive_that_is_misspelt_is_told_by_its_place() {
 #[test]
 fn two_thousand_config_maps_with_slips_do_not_panic() {
     const STUBS: &str = "{\n  \"corp.example\": [\"10.1.0.1\", \"10.1.0.2:5353\"],\n  \"acme.example\": [\"[fd00::1]:53\"]\n}";
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("corefile");
     let corefile = ".:53 {\nbind 169.254.20.10\nforward . __PILLAR__UPSTREAM__SERVERS__\n}";
     let mut node_cache = node_cache(scratch.write("Corefile", corefile));
     node_cache.kube_dns = Some(scratch.0.clone());

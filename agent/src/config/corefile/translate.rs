@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::cache::CAPACITY;
 use super::context::Context;
+use super::forward::Forward;
 use super::kube_dns::Stub;
 use super::listen::{self, Listening};
 use super::plugins::{self, At, BlockRead};
@@ -267,29 +268,6 @@ fn store(context: &mut Context<'_>, blocks: &[(BlockRead, Place)], values: &mut 
         let on = prefetch.iter().any(|(on, _)| *on);
         values.insert("cache.prefetch", text(&(on.to_string(), *place)));
     }
-    let after = caches().filter_map(|cache| cache.stale_after).min();
-    let soon = |one: Option<At<Duration>>| one.map(|(time, _)| time);
-    let mut serving = caches().filter(|cache| cache.stale_for.is_some());
-    if let Some((_, place)) = after
-        && serving.any(|cache| soon(cache.stale_after) != soon(after))
-    {
-        let message = "blocks differ in how soon a stale answer comes: the soonest counts for all";
-        context.note(
-            place,
-            "cache",
-            "cache.staleAfter",
-            message,
-            "write the same in all",
-        );
-    }
-    time(
-        context,
-        values,
-        "cache.staleAfter",
-        limits::STALE_AFTER,
-        after,
-        "cache",
-    );
     let stale = caches().filter_map(|cache| cache.stale_for).max();
     time(
         context,
@@ -370,24 +348,29 @@ fn bounds(context: &mut Context<'_>, blocks: &[(BlockRead, Place)], values: &mut
     if let Some((size, place)) = size {
         values.insert("listen.udpSize", text(&(size.to_string(), place)));
     }
-    let concurrent: Vec<_> = forwards()
+    let is_bounded = |forward: &&Forward| forward.max_concurrent.is_some_and(|(most, _)| most > 0);
+    let numbers = forwards().filter(is_bounded);
+    let numbers: Vec<_> = numbers
         .filter_map(|forward| forward.max_concurrent)
-        .filter(|(number, _)| *number > 0)
         .collect();
-    if let Some((_, place)) = concurrent.first() {
-        let sum: u64 = concurrent
-            .iter()
-            .map(|(number, _)| u64::from(*number))
-            .sum();
-        let sum = sum.clamp(limits::IN_FLIGHT.min, limits::IN_FLIGHT.max);
-        values.insert("limits.inFlight", text(&(sum.to_string(), *place)));
-        let message = format!(
-            "{sum} misses may be under way at one time, for all zones together; above that clients get a stale answer or \
-             SERVFAIL in place of REFUSED"
-        );
-        let remedy = "nothing need be done";
-        context.note(*place, "forward", "limits.inFlight", message, remedy);
+    let Some((_, place)) = numbers.first() else {
+        return;
+    };
+    let sum: u64 = numbers.iter().map(|(most, _)| u64::from(*most)).sum();
+    let mut most = sum.clamp(limits::IN_FLIGHT.min, limits::IN_FLIGHT.max);
+    let mut why = "for all zones together";
+    if !forwards().all(|forward| is_bounded(&forward)) && most < limits::IN_FLIGHT.default {
+        // The zones that have no bound must not get that of the others.
+        most = limits::IN_FLIGHT.default;
+        why = "for all zones together, as those without max_concurrent have no bound";
     }
+    values.insert("limits.inFlight", text(&(most.to_string(), *place)));
+    let message = format!(
+        "{most} misses may be under way at one time, {why}; above that clients get a stale answer or SERVFAIL in place \
+         of REFUSED"
+    );
+    let remedy = "nothing need be done";
+    context.note(*place, "forward", "limits.inFlight", message, remedy);
 }
 
 /// The cluster's domain, as far as it can be told: `cluster.local` where it is a zone, else the first

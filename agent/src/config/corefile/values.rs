@@ -113,6 +113,21 @@ pub(super) fn zones(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
+/// The same where each becomes a zone of the configuration, of which there may be no more than so many.
+///
+/// # Errors
+/// What to do about it.
+pub(super) fn own_zones(text: &str) -> Result<Vec<String>, String> {
+    let zones = zones(text)?;
+    let (count, most) = (zones.len(), limits::MAX_ZONES);
+    match count > most {
+        true => Err(format!(
+            "it is {count} zones of reverse names, and {most} may be: write a range one bit longer or shorter"
+        )),
+        false => Ok(zones),
+    }
+}
+
 fn reverse(ip: IpAddr, bits: u32) -> Vec<String> {
     // A label is eight bits of IPv4, four of IPv6 (RFC 1035 section 3.5, RFC 3596 section 2.5).
     let (nibbles, each, suffix): (Vec<u32>, u32, &str) = match ip {
@@ -153,10 +168,21 @@ fn reverse(ip: IpAddr, bits: u32) -> Vec<String> {
 
 /// Whether `outer` is `inner` or above it. Both are names that [`zones`] returned.
 pub(super) fn encloses(outer: &str, inner: &str) -> bool {
+    // Nearly all: without escapes the texts tell.
+    if !outer.contains('\\') && !inner.contains('\\') {
+        let rest = inner.strip_suffix(outer);
+        let is_above = rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        return is_above || outer == ".";
+    }
     match (Name::parse(outer), Name::parse(inner)) {
         (Ok(outer), Ok(inner)) => outer.encloses(inner.as_wire()),
         _ => false,
     }
+}
+
+/// Labels of a name that [`zones`] returned.
+pub(super) fn labels(name: &str) -> usize {
+    Name::parse(name).map_or(0, |name| name.label_count())
 }
 
 /// Whether a text is an address, with a port or without, or `env:NAME` out of a placeholder.
@@ -207,6 +233,13 @@ mod tests {
         assert_eq!(of("Example.ORG."), ["example.org"]);
         assert_eq!(of("."), ["."]);
         assert!(zones("10.0.0.0/33").is_err());
+        assert_eq!(of("10.0.0.0/9").len(), 128);
+        assert!(
+            own_zones("10.0.0.0/9")
+                .unwrap_err()
+                .starts_with("it is 128 zones")
+        );
+        assert_eq!(own_zones("10.0.0.0/10").unwrap().len(), 64);
         assert!(zones("a..b").is_err());
     }
 

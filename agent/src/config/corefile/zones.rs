@@ -3,18 +3,25 @@
 //! `cache` makes different.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::cache::CacheRead;
 use super::context::Context;
 use super::forward::Forward;
 use super::kube_dns::Stub;
-use super::local::below;
 use super::plugins::{At, BlockRead};
+use super::stages::{self, End, Stage};
 use super::values::encloses;
-use crate::config::yaml::{Entry, Node, Place, Value};
+use crate::config::limits;
+use crate::config::text::show_time;
+use crate::config::yaml::{Entry, Node, Place, Value, quote};
 
 /// TTL of the answers of stub domains, positive and negative: node-cache writes `cache 30`.
 const STUB_TTL: u32 = 30;
+
+/// Names behind `forward` and `except` in one block: those that are in its zones become zones of their
+/// own, of which there are fewer.
+const MAX_NAMED: usize = 1000;
 
 /// A zone in the making.
 #[derive(Debug)]
@@ -25,6 +32,7 @@ pub(super) struct Draft {
     max_negative_ttl: At<u32>,
     least_ttls: [Option<At<u32>>; 2],
     max_failure_ttl: Option<At<u32>>,
+    stale_after: Option<At<Duration>>,
     rotate: Option<Place>,
     rewrites: Vec<At<String>>,
     dns64: Option<At<String>>,
@@ -43,38 +51,39 @@ pub(super) fn read(
         .chain(stubs.iter().map(|stub| stub.name.0.as_str()))
         .collect();
     let mut drafts = Vec::new();
-    for (block, _) in blocks {
+    for (block, place) in blocks {
+        let named = block.forwards.iter();
+        let named: usize = named.map(|forward| 1 + forward.except.len()).sum();
+        if named > MAX_NAMED {
+            let place = block
+                .forwards
+                .last()
+                .map_or(*place, |forward| forward.place);
+            let found = format!("{named} names behind forward and except");
+            let expected = format!("at most {MAX_NAMED} in a block");
+            let remedy =
+                "name the zones above them, or leave out those that the block does not have";
+            context.wrong(place, "forward", &found, &expected, remedy);
+            return drafts;
+        }
         for zone in &block.zones {
-            of_block(context, block, zone, &own, &mut drafts);
+            // There are more than may be: how many is of no interest.
+            if drafts.len() <= limits::MAX_ZONES {
+                of_block(context, block, zone, &own, &mut drafts);
+            }
         }
         unused(context, block);
     }
-    for stub in stubs {
+    for stub in stubs.iter().take(limits::MAX_ZONES + 1) {
         let place = stub.name.1;
         drafts.push(Draft {
-            name: stub.name.clone(),
             forward: Some(Forward {
-                place,
-                from: ".".to_owned(),
-                except: Vec::new(),
                 servers: stub.servers.clone(),
-                file: None,
-                transport: ("udp", place),
-                server_name: None,
-                ca_file: None,
-                expire: None,
-                read_timeout: None,
-                max_concurrent: None,
-                in_order: None,
+                ..Forward::new(place, ".".to_owned())
             }),
             max_ttl: (STUB_TTL, place),
             max_negative_ttl: (STUB_TTL, place),
-            least_ttls: [None; 2],
-            max_failure_ttl: None,
-            rotate: None,
-            rewrites: Vec::new(),
-            dns64: None,
-            answers: Vec::new(),
+            ..Draft::new(stub.name.clone())
         });
     }
     if !own.contains(".") && !drafts.is_empty() {
@@ -86,16 +95,8 @@ pub(super) fn read(
         context.note(place, "", "zones", message, remedy);
         let answers = ["ANY . REFUSED", "ANY * REFUSED"];
         drafts.push(Draft {
-            name: (".".to_owned(), place),
-            forward: None,
-            max_ttl: (0, place),
-            max_negative_ttl: (0, place),
-            least_ttls: [None; 2],
-            max_failure_ttl: None,
-            rotate: None,
-            rewrites: Vec::new(),
-            dns64: None,
             answers: answers.map(|line| (line.to_owned(), place)).to_vec(),
+            ..Draft::new((".".to_owned(), place))
         });
     }
     drafts
@@ -111,6 +112,7 @@ fn of_block(
     drafts: &mut Vec<Draft>,
 ) {
     let mut names: Vec<At<String>> = vec![zone.clone()];
+    let mut known = BTreeSet::from([zone.0.clone()]);
     let of_cache = block.cache.iter().flat_map(|cache| {
         let all = cache.zones.iter().chain(&cache.no_success);
         all.chain(&cache.no_denial).cloned()
@@ -120,23 +122,26 @@ fn of_block(
         std::iter::once(from).chain(forward.except.iter().cloned())
     });
     for (name, place) in of_forward.chain(of_cache) {
-        let is_new = !names.iter().any(|(other, _)| *other == name);
         let is_below = encloses(&zone.0, &name) && !own.contains(name.as_str());
-        if is_new && is_below {
+        if is_below && known.insert(name.clone()) {
             names.push((name, place));
         }
+        if names.len() > limits::MAX_ZONES {
+            break;
+        }
     }
+    let zones: Vec<String> = names.iter().map(|(name, _)| name.clone()).collect();
     for name in names {
-        let takes = |forward: &&Forward| {
-            let mut except = forward.except.iter();
-            encloses(&forward.from, &name.0) && !except.any(|(one, _)| encloses(one, &name.0))
+        for rule in block.rewrites.iter().take(limits::MAX_REWRITES) {
+            goes_another_way(context, block, &zones, &name.0, rule);
+        }
+        let forward = takes(block, &name.0).and_then(|index| block.forwards.get(index).cloned());
+        // A name may be any other when it comes to the rules.
+        let scope = match block.rewrites.as_slice() {
+            [] => name.0.as_str(),
+            _ => ".",
         };
-        let forward = block.forwards.iter().find(takes).cloned();
-        let lines = block.templates.iter().chain(&block.hosts);
-        let mut answers: Vec<_> = lines
-            .filter(|(line, _)| concerns(line, &name.0))
-            .cloned()
-            .collect();
+        let mut last = Stage::default();
         if forward.is_none() {
             let rcode = match block.whoami {
                 Some(place) => {
@@ -151,10 +156,17 @@ fn of_block(
                     "SERVFAIL"
                 }
             };
-            for pattern in [name.0.clone(), below(&name.0, 1)] {
-                answers.push((format!("ANY {pattern} {rcode}"), name.1));
-            }
+            last.ends.push(End {
+                kind: "ANY".to_owned(),
+                zone: scope.to_owned(),
+                rcode,
+                passes: Vec::new(),
+                place: name.1,
+            });
         }
+        let stages = block.templates.iter().chain(&block.hosts);
+        let stages: Vec<&Stage> = stages.chain([&last]).collect();
+        let answers = stages::lines(&stages, scope);
         let cache = block.cache.as_ref();
         let [max_ttl, max_negative_ttl] = lifetimes(cache, &name);
         drafts.push(Draft {
@@ -163,12 +175,77 @@ fn of_block(
             max_negative_ttl,
             least_ttls: cache.map_or([None; 2], |cache| cache.least_ttls),
             max_failure_ttl: cache.and_then(|cache| cache.max_failure_ttl),
+            stale_after: cache.and_then(|cache| cache.stale_after),
             rotate: block.rotate,
             rewrites: block.rewrites.clone(),
             dns64: block.dns64.clone(),
             answers,
             name,
         });
+    }
+}
+
+/// The `forward` of a block that takes a name, by its index.
+fn takes(block: &BlockRead, name: &str) -> Option<usize> {
+    let takes = |forward: &Forward| {
+        let mut except = forward.except.iter();
+        encloses(&forward.from, name) && !except.any(|(one, _)| encloses(one, name))
+    };
+    block.forwards.iter().position(takes)
+}
+
+/// Refuses a `rewrite` of names of a zone to others that another `forward` of the block takes, or may
+/// take: which servers are asked is settled by the name that a client asks for. `zones` are those that
+/// the block's names are parted into.
+fn goes_another_way(
+    context: &mut Context<'_>,
+    block: &BlockRead,
+    zones: &[String],
+    zone: &str,
+    (rule, place): &At<String>,
+) {
+    let lower = rule.to_ascii_lowercase();
+    let words: Vec<&str> = lower.split(' ').collect();
+    let [part, from, to] = words.as_slice() else {
+        return;
+    };
+    let [from, to] = [from, to].map(|name| name.strip_suffix('.').unwrap_or(name));
+    // All names that end in this, or a zone that has them.
+    let end = |text: &str| match text.strip_prefix('.') {
+        Some(zone) => zone.to_owned(),
+        None => text
+            .split_once('.')
+            .map_or(".", |(_, above)| above)
+            .to_owned(),
+    };
+    let (old, new, is_one) = match *part {
+        "exact" => (from.to_owned(), to.to_owned(), true),
+        "suffix" => (end(from), end(to), false),
+        // The end of the name stays.
+        "prefix" => (".".to_owned(), zone.to_owned(), false),
+        _ => (".".to_owned(), ".".to_owned(), false),
+    };
+    let is_about = match is_one {
+        true => {
+            let mut below = zones.iter().filter(|one| encloses(zone, one));
+            encloses(zone, &old) && !below.any(|one| one != zone && encloses(one, &old))
+        }
+        false => encloses(zone, &old) || encloses(&old, zone),
+    };
+    let mut bounds = block.forwards.iter().flat_map(|forward| {
+        let except = forward.except.iter().map(|(name, _)| name.as_str());
+        except.chain([forward.from.as_str()])
+    });
+    let parts = |one: &str| one != new && encloses(&new, one);
+    let is_parted = !is_one && bounds.any(parts);
+    if is_about && (is_parted || takes(block, &new) != takes(block, zone)) {
+        let found = format!(
+            "{}, whose new names another forward of the block may take",
+            quote(rule)
+        );
+        let expected = format!("names that the servers of {zone} are asked for, too");
+        let remedy = "have one forward take both, or keep it in the cluster's CoreDNS";
+        context.wrong(*place, "rewrite", &found, &expected, remedy);
     }
 }
 
@@ -183,17 +260,6 @@ fn unused(context: &mut Context<'_>, block: &BlockRead) {
             context.note(forward.place, "forward", "zones", message, remedy);
         }
     }
-}
-
-/// Whether a line of answers is about names in a zone.
-fn concerns(line: &str, zone: &str) -> bool {
-    let pattern = line.split(' ').nth(1).unwrap_or_default();
-    let mut name = pattern;
-    while let Some(rest) = name.strip_prefix('*') {
-        name = rest.strip_prefix('.').unwrap_or(rest);
-    }
-    let name = if name.is_empty() { "." } else { name };
-    encloses(zone, name) || (name != pattern && encloses(name, zone))
 }
 
 /// Longest lifetimes, positive and negative.
@@ -216,6 +282,24 @@ fn lifetimes(cache: Option<&CacheRead>, name: &At<String>) -> [At<u32>; 2] {
 }
 
 impl Draft {
+    /// One that asks nobody and keeps nothing.
+    fn new(name: At<String>) -> Self {
+        let place = name.1;
+        Self {
+            name,
+            forward: None,
+            max_ttl: (0, place),
+            max_negative_ttl: (0, place),
+            least_ttls: [None; 2],
+            max_failure_ttl: None,
+            stale_after: None,
+            rotate: None,
+            rewrites: Vec::new(),
+            dns64: None,
+            answers: Vec::new(),
+        }
+    }
+
     /// The zone as an item of the key `zones`.
     pub(super) fn node(&self) -> Node {
         let place = self.name.1;
@@ -257,6 +341,9 @@ impl Draft {
             if let Some((seconds, place)) = value {
                 entries.push(entry(key, text(&(format!("{seconds}s"), place))));
             }
+        }
+        if let Some((time, place)) = self.stale_after {
+            entries.push(entry("staleAfter", text(&(show_time(time), place))));
         }
         if let Some(place) = self.rotate {
             entries.push(entry("rotate", text(&("true".to_owned(), place))));

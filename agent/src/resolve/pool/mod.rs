@@ -175,8 +175,7 @@ impl Pool {
         }
         let connection = connection.or_else(|| {
             // Those who wait are offered what comes free before.
-            let shares =
-                (self.is_full() || self.depth.is_fixed()) && self.waiting.len() == 0;
+            let shares = (self.is_full() || self.depth.is_fixed()) && self.waiting.len() == 0;
             shares.then(|| self.with_room(depth, now)).flatten()
         });
         self.filling = connection.as_ref().map(Arc::downgrade).unwrap_or_default();
