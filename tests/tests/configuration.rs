@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use nodens_tests::agent::{Agent, Builder, command};
 use nodens_tests::netns;
-use nodens_tests::process::{Program, TempDir, free_port, is_free};
+use nodens_tests::process::{Program, TempDir, free_port, is_free, wait_for};
 use nodens_tests::query::Query;
 use nodens_tests::sample::Sample;
+use rustix::process::Signal;
 
 /// Longest wait for anything, on the busiest machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -261,7 +262,7 @@ fn require_upstream_ends_with_75_where_none_takes_a_connection() {
     let ended = nodens(&["run", "--config", path(&file_path), "--require-upstream"]);
     assert_eq!(ended.code, NO_UPSTREAM, "{}", ended.said);
     ended.assert_said(&[
-        "no upstream takes a connection",
+        "no upstream took a connection for 10 s",
         "--require-upstream was given",
         "check the upstreams of zone . and that CoreDNS runs",
     ]);
@@ -273,6 +274,36 @@ fn require_upstream_ends_with_75_where_none_takes_a_connection() {
         .arg("--require-upstream");
     one.start().unwrap();
     builder().start().unwrap();
+}
+
+#[test]
+fn a_required_upstream_that_comes_late_is_waited_for_and_a_stop_meanwhile_obeyed() {
+    let late = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
+    let start = || {
+        let file = File::of(&Agent::builder().zone(".", &[late]));
+        let dir = TempDir::new().unwrap();
+        let mut command = command().unwrap();
+        command.args(["run", "--config", path(&file.path()), "--require-upstream"]);
+        let program = Program::start(command, dir.path().join("log")).unwrap();
+        said(&program, "no upstream takes a connection yet");
+        (program, file, dir)
+    };
+    let (mut program, ..) = start();
+    program.signal(Signal::TERM).unwrap();
+    let status = program.wait(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(0), "{}", program.log());
+    let (program, _file, _dir) = start();
+    let _upstream = TcpListener::bind(late).unwrap();
+    said(&program, "serving");
+}
+
+/// Waits until the program has said this.
+#[track_caller]
+fn said(program: &Program, text: &str) {
+    wait_for(text, PATIENCE, || {
+        Ok(program.log().contains(text).then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", program.log()));
 }
 
 #[test]

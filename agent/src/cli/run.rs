@@ -18,7 +18,7 @@ pub(super) fn command() -> Command {
         .about("Answers queries until SIGTERM")
         .arg(super::switch(
             REQUIRE_UPSTREAM,
-            "End with exit code 75 where no upstream can be reached at start",
+            "End with exit code 75 where no upstream can be reached within 10 s of the start",
         ))
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::follow::Follow;
 use super::{End, StartError};
@@ -45,6 +45,9 @@ const LET_GO: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(5);
 /// Beats of the cold thread in a second.
 const BEATS_A_SECOND: u32 = 4;
+/// How long an upstream is waited for where one is required, and between two looks.
+const UPSTREAM_PATIENCE: Duration = Duration::from_secs(10);
+const UPSTREAM_PAUSE: Duration = Duration::from_millis(200);
 
 /// Everything that the cold thread has.
 pub(super) struct Cold {
@@ -99,11 +102,38 @@ impl Cold {
         }
     }
 
-    async fn run(mut self, started: &mpsc::Sender<Result<(), StartError>>) {
-        if self.require_upstream && !self.resolver.reaches_an_upstream().await {
-            let _ = started.send(Err(StartError::NoUpstream));
-            return;
+    /// Waits for an upstream: those of a release that was installed a moment ago have a Service before
+    /// this node knows the way to it.
+    async fn await_an_upstream(&self, signals: &mut Signals) -> Result<(), StartError> {
+        let reaching = async {
+            let began = Instant::now();
+            let mut said = false;
+            while !self.resolver.reaches_an_upstream().await {
+                if began.elapsed() >= UPSTREAM_PATIENCE {
+                    return Err(StartError::NoUpstream);
+                }
+                if !std::mem::replace(&mut said, true) {
+                    let patience_s = UPSTREAM_PATIENCE.as_secs();
+                    tracing::info!(patience_s, "no upstream takes a connection yet; waiting");
+                }
+                sleep(UPSTREAM_PAUSE).await;
+            }
+            Ok(())
+        };
+        tokio::pin!(reaching);
+        loop {
+            tokio::select! {
+                reached = &mut reaching => return reached,
+                signal = signals.next() => match signal {
+                    Signal::Drain | Signal::ExitNow => return Err(StartError::Stopped),
+                    // It was read a moment ago.
+                    Signal::Reload => {}
+                },
+            }
         }
+    }
+
+    async fn run(mut self, started: &mpsc::Sender<Result<(), StartError>>) {
         let mut signals = match Signals::new() {
             Ok(signals) => signals,
             Err(source) => {
@@ -112,6 +142,12 @@ impl Cold {
                 return;
             }
         };
+        if self.require_upstream
+            && let Err(error) = self.await_an_upstream(&mut signals).await
+        {
+            let _ = started.send(Err(error));
+            return;
+        }
         let _ = started.send(Ok(()));
         let (trigger, watcher) = drain::new();
         let mut parts = JoinSet::new();

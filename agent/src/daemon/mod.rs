@@ -80,6 +80,9 @@ pub enum StartError {
     /// No upstream could be reached, and `--require-upstream` was given.
     #[error("no upstream can be reached")]
     NoUpstream,
+    /// A signal asked for the end while an upstream was waited for.
+    #[error("stopped before an upstream was reached")]
+    Stopped,
     /// The system has no memory, thread or descriptor for us.
     #[error("start: {step}")]
     System {
@@ -107,10 +110,14 @@ impl StartError {
             }
             Self::NoUpstream => {
                 output::complain(
-                    "no upstream takes a connection, and --require-upstream was given; check the \
+                    "no upstream took a connection for 10 s, and --require-upstream was given; check the \
                      upstreams of zone . and that CoreDNS runs\n",
                 );
                 Exit::NoUpstream
+            }
+            Self::Stopped => {
+                output::complain("stopped before an upstream took a connection\n");
+                Exit::Done
             }
             Self::System { step, source } => {
                 output::complain(&format!("cannot start: {step}: {source}\n"));
