@@ -71,6 +71,12 @@ pub struct Swept {
 /// # Errors
 /// [`Error::NotPermitted`] without NET_ADMIN, [`Error::Refused`].
 pub fn look(plan: &Plan) -> Result<Incumbent, Error> {
+    look_also(plan, &BTreeSet::new())
+}
+
+/// As [`look`], where these addresses and ports are known to be node-cache's, whether it still has rules
+/// for them or not.
+fn look_also(plan: &Plan, known: &BTreeSet<(IpAddr, u16)>) -> Result<Incumbent, Error> {
     let rules = match Kernel::open().and_then(|mut kernel| rules::look(&mut kernel, plan)) {
         Ok(rules) => rules,
         Err(answer) if firewall::is_absent(&answer) => Rules::default(),
@@ -79,7 +85,9 @@ pub fn look(plan: &Plan) -> Result<Incumbent, Error> {
             return Err(Error::refused(step, answer.errno.into(), answer.reason));
         }
     };
-    let named: Vec<IpAddr> = rules::addresses(rules.theirs.iter()).into_iter().collect();
+    let mut named = rules::addresses(rules.theirs.iter());
+    named.extend(known.iter().map(|(ip, _)| *ip));
+    let named: Vec<IpAddr> = named.into_iter().collect();
     let link = link::leftover(plan, &named)?;
     let mut incumbent = Incumbent {
         rules,
@@ -87,7 +95,8 @@ pub fn look(plan: &Plan) -> Result<Incumbent, Error> {
         users: Vec::new(),
         legacy: legacy(plan),
     };
-    let asked = incumbent.asked(plan.port);
+    let mut asked = incumbent.asked(plan.port);
+    asked.extend(known);
     if !asked.is_empty() {
         let ports: BTreeSet<u16> = asked.iter().map(|(_, port)| *port).collect();
         for port in ports {
@@ -101,35 +110,66 @@ pub fn look(plan: &Plan) -> Result<Incumbent, Error> {
     Ok(incumbent)
 }
 
-/// Removes what node-cache has left, where nobody listens there any more.
+/// Removes what node-cache has left, where nobody listens there any more. It looks anew before each
+/// step: a node-cache that has come back meanwhile keeps what is still there.
 ///
 /// # Errors
 /// As [`look`]; [`Error::Refused`] where the kernel does not let go of it. What was removed until then
 /// is gone.
 pub fn sweep(plan: &Plan) -> Result<Swept, Error> {
-    let mut swept = Swept::default();
+    sweep_with(plan, || {})
+}
+
+/// As [`sweep`], with what happens each time that rules have gone.
+fn sweep_with(plan: &Plan, mut meanwhile: impl FnMut()) -> Result<Swept, Error> {
     let mut incumbent = look(plan)?;
-    swept.left = incumbent.unsure();
+    let mut swept = Swept {
+        left: incumbent.unsure(),
+        ..Swept::default()
+    };
+    let mut known = BTreeSet::new();
     for tries in 1.. {
         if incumbent.is_in_use() {
             swept.users = incumbent.users();
             return Ok(swept);
         }
+        if incumbent.rules.theirs.is_empty() {
+            break;
+        }
+        if tries > TRIES {
+            swept.left.push(put_back());
+            return Ok(swept);
+        }
         match incumbent.remove_rules() {
             Ok(removed) => {
                 swept.removed.extend(removed);
-                break;
+                meanwhile();
             }
             // Somebody was faster.
-            Err(_) if tries < TRIES => incumbent = look(plan)?,
+            Err(_) if tries < TRIES => {}
             Err(error) => return Err(error),
         }
+        // Without its rules its addresses may be known to nobody.
+        known.extend(incumbent.asked(plan.port));
+        incumbent = look_also(plan, &known)?;
     }
     // The rules first: without its address on the node a query that nobody tracks leaves it.
     if let Some(link) = incumbent.link.as_ref().filter(|link| link.is_any()) {
         swept.removed.extend(link::clear_leftover(link)?);
     }
     Ok(swept)
+}
+
+/// Its rules come back as fast as they go, and nobody is seen to listen.
+fn put_back() -> Difference {
+    Difference {
+        place: "rules of node-cache's".to_owned(),
+        wanted: "none".to_owned(),
+        found: "somebody puts them back as soon as they are removed, so that its interface stays"
+            .to_owned(),
+        remedy: "find out which program writes them (`nft monitor`), end it, and sweep again"
+            .to_owned(),
+    }
 }
 
 impl Incumbent {
@@ -374,3 +414,6 @@ fn legacy(plan: &Plan) -> Vec<Legacy> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests;
