@@ -107,7 +107,7 @@ fn say_unsure(plan: &Plan) {
             place = one.place,
             found = one.found,
             remedy = one.remedy,
-            "there may be rules of node-cache's on this node"
+            "there may be something of node-cache's on this node"
         );
     }
 }

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use crate::check::Difference;
 use crate::error::Error;
 use crate::firewall::{self, kernel::Kernel};
-use crate::link::{self, Leftover, NODE_CACHE};
+use crate::link::{self, Kind, Leftover, NODE_CACHE};
 use crate::nfnetlink::{Batch, Connection};
 use crate::plan::{Plan, Proto};
 use crate::sockets::{self, Holder};
@@ -45,6 +45,8 @@ pub struct Incumbent {
     users: Vec<Holder>,
     /// Programs of the older iptables that have a table `raw`, for these addresses.
     legacy: Vec<Legacy>,
+    /// Whether it is known where it would be asked: else nothing follows from nobody listening.
+    is_told: bool,
 }
 
 /// Rules that cannot be read.
@@ -71,12 +73,12 @@ pub struct Swept {
 /// # Errors
 /// [`Error::NotPermitted`] without NET_ADMIN, [`Error::Refused`].
 pub fn look(plan: &Plan) -> Result<Incumbent, Error> {
-    look_also(plan, &BTreeSet::new())
+    look_as(plan, Kind::Dummy, &BTreeSet::new())
 }
 
-/// As [`look`], where these addresses and ports are known to be node-cache's, whether it still has rules
-/// for them or not.
-fn look_also(plan: &Plan, known: &BTreeSet<(IpAddr, u16)>) -> Result<Incumbent, Error> {
+/// As [`look`], where node-cache makes its interface of this kind, and these addresses and ports are known
+/// to be its own, whether it still has rules for them or not.
+fn look_as(plan: &Plan, kind: Kind, known: &BTreeSet<(IpAddr, u16)>) -> Result<Incumbent, Error> {
     let rules = match Kernel::open().and_then(|mut kernel| rules::look(&mut kernel, plan)) {
         Ok(rules) => rules,
         Err(answer) if firewall::is_absent(&answer) => Rules::default(),
@@ -88,24 +90,24 @@ fn look_also(plan: &Plan, known: &BTreeSet<(IpAddr, u16)>) -> Result<Incumbent, 
     let mut named = rules::addresses(rules.theirs.iter());
     named.extend(known.iter().map(|(ip, _)| *ip));
     let named: Vec<IpAddr> = named.into_iter().collect();
-    let link = link::leftover(plan, &named)?;
+    let link = link::leftover(plan, &named, kind)?;
     let mut incumbent = Incumbent {
         rules,
         link,
         users: Vec::new(),
         legacy: legacy(plan),
+        is_told: true,
     };
     let mut asked = incumbent.asked(plan.port);
     asked.extend(known);
-    if !asked.is_empty() {
-        let ports: BTreeSet<u16> = asked.iter().map(|(_, port)| *port).collect();
-        for port in ports {
-            let holders = sockets::at(port)?.into_iter().filter(|holder| {
-                let mut asked = asked.iter().filter(|(_, asked)| *asked == port);
-                asked.any(|(ip, _)| holder.gets(*ip)) && !holder.is_of_an_agent()
-            });
-            incumbent.users.extend(holders);
-        }
+    incumbent.is_told = !asked.is_empty();
+    let ports: BTreeSet<u16> = asked.iter().map(|(_, port)| *port).collect();
+    for port in ports {
+        let holders = sockets::at(port)?.into_iter().filter(|holder| {
+            let mut asked = asked.iter().filter(|(_, asked)| *asked == port);
+            asked.any(|(ip, _)| holder.gets(*ip)) && !holder.is_of_an_agent()
+        });
+        incumbent.users.extend(holders);
     }
     Ok(incumbent)
 }
@@ -117,12 +119,13 @@ fn look_also(plan: &Plan, known: &BTreeSet<(IpAddr, u16)>) -> Result<Incumbent, 
 /// As [`look`]; [`Error::Refused`] where the kernel does not let go of it. What was removed until then
 /// is gone.
 pub fn sweep(plan: &Plan) -> Result<Swept, Error> {
-    sweep_with(plan, || {})
+    sweep_as(plan, Kind::Dummy, || {})
 }
 
-/// As [`sweep`], with what happens each time that rules have gone.
-fn sweep_with(plan: &Plan, mut meanwhile: impl FnMut()) -> Result<Swept, Error> {
-    let mut incumbent = look(plan)?;
+/// As [`sweep`], where node-cache makes its interface of this kind, with what happens each time that
+/// rules have gone.
+fn sweep_as(plan: &Plan, kind: Kind, mut meanwhile: impl FnMut()) -> Result<Swept, Error> {
+    let mut incumbent = look_as(plan, kind, &BTreeSet::new())?;
     let mut swept = Swept {
         left: incumbent.unsure(),
         ..Swept::default()
@@ -151,13 +154,26 @@ fn sweep_with(plan: &Plan, mut meanwhile: impl FnMut()) -> Result<Swept, Error> 
         }
         // Without its rules its addresses may be known to nobody.
         known.extend(incumbent.asked(plan.port));
-        incumbent = look_also(plan, &known)?;
+        incumbent = look_as(plan, kind, &known)?;
     }
     // The rules first: without its address on the node a query that nobody tracks leaves it.
-    if let Some(link) = incumbent.link.as_ref().filter(|link| link.is_any()) {
+    let link = incumbent.link.as_ref().filter(|link| link.is_any());
+    if let Some(link) = link.filter(|_| incumbent.is_told) {
         swept.removed.extend(link::clear_leftover(link)?);
     }
     Ok(swept)
+}
+
+/// Its interface without an address, as it is for a moment when node-cache starts.
+fn bare_link() -> Difference {
+    Difference {
+        place: format!("interface {NODE_CACHE}"),
+        wanted: "nothing of node-cache's".to_owned(),
+        found: "one without an address, which is left alone, as it cannot be told whether anybody is to \
+                listen there"
+            .to_owned(),
+        remedy: format!("`ip link delete {NODE_CACHE}`, when node-cache has gone"),
+    }
 }
 
 /// Its rules come back as fast as they go, and nobody is seen to listen.
@@ -221,7 +237,11 @@ impl Incumbent {
                 remedy: remedy.clone(),
             });
         }
-        if let Some(link) = self.link.as_ref().filter(|link| link.is_any()) {
+        if let Some(link) = self
+            .link
+            .as_ref()
+            .filter(|link| link.is_any() && self.is_told)
+        {
             differences.push(self.link_difference(link, &state, &remedy));
         }
         differences.extend(self.near());
@@ -284,7 +304,7 @@ impl Incumbent {
             found.push(format!("{}, which the agent has too", list(&link.locals)));
         }
         if found.is_empty() {
-            found.push("an interface without a use".to_owned());
+            found.push("an interface that node-cache alone has a use for".to_owned());
         }
         if !link.others.is_empty() {
             found.push(format!(
@@ -322,7 +342,11 @@ impl Incumbent {
             found: format!("one that is left alone, as {}", near.why),
             remedy: "look at it; remove it by hand if nothing needs it".to_owned(),
         });
-        near.collect()
+        let bare = self
+            .link
+            .as_ref()
+            .filter(|link| link.is_any() && !self.is_told);
+        near.chain(bare.map(|_| bare_link())).collect()
     }
 
     /// Every address that is node-cache's with the port it is asked at.
@@ -335,11 +359,8 @@ impl Incumbent {
             .map(|found| (found.address, found.port))
             .collect();
         let named = rules::addresses(self.rules.theirs.iter());
-        asked.extend(named.into_iter().map(|ip| (ip, port)));
-        if let Some(link) = &self.link {
-            let on_link = link.services.iter().chain(&link.locals);
-            asked.extend(on_link.map(|ip| (*ip, port)));
-        }
+        let on_link = self.link.iter().flat_map(Leftover::addresses);
+        asked.extend(named.into_iter().chain(on_link).map(|ip| (ip, port)));
         asked
     }
 

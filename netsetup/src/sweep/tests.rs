@@ -37,7 +37,7 @@ fn a_node_cache_that_comes_back_during_a_sweep_keeps_its_interface() {
         run("ip address add 169.254.25.10/32 dev nodelocaldns");
         let before = addresses();
         let mut back = None;
-        let swept = sweep_with(&plan(), || {
+        let swept = sweep_as(&plan(), Kind::Dummy, || {
             back = Some(Listener::start("udp", "169.254.25.10:53"));
         })
         .unwrap();
@@ -47,7 +47,7 @@ fn a_node_cache_that_comes_back_during_a_sweep_keeps_its_interface() {
         assert_eq!(addresses(), before);
 
         drop(back);
-        let swept = sweep_with(&plan(), || {}).unwrap();
+        let swept = sweep_as(&plan(), Kind::Dummy, || {}).unwrap();
         assert_eq!(swept.users, Vec::<String>::new());
         assert!(!addresses().contains(SERVICE));
     });
@@ -71,7 +71,7 @@ fn rules_that_somebody_puts_back_without_end_keep_the_interface_and_are_told() {
         interface();
         let before = addresses();
         let mut rounds = 0;
-        let swept = sweep_with(&plan(), || {
+        let swept = sweep_as(&plan(), Kind::Dummy, || {
             rounds += 1;
             rules("iptables-nft", SERVICE, true);
         })
@@ -82,5 +82,44 @@ fn rules_that_somebody_puts_back_without_end_keep_the_interface_and_are_told() {
         };
         assert!(left.found.contains("puts them back"), "{left}");
         assert_eq!(addresses(), before);
+    });
+}
+
+#[test]
+fn an_interface_without_an_address_is_told_and_left() {
+    within(|| {
+        run("ip link add nodelocaldns type bridge");
+        // Bridges stand for dummies, which this kernel may not have.
+        let incumbent = look_as(&plan(), Kind::Bridge, &BTreeSet::new()).unwrap();
+        assert!(!incumbent.is_absent() && !incumbent.is_in_use());
+        let [told] = &incumbent.differences()[..] else {
+            panic!("{incumbent:?}");
+        };
+        assert!(told.found.contains("it cannot be told"), "{told}");
+        let swept = sweep_as(&plan(), Kind::Bridge, || {}).unwrap();
+        assert_eq!(swept.removed, Vec::<String>::new());
+        assert_eq!(swept.left, [told.clone()]);
+        run("ip link show nodelocaldns");
+        // With its address it is node-cache's, and nobody listens there.
+        run(&format!("ip address add {SERVICE}/32 dev nodelocaldns"));
+        let swept = sweep_as(&plan(), Kind::Bridge, || {}).unwrap();
+        assert_eq!(swept.removed, ["interface nodelocaldns"]);
+    });
+}
+
+#[test]
+fn who_listens_at_an_address_that_nobody_knows_on_its_interface_is_a_user_of_it() {
+    within(|| {
+        interface();
+        run("ip address add 169.254.25.10/32 dev nodelocaldns");
+        let before = addresses();
+        let listener = Listener::start("udp", "169.254.25.10:53");
+        let swept = sweep(&plan()).unwrap();
+        assert!(
+            swept.removed.is_empty() && swept.users.len() == 1,
+            "{swept:?}"
+        );
+        assert_eq!(addresses(), before);
+        drop(listener);
     });
 }
