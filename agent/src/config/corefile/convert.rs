@@ -29,7 +29,7 @@ pub fn convert(
         hosts: None,
         ..node_cache.clone()
     };
-    let translated = translate(node_cache, environment, interfaces().unwrap_or_default());
+    let translated = translate(node_cache, environment, interfaces().ok());
     if !translated.problems.is_empty() {
         return Err(translated.problems);
     }

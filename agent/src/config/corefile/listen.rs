@@ -16,9 +16,9 @@ const WORD: &str = "bind";
 const DNS_SERVICE: &str = "KUBE_DNS_SERVICE_HOST";
 /// node-cache's interface.
 pub(super) const INTERFACE: &str = "nodelocaldns";
-/// Interfaces that hold Service addresses: node-cache's, and that of kube-proxy's mode IPVS. Beside
-/// them the one that `-interfacename` names.
-const OF_SERVICES: [&str; 2] = [INTERFACE, "kube-ipvs0"];
+/// Interfaces that hold Service addresses: node-cache's, that of kube-proxy's mode IPVS, and
+/// kube-router's. Beside them the one that `-interfacename` names.
+const OF_SERVICES: [&str; 3] = [INTERFACE, "kube-ipvs0", "kube-dummy-if"];
 
 /// Where Go listens for both families.
 const EVERYWHERE: [IpAddr; 2] = [
@@ -42,11 +42,21 @@ impl Listening {
         !self.captured.is_empty() || listen.any(|(address, _)| is_node_local(*address))
     }
 
-    fn add(&mut self, context: &Context<'_>, address: IpAddr, place: Place) {
-        let list = if is_of_cluster(context, address) {
-            &mut self.captured
-        } else {
-            &mut self.listen
+    fn add(&mut self, context: &mut Context<'_>, address: IpAddr, place: Place) {
+        let list = match is_of_cluster(context, address) {
+            Some(true) => &mut self.captured,
+            Some(false) => &mut self.listen,
+            None => {
+                let message = format!(
+                    "it cannot be told whether {address} is the cluster's or this node's own: the addresses of \
+                     this host cannot be listed"
+                );
+                let remedy = format!(
+                    "set the variable {DNS_SERVICE} to it where it is the cluster's; else look why `ip address` \
+                     fails here, and start again"
+                );
+                return context.problem(place, WORD, message, &remedy);
+            }
         };
         if !list.iter().any(|(other, _)| *other == address) {
             list.push((address, place));
@@ -158,7 +168,8 @@ fn addresses(context: &mut Context<'_>, bind: &Token) -> Option<Vec<At<IpAddr>>>
             all.push(address);
             continue;
         }
-        let of_interface = context.interfaces.iter().filter(|(name, _)| name == word);
+        let interfaces = context.interfaces.iter().flatten();
+        let of_interface = interfaces.filter(|(name, _)| name == word);
         let before = all.len();
         all.extend(
             of_interface
@@ -166,11 +177,14 @@ fn addresses(context: &mut Context<'_>, bind: &Token) -> Option<Vec<At<IpAddr>>>
                 .filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())),
         );
         if all.len() == before {
-            let names: Vec<_> = context
-                .interfaces
-                .iter()
-                .map(|(name, _)| name.clone())
-                .collect();
+            let Some(interfaces) = &context.interfaces else {
+                let message =
+                    format!("the addresses of this host cannot be listed, nor those of {word}");
+                let remedy = "name addresses instead of interfaces";
+                context.problem(bind.place, WORD, message, remedy);
+                return None;
+            };
+            let names: Vec<_> = interfaces.iter().map(|(name, _)| name.clone()).collect();
             let near = crate::config::nearest::nearest(word, names.iter().map(String::as_str));
             let remedy = match near {
                 Some(near) => format!("did you mean the interface {near}?"),
@@ -188,23 +202,23 @@ fn addresses(context: &mut Context<'_>, bind: &Token) -> Option<Vec<At<IpAddr>>>
     )
 }
 
-/// Whether an address is the cluster's, and never the node's own.
-fn is_of_cluster(context: &Context<'_>, address: IpAddr) -> bool {
+/// Whether an address is the cluster's, and never the node's own; `None` where that cannot be told.
+fn is_of_cluster(context: &Context<'_>, address: IpAddr) -> Option<bool> {
     let service = context.environment.get(DNS_SERVICE);
     if service.is_some_and(|service| service.trim().parse() == Ok(address)) {
-        return true;
+        return Some(true);
     }
     let IpAddr::V4(v4) = address else {
-        return false;
+        return Some(false);
     };
     if v4.is_unspecified() || v4.is_loopback() || v4.is_link_local() {
-        return false;
+        return Some(false);
     }
     // The node's own address, as `bind {$MY_HOST_IP}` has it.
     let named = context.node_cache.interface.as_deref();
     let is_of_services = |name: &str| OF_SERVICES.contains(&name) || named == Some(name);
-    let mut own = context.interfaces.iter();
-    !own.any(|(name, own)| *own == address && !is_of_services(name))
+    let mut own = context.interfaces.as_ref()?.iter();
+    Some(!own.any(|(name, own)| *own == address && !is_of_services(name)))
 }
 
 /// Whether the node's network would hold it on an interface of our own.

@@ -116,11 +116,12 @@ pub(super) struct Translated {
     footprint: Footprint,
 }
 
-/// Reads a Corefile and what belongs to it. `interfaces` are the node's, with their addresses.
+/// Reads a Corefile and what belongs to it. `interfaces` are the node's, with their addresses; `None`
+/// where they cannot be listed.
 pub(super) fn translate(
     node_cache: &NodeCache,
     environment: &BTreeMap<String, String>,
-    interfaces: Vec<(String, IpAddr)>,
+    interfaces: Option<Vec<(String, IpAddr)>>,
 ) -> Translated {
     let mut context = Context::new(node_cache.clone(), environment, interfaces);
     context.problems.extend(node_cache.problems.iter().cloned());
@@ -156,7 +157,7 @@ pub(super) fn footprint(
     node_cache: &NodeCache,
     environment: &BTreeMap<String, String>,
 ) -> Footprint {
-    translate(node_cache, environment, interfaces().unwrap_or_default()).footprint
+    translate(node_cache, environment, interfaces().ok()).footprint
 }
 
 /// Takes in a Corefile in the place of a configuration file.
@@ -166,7 +167,7 @@ pub(super) fn collect(
     environment: &BTreeMap<String, String>,
 ) {
     collected.file = Some(node_cache.file.clone());
-    let interfaces = interfaces().unwrap_or_else(|error| {
+    let interfaces = interfaces().inspect_err(|error| {
         collected.warnings.push(Problem {
             origin: Origin::WholeFile {
                 path: node_cache.file.clone(),
@@ -174,9 +175,8 @@ pub(super) fn collect(
             message: format!("the addresses of this host cannot be listed ({error})"),
             remedy: "name addresses instead of interfaces in bind".to_owned(),
         });
-        Vec::new()
     });
-    let translated = translate(node_cache, environment, interfaces);
+    let translated = translate(node_cache, environment, interfaces.ok());
     collected
         .warnings
         .extend(node_cache.warnings.iter().cloned());

@@ -55,6 +55,7 @@ fn interfaces() -> Vec<(String, IpAddr)> {
         ("nodelocaldns", "10.96.0.10"),
         ("nodelocaldns", "10.96.0.11"),
         ("kube-ipvs0", "10.96.0.12"),
+        ("kube-dummy-if", "10.96.0.13"),
     ]
     .map(|(name, address)| (name.to_owned(), address.parse().unwrap()))
     .to_vec()
@@ -74,7 +75,7 @@ fn node_cache(file: PathBuf) -> NodeCache {
 type Outcome = (BTreeMap<&'static str, String>, Vec<String>, Vec<String>);
 
 fn outcome(node_cache: &NodeCache) -> Outcome {
-    let translated = translate(node_cache, &environment(), interfaces());
+    let translated = translate(node_cache, &environment(), Some(interfaces()));
     let show = |problem: Problem| {
         let shown = problem.to_string();
         let directory = node_cache.file.parent().unwrap().display().to_string();
@@ -217,8 +218,8 @@ fn an_address_of_the_cluster_is_never_listened_on() {
     assert_eq!(of("{$ADDRESSES}"), both("[169.254.20.10]", "[10.96.0.10]"));
     // Not KUBE_DNS_SERVICE_HOST, and no address of the node's own, whatever interface holds it.
     assert_eq!(
-        of("169.254.20.10 10.96.0.11 10.96.0.12").1,
-        "[10.96.0.11, 10.96.0.12]"
+        of("169.254.20.10 10.96.0.11 10.96.0.12 10.96.0.13").1,
+        "[10.96.0.11, 10.96.0.12, 10.96.0.13]"
     );
     // A name for node-cache's interface that somebody chose.
     let scratch = Scratch::new();
@@ -234,6 +235,34 @@ fn an_address_of_the_cluster_is_never_listened_on() {
         of("0.0.0.0"),
         both("[0.0.0.0, 169.254.20.10]", "[10.96.0.10]")
     );
+}
+
+#[test]
+fn without_the_addresses_of_the_node_only_what_is_certain_is_captured() {
+    let of = |bind: &str| {
+        let scratch = Scratch::new();
+        let corefile = format!(". {{\nbind {bind}\nforward . 192.0.2.53\n}}");
+        let node_cache = node_cache(scratch.write("Corefile", &corefile));
+        let translated = translate(&node_cache, &environment(), None);
+        let problems = translated.problems.iter().map(ToString::to_string);
+        let problems: Vec<_> = problems.collect();
+        let get = |path| translated.values.get(path).map(text);
+        (problems.join(" "), get("cluster.dnsService"))
+    };
+    let (problems, captured) = of("169.254.20.10 fd00::10 10.96.0.10");
+    assert_eq!(problems, "");
+    assert_eq!(captured.as_deref(), Some("[10.96.0.10]"));
+    // As `bind {$MY_HOST_IP}` has it.
+    let (problems, captured) = of("169.254.20.10 192.0.2.7");
+    assert_eq!(captured, None);
+    for words in [
+        "Corefile:2:20: bind: it cannot be told whether 192.0.2.7 is the cluster's",
+        "set the variable KUBE_DNS_SERVICE_HOST",
+    ] {
+        assert!(problems.contains(words), "{problems}");
+    }
+    let (problems, _) = of("eth0");
+    assert!(problems.contains("cannot be listed"), "{problems}");
 }
 
 #[test]
@@ -501,7 +530,7 @@ fn names_of_hosts_come_from_the_file_too_which_need_not_be_there() {
         "{warnings:?}"
     );
     scratch.write("hosts", "10.0.0.2 b.example # a comment\nnot an address\n");
-    let before = translate(&node_cache, &environment(), interfaces()).footprint;
+    let before = translate(&node_cache, &environment(), Some(interfaces())).footprint;
     let (values, _, warnings) = outcome(&node_cache);
     assert!(warnings.is_empty(), "{warnings:?}");
     assert!(
@@ -510,7 +539,7 @@ fn names_of_hosts_come_from_the_file_too_which_need_not_be_there() {
         values["zones"]
     );
     scratch.write("hosts", "10.0.0.3 b.example\n");
-    let after = translate(&node_cache, &environment(), interfaces()).footprint;
+    let after = translate(&node_cache, &environment(), Some(interfaces())).footprint;
     assert_ne!(before, after);
     assert!(after.paths().any(|path| path.ends_with("hosts")));
 }
@@ -524,7 +553,7 @@ fn everything_that_a_corefile_is_made_of_belongs_to_its_footprint() {
     let kube_dns = scratch.0.join("kube-dns");
     std::fs::create_dir(&kube_dns).unwrap();
     node_cache.kube_dns = Some(kube_dns);
-    let now = || translate(&node_cache, &environment(), interfaces()).footprint;
+    let now = || translate(&node_cache, &environment(), Some(interfaces())).footprint;
     let mut before = now();
     // What is missing belongs to it, too.
     let paths: Vec<_> = before.paths().map(Path::to_owned).collect();
