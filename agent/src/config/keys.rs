@@ -91,7 +91,8 @@ pub const KEYS: &[Key] = &[
         "169.254.20.10",
         false,
         "Addresses of this node to listen on, IPv4 and IPv6. `0.0.0.0` and `::` stand for all \
-         addresses of the node.",
+         addresses of the node, 256 at most; those of Services that others put on it (`kube-ipvs0`, \
+         `kube-dummy-if`, `nodelocaldns`) are none of them.",
     ),
     key(
         "listen.port",

@@ -120,6 +120,8 @@ impl Reader<'_> {
             tcp_idle: &tcp_idle,
         };
         let plan = steering::plan(self, &wishes, &zones);
+        let captures = plan.iter().flat_map(|plan| &plan.captures);
+        let captured: Vec<IpAddr> = captures.map(|capture| capture.service).collect();
 
         Config {
             cluster: Cluster {
@@ -128,6 +130,7 @@ impl Reader<'_> {
             },
             listen: Listen {
                 addresses: locate(addresses.value),
+                captured,
                 port: port.located(),
                 udp_size: self.count("listen.udpSize").value,
                 tcp_idle: tcp_idle.value,

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use super::context::Note;
-use super::{NodeCache, Translated, interfaces, translate};
+use super::{NodeCache, Translated, translate};
+use crate::config::host::interfaces;
 use crate::config::keys::KEYS;
 use crate::config::source::{Collected, Given, Source, Sources};
 use crate::config::yaml::{Entry, Node, Value};

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::context::Context;
 use super::lexer::Token;
 use super::plugins::{At, BlockRead};
+use crate::config::host::OF_SERVICES;
 use crate::config::text;
 use crate::config::yaml::{Place, quote};
 
@@ -14,11 +15,6 @@ const WORD: &str = "bind";
 
 /// The variable that Kubernetes sets for the cluster's DNS Service in its own namespace.
 const DNS_SERVICE: &str = "KUBE_DNS_SERVICE_HOST";
-/// node-cache's interface.
-pub(super) const INTERFACE: &str = "nodelocaldns";
-/// Interfaces that hold Service addresses: node-cache's, that of kube-proxy's mode IPVS, and
-/// kube-router's. Beside them the one that `-interfacename` names.
-const OF_SERVICES: [&str; 3] = [INTERFACE, "kube-ipvs0", "kube-dummy-if"];
 
 /// Where Go listens for both families.
 const EVERYWHERE: [IpAddr; 2] = [

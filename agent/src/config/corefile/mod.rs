@@ -32,13 +32,13 @@ pub mod values;
 mod zones;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::context::Context;
 pub use self::convert::convert;
 pub use self::footprint::Footprint;
+use super::host::{Own, interfaces};
 use super::source::{Collected, Given, Source};
 use super::yaml::Node;
 use super::{Origin, Problem};
@@ -121,7 +121,7 @@ pub(super) struct Translated {
 pub(super) fn translate(
     node_cache: &NodeCache,
     environment: &BTreeMap<String, String>,
-    interfaces: Option<Vec<(String, IpAddr)>>,
+    interfaces: Option<Vec<Own>>,
 ) -> Translated {
     let mut context = Context::new(node_cache.clone(), environment, interfaces);
     context.problems.extend(node_cache.problems.iter().cloned());
@@ -144,12 +144,6 @@ impl Translated {
             remedy: note.remedy.clone(),
         })
     }
-}
-
-/// The node's addresses with their interfaces.
-pub(super) fn interfaces() -> std::io::Result<Vec<(String, IpAddr)>> {
-    let interfaces = if_addrs::get_if_addrs()?.into_iter();
-    Ok(interfaces.map(|one| (one.name.clone(), one.ip())).collect())
 }
 
 /// What a Corefile would be read from now.
