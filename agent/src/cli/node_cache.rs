@@ -45,7 +45,7 @@ pub(crate) const FLAGS: [(&str, &str); 21] = [
         "syncinterval",
         "without effect: what others change is put back at once",
     ),
-    ("metrics-listen-address", "`admin.also`, `0.0.0.0:9353`"),
+    ("metrics-listen-address", "`admin.also`, `[::]:9353`"),
     (
         "prometheus-listen-address",
         "the value of `__PROMETHEUS__ENDPOINT__`",

@@ -449,7 +449,8 @@ pub const KEYS: &[Key] = &[
         Kind::Socket(limits::HEALTH_PORT),
         "first of `listen.addresses`, port 9254",
         false,
-        "Where `/healthz` and `/readyz` answer over HTTP. The port may be left out.",
+        "Where `/healthz` and `/readyz` answer over HTTP. The port may be left out. `[::]` is all addresses \
+         of both families, `0.0.0.0` those of IPv4.",
     ),
     key(
         "admin.metrics",

@@ -155,8 +155,8 @@ fn addresses(context: &mut Context<'_>, bind: &Token) -> Option<Vec<At<IpAddr>>>
         .collect();
     let mut all: Vec<IpAddr> = Vec::new();
     for word in words {
-        if word == "::" {
-            // Go listens there for both families.
+        if word == "::" || word == "0.0.0.0" {
+            // Go listens at either for both families.
             all.extend(EVERYWHERE);
             continue;
         }

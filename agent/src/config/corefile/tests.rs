@@ -155,9 +155,9 @@ fn the_manifest_of_node_cache_captures_the_cluster_and_listens_beside_it() {
     );
     assert_eq!(values["cluster.domain"], "cluster.local");
     assert_eq!(values["admin.health"], "169.254.20.10:8080");
-    assert_eq!(values["admin.metrics"], "0.0.0.0:9253");
+    assert_eq!(values["admin.metrics"], "[::]:9253");
     assert_eq!(values["admin.corednsNames"], "true");
-    assert_eq!(values["admin.also"], "[0.0.0.0:9353]");
+    assert_eq!(values["admin.also"], "[[::]:9353]");
     // 4 blocks of 2 x 9984 entries of 512 bytes.
     assert_eq!(values["cache.size"], "39MiB");
     assert_eq!(
@@ -233,7 +233,7 @@ fn an_address_of_the_cluster_is_never_listened_on() {
     assert_eq!(of("fd00::10"), both("[fd00::10]", ""));
     assert_eq!(
         of("0.0.0.0"),
-        both("[0.0.0.0, 169.254.20.10]", "[10.96.0.10]")
+        both("[0.0.0.0, ::, 169.254.20.10]", "[10.96.0.10]")
     );
 }
 
@@ -427,12 +427,9 @@ fn health_and_metrics_answer_wherever_a_block_says() {
         "a.example {\nbind 169.254.20.10\nforward . 192.0.2.1\nhealth :8080\nprometheus :9253\nready\n}\n\
          . {\nbind 169.254.20.10\nforward . 192.0.2.1\nhealth :8081\nprometheus :9253\nready :8080\n}",
     );
-    assert_eq!(values["admin.health"], "0.0.0.0:8080");
-    assert_eq!(values["admin.metrics"], "0.0.0.0:9253");
-    assert_eq!(
-        values["admin.also"],
-        "[0.0.0.0:8081, 0.0.0.0:8181, 0.0.0.0:9353]"
-    );
+    assert_eq!(values["admin.health"], "[::]:8080");
+    assert_eq!(values["admin.metrics"], "[::]:9253");
+    assert_eq!(values["admin.also"], "[[::]:8081, [::]:8181, [::]:9353]");
 }
 
 #[test]
