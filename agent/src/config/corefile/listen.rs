@@ -120,7 +120,45 @@ pub(super) fn read(
             context.note(*place, "", "listen.addresses", message, remedy);
         }
     }
+    if context.node_cache.sets_up {
+        doubt(context, &listening);
+    }
     listening
+}
+
+/// Says which addresses are put on the node that might be the cluster's: of IPv4 a range tells, of IPv6
+/// the variable alone, and Kubernetes sets that to the Service's first address.
+fn doubt(context: &mut Context<'_>, listening: &Listening) {
+    let service = context.environment.get(DNS_SERVICE);
+    let service = service.and_then(|service| service.trim().parse::<IpAddr>().ok());
+    if service.is_some_and(|service| service.is_ipv6()) {
+        return;
+    }
+    let doubtful = listening.listen.iter();
+    let doubtful: Vec<_> = doubtful
+        .filter(|(address, _)| address.is_ipv6() && is_node_local(*address))
+        .collect();
+    let Some((_, place)) = doubtful.first() else {
+        return;
+    };
+    let all: Vec<_> = doubtful
+        .iter()
+        .map(|(address, _)| address.to_string())
+        .collect();
+    let found = match service {
+        Some(service) => format!("{DNS_SERVICE} is {service}"),
+        None => format!("{DNS_SERVICE} is not set"),
+    };
+    let message = format!(
+        "{} is put on this node: {found}, so that nothing tells whether it is the cluster's DNS address, which must \
+         never be there, for queries of the node would end at the agent, and without it nowhere",
+        all.join(", ")
+    );
+    let remedy = format!(
+        "where it is the cluster's set {DNS_SERVICE} to it in the pod's environment; where it is node-local \
+         nothing need be done"
+    );
+    context.note(*place, WORD, "listen.addresses", message, remedy);
 }
 
 /// The addresses of one block.

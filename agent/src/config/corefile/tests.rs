@@ -238,6 +238,48 @@ fn an_address_of_the_cluster_is_never_listened_on() {
 }
 
 #[test]
+fn an_ipv6_address_that_may_be_the_clusters_is_told_before_it_is_put_on_the_node() {
+    let of = |service: Option<&str>, bind: &str, sets_up: bool| {
+        let scratch = Scratch::new();
+        let corefile = format!(". {{\nbind {bind}\nforward . 192.0.2.53\n}}");
+        let mut node_cache = node_cache(scratch.write("Corefile", &corefile));
+        node_cache.local_ips.clear();
+        node_cache.sets_up = sets_up;
+        let mut environment = environment();
+        environment.remove("KUBE_DNS_SERVICE_HOST");
+        let service = service.map(|service| ("KUBE_DNS_SERVICE_HOST".to_owned(), service.into()));
+        environment.extend(service);
+        let translated = translate(&node_cache, &environment, Some(interfaces()));
+        assert!(translated.problems.is_empty(), "{:?}", translated.problems);
+        let warnings = translated.warnings().map(|one| one.to_string());
+        let about = warnings.filter(|one| one.contains("is put on this node"));
+        about.collect::<Vec<_>>()
+    };
+    let both = "169.254.20.10 fd00::10 fd96::a 2001:db8::1 ::1";
+    for (service, found) in [
+        (None, "is not set"),
+        (Some("10.96.0.10"), "is 10.96.0.10"),
+        (Some("None"), "is not set"),
+    ] {
+        let told = of(service, both, true);
+        let [told] = &told[..] else {
+            panic!("{told:?}");
+        };
+        for words in [
+            "Corefile:2:20: bind: fd00::10, fd96::a is put on this node",
+            &format!("KUBE_DNS_SERVICE_HOST {found}"),
+            "set KUBE_DNS_SERVICE_HOST to it",
+        ] {
+            assert!(told.contains(words), "no {words:?} in {told}");
+        }
+    }
+    assert_eq!(of(Some("fd96::a"), both, true), [""; 0]);
+    assert_eq!(of(None, "169.254.20.10 10.96.0.10", true), [""; 0]);
+    // There nothing is put anywhere.
+    assert_eq!(of(None, both, false), [""; 0]);
+}
+
+#[test]
 fn without_the_addresses_of_the_node_only_what_is_certain_is_captured() {
     let of = |bind: &str| {
         let scratch = Scratch::new();
