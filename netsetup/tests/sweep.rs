@@ -76,7 +76,14 @@ fn all_that_a_killed_node_cache_left_is_told_and_goes() {
             &told,
             &[
                 "table ip raw (of iptables): wanted no rule of node-cache's for 10.96.0.10",
-                "NOTRACK on the cluster's DNS address disables kube-proxy and the fallback",
+                "for fd96::a, found 8 of its rules, and nobody listens there any more: NOTRACK on the \
+                 cluster's DNS address disables kube-proxy and the fallback",
+                "for 10.96.0.10, found 8 of its rules, and nobody listens there any more: NOTRACK on the \
+                 cluster's DNS address disables kube-proxy and the fallback",
+                "for 169.254.20.10, found 8 of its rules, and nobody listens there any more: NOTRACK on a \
+                 node-local address disables the fallback",
+                "for fd00:20::10, found 8 of its rules, and nobody listens there any more: NOTRACK on a \
+                 node-local address disables the fallback",
                 "table ip6 raw (of ip6tables): wanted no rule of node-cache's for fd96::a",
                 "table ip filter (of iptables)",
                 "8 of its rules",

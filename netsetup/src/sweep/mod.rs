@@ -45,6 +45,8 @@ pub struct Incumbent {
     users: Vec<Holder>,
     /// Programs of the older iptables that have a table `raw`, for these addresses.
     legacy: Vec<Legacy>,
+    /// Node-local addresses: the plan's, and link-local ones.
+    locals: BTreeSet<IpAddr>,
     /// Whether it is known where it would be asked: else nothing follows from nobody listening.
     is_told: bool,
 }
@@ -91,8 +93,12 @@ fn look_as(plan: &Plan, kind: Kind, known: &BTreeSet<(IpAddr, u16)>) -> Result<I
     named.extend(known.iter().map(|(ip, _)| *ip));
     let named: Vec<IpAddr> = named.into_iter().collect();
     let link = link::leftover(plan, &named, kind)?;
+    let is_link_local = |ip: &&IpAddr| matches!(ip, IpAddr::V4(v4) if v4.is_link_local());
+    let link_local = named.iter().filter(is_link_local);
+    let locals = plan.addresses.iter().chain(link_local).copied().collect();
     let mut incumbent = Incumbent {
         rules,
+        locals,
         link,
         users: Vec::new(),
         legacy: legacy(plan),
@@ -270,17 +276,12 @@ impl Incumbent {
         if self.is_in_use() {
             return String::new();
         }
-        let is_local = match address {
-            IpAddr::V4(ip) => ip.is_link_local(),
-            IpAddr::V6(_) => false,
+        let disabled = if self.locals.contains(&address) {
+            "NOTRACK on a node-local address disables the fallback"
+        } else {
+            "NOTRACK on the cluster's DNS address disables kube-proxy and the fallback"
         };
-        if is_local {
-            return ": NOTRACK disables the fallback; without an agent nobody answers there"
-                .to_owned();
-        }
-        ": NOTRACK on the cluster's DNS address disables kube-proxy and the fallback; without an \
-         agent nobody answers there"
-            .to_owned()
+        format!(": {disabled}; without an agent nobody answers there")
     }
 
     fn link_difference(&self, link: &Leftover, state: &str, remedy: &str) -> Difference {

@@ -63,6 +63,8 @@ pub struct NodeCache {
     pub interface: Option<String>,
     /// Neither `-setupinterface=false` nor `-setupiptables=false`, or one of them alone.
     pub sets_up: bool,
+    /// What a killed node-cache has left goes: whoever has its command line is in its place.
+    pub sweeps: bool,
     /// `-metrics-listen-address`; `None` where the Corefile is all there is of node-cache.
     pub metrics: Option<String>,
     /// `-prometheus-listen-address`.
@@ -89,6 +91,7 @@ impl NodeCache {
             port: 53,
             interface: None,
             sets_up: true,
+            sweeps: false,
             metrics: None,
             prometheus: ":9253".to_owned(),
             hosts: Some(PathBuf::from(HOSTS)),

@@ -238,6 +238,20 @@ fn an_address_of_the_cluster_is_never_listened_on() {
 }
 
 #[test]
+fn what_node_cache_left_is_swept_where_the_network_is_set_up_in_its_place() {
+    let of = |sweeps, sets_up| {
+        let scratch = Scratch::new();
+        let corefile = ". {\nbind 169.254.20.10 10.96.0.10\nforward . 192.0.2.53\n}";
+        let mut node_cache = node_cache(scratch.write("Corefile", corefile));
+        (node_cache.sweeps, node_cache.sets_up) = (sweeps, sets_up);
+        outcome(&node_cache).0.get("intercept.sweep").cloned()
+    };
+    assert_eq!(of(true, true).as_deref(), Some("true"));
+    assert_eq!(of(false, true), None);
+    assert_eq!(of(true, false), None);
+}
+
+#[test]
 fn an_ipv6_address_that_may_be_the_clusters_is_told_before_it_is_put_on_the_node() {
     let of = |service: Option<&str>, bind: &str, sets_up: bool| {
         let scratch = Scratch::new();

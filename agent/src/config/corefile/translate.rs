@@ -148,6 +148,9 @@ fn put_listening(context: &mut Context<'_>, listening: &Listening, values: &mut 
         .or_else(|| listening.captured.first());
     let place = place.map_or(Place::START, |(_, place)| *place);
     values.insert("intercept.enabled", text(&(is_set_up.to_string(), place)));
+    if is_set_up && context.node_cache.sweeps {
+        values.insert("intercept.sweep", text(&("true".to_owned(), place)));
+    }
     if let Some(interface) = &context.node_cache.interface {
         values.insert("intercept.interface", text(&(interface.clone(), place)));
     }
