@@ -747,7 +747,7 @@ fn all_addresses_of_both_families_are_listened_on_at_the_unspecified_one_of_ipv6
     assert!(errors.is_empty(), "{errors:?}");
     let both = [
         (format!("0.0.0.0:{port}"), Pages::All),
-        (written.clone(), Pages::All),
+        (written, Pages::All),
     ];
     assert_eq!(bound(&listeners), both);
 }

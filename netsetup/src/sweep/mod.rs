@@ -64,7 +64,7 @@ struct Legacy {
 pub struct Swept {
     /// What it has removed.
     pub removed: Vec<String>,
-    /// Who listens at node-cache's addresses, for which nothing was removed.
+    /// Who listens at node-cache's addresses, so that nothing more was removed.
     pub users: Vec<String>,
     /// What was left because it is not node-cache's for certain, or cannot be read.
     pub left: Vec<Difference>,

@@ -98,7 +98,7 @@ fn an_interface_without_an_address_is_told_and_left() {
         assert!(told.found.contains("it cannot be told"), "{told}");
         let swept = sweep_as(&plan(), Kind::Bridge, || {}).unwrap();
         assert_eq!(swept.removed, Vec::<String>::new());
-        assert_eq!(swept.left, [told.clone()]);
+        assert_eq!(swept.left, std::slice::from_ref(told));
         run("ip link show nodelocaldns");
         // With its address it is node-cache's, and nobody listens there.
         run(&format!("ip address add {SERVICE}/32 dev nodelocaldns"));
