@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
 use crate::beside;
-use crate::config::{Listen, Located, Origin, Problem};
+use crate::config::{Listen, Located, Origin, Problem, host, limits};
 use crate::lock::lock;
 use crate::resolve::Resolver;
 use crate::serve::{Desk, Group, Queue, give_way, keep_connections};
@@ -45,7 +45,7 @@ impl Bound {
 /// # Errors
 /// All problems at once.
 pub fn bind_all(listen: &Listen, workers: usize) -> Result<Vec<Bound>, Vec<Problem>> {
-    let addresses = expand(listen).map_err(|error| {
+    let Expanded { addresses, .. } = expand(listen).map_err(|error| {
         vec![Problem {
             origin: listen.port.origin.clone(),
             message: format!("the host's addresses cannot be read: {error}"),
@@ -239,36 +239,66 @@ pub fn has_wildcard(listen: &Listen) -> bool {
         .any(|address| address.value.is_unspecified())
 }
 
-/// The addresses that `listen` means now, each with the entry that it comes from: wildcards are
-/// those of the host of their family, but for IPv6 link-local ones, which need a zone.
+/// What `listen` means on this host.
+#[derive(Debug)]
+pub struct Expanded {
+    /// The addresses, each with the entry that it comes from.
+    pub addresses: Vec<Located<IpAddr>>,
+    /// How many more a wildcard stands for: above [`limits::MAX_HOST_ADDRESSES`] none is served.
+    pub left_out: usize,
+}
+
+/// The addresses that `listen` means now: wildcards are those of the host of their family, but for
+/// Services' and for IPv6 link-local ones, which need a zone.
 ///
 /// # Errors
 /// The host's addresses cannot be read.
-pub fn expand(listen: &Listen) -> io::Result<Vec<Located<IpAddr>>> {
+pub fn expand(listen: &Listen) -> io::Result<Expanded> {
+    let host = if has_wildcard(listen) {
+        host::addresses()?
+    } else {
+        Vec::new()
+    };
+    Ok(expand_on(listen, &host))
+}
+
+/// As [`expand`], on a host that has these.
+fn expand_on(listen: &Listen, host: &[IpAddr]) -> Expanded {
+    let named = |ip: &IpAddr| listen.addresses.iter().any(|entry| entry.value == *ip);
     let mut seen = BTreeSet::new();
-    let mut all = Vec::new();
+    let mut room = limits::MAX_HOST_ADDRESSES;
+    let mut expanded = Expanded {
+        addresses: Vec::new(),
+        left_out: 0,
+    };
     for entry in &listen.addresses {
         let addresses = if entry.value.is_unspecified() {
-            let host = if_addrs::get_if_addrs()?.into_iter().map(|own| own.ip());
-            host.filter(|ip| ip.is_ipv4() == entry.value.is_ipv4() && !is_link_local_v6(*ip))
+            let of_family = host.iter().copied();
+            of_family
+                .filter(|ip| ip.is_ipv4() == entry.value.is_ipv4())
+                .filter(|ip| !listen.captured.contains(ip) && !named(ip))
                 .collect()
         } else {
             vec![entry.value]
         };
         for value in addresses {
-            if seen.insert(value) {
-                all.push(Located {
-                    value,
-                    origin: entry.origin.clone(),
-                });
+            if !seen.insert(value) {
+                continue;
             }
+            if entry.value.is_unspecified() {
+                if room == 0 {
+                    expanded.left_out += 1;
+                    continue;
+                }
+                room -= 1;
+            }
+            expanded.addresses.push(Located {
+                value,
+                origin: entry.origin.clone(),
+            });
         }
     }
-    Ok(all)
-}
-
-fn is_link_local_v6(ip: IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+    expanded
 }
 
 /// An address that cannot be listened on.
@@ -405,6 +435,51 @@ mod tests {
         drop(first.group);
         let third = bind(&ip, &port, 2).unwrap_err().problem.to_string();
         assert!(third.contains("over TCP"), "{third}");
+    }
+
+    /// What these entries mean on a host that has `host`.
+    fn meant(entries: &[&str], captured: &[&str], host: &[IpAddr]) -> (Vec<String>, usize) {
+        let ip = |text: &&str| text.parse::<IpAddr>().unwrap();
+        let listen = Listen {
+            addresses: entries.iter().map(|text| located(ip(text))).collect(),
+            captured: captured.iter().map(ip).collect(),
+            port: located(53),
+            udp_size: 1232,
+            tcp_idle: Duration::from_secs(10),
+            tcp_connections: 1,
+            tcp_connections_per_client: 1,
+        };
+        let expanded = expand_on(&listen, host);
+        let addresses = expanded.addresses.iter();
+        let addresses = addresses.map(|one| one.value.to_string()).collect();
+        (addresses, expanded.left_out)
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_the_addresses_of_its_family_that_are_not_captured() {
+        let host = ["127.0.0.1", "::1", "192.0.2.7", "10.96.0.10", "fd00::7"];
+        let host = host.map(|text| text.parse().unwrap());
+        let meant = |entries: &[&str]| meant(entries, &["10.96.0.10"], &host).0;
+        assert_eq!(meant(&["0.0.0.0"]), ["127.0.0.1", "192.0.2.7"]);
+        assert_eq!(meant(&["::"]), ["::1", "fd00::7"]);
+        let named = ["0.0.0.0", "192.0.2.7", "169.254.20.10"];
+        assert_eq!(meant(&named), ["127.0.0.1", "192.0.2.7", "169.254.20.10"]);
+        // Captured, and by name all the same: that is checked elsewhere.
+        assert_eq!(meant(&["10.96.0.10"]), ["10.96.0.10"]);
+    }
+
+    #[test]
+    fn of_very_many_addresses_a_wildcard_stands_for_so_many_and_names_are_kept() {
+        let host: Vec<IpAddr> = (0..300_u32)
+            .map(|number| std::net::Ipv4Addr::from(0xc612_0000 + number).into())
+            .collect();
+        let (addresses, left_out) = meant(&["0.0.0.0", "::"], &[], &host);
+        assert_eq!((addresses.len(), left_out), (256, 44));
+        let last = host.last().unwrap().to_string();
+        assert!(!addresses.contains(&last));
+        let (addresses, left_out) = meant(&["0.0.0.0", &last], &[], &host);
+        assert_eq!((addresses.len(), left_out), (257, 43));
+        assert!(addresses.contains(&last));
     }
 
     #[test]

@@ -29,6 +29,12 @@ impl Scratch {
         }
     }
 
+    /// The directory itself.
+    #[allow(dead_code, reason = "not all who have this file by its path need it")]
+    pub(crate) fn path(&self) -> PathBuf {
+        self.0.clone()
+    }
+
     /// The path of `name` in it, whether or not there is such a file.
     pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.0.join(name)

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 use scratch::Scratch;
 
-#[path = "../src/config/corefile/scratch.rs"]
+#[path = "../src/scratch.rs"]
 mod scratch;
 
 struct Fixture {
@@ -60,7 +60,7 @@ fn run(command: &str, fixture: &Fixture, scratch: &Scratch) -> (i32, String, Str
     let mut program = Command::new(env!("CARGO_BIN_EXE_nodens"));
     program.env_clear().arg(command).args(&fixture.flags);
     program.arg("-basecorefile").arg(&file);
-    program.arg("-kubednscm").arg(&scratch.0);
+    program.arg("-kubednscm").arg(scratch.path());
     for service in [
         "KUBE_DNS",
         "KUBE_DNS_UPSTREAM",
@@ -91,7 +91,7 @@ fn run(command: &str, fixture: &Fixture, scratch: &Scratch) -> (i32, String, Str
 fn every_corefile_in_use_is_taken_and_what_it_comes_to_too() {
     let all = fixtures("good");
     assert_eq!(all.len(), 24);
-    let scratch = Scratch::new("corefiles-good");
+    let scratch = Scratch::new();
     for fixture in all {
         let name = &fixture.name;
         let (code, out, err) = run("check", &fixture, &scratch);
@@ -122,11 +122,11 @@ fn every_corefile_in_use_is_taken_and_what_it_comes_to_too() {
 fn every_slip_is_told_with_its_place_and_ends_with_64() {
     let all = fixtures("bad");
     assert!(all.len() > 80, "{}", all.len());
-    let scratch = Scratch::new("corefiles-bad");
+    let scratch = Scratch::new();
     let mut wrong = Vec::new();
     for fixture in all {
         let name = &fixture.name;
-        let path = scratch.0.join(name);
+        let path = scratch.at(name);
         for command in ["check", "run"] {
             let (code, out, err) = run(command, &fixture, &scratch);
             if code != 64 || !out.is_empty() {
@@ -166,7 +166,7 @@ fn a_corefile_that_is_not_there_is_told() {
 
 #[test]
 fn convert_says_where_something_is_different() {
-    let scratch = Scratch::new("corefiles-convert");
+    let scratch = Scratch::new();
     let all = fixtures("good");
     let fixture = all
         .iter()
@@ -196,7 +196,7 @@ fn convert_says_where_something_is_different() {
 
 #[test]
 fn nodens_own_flags_are_stronger_than_a_corefile() {
-    let scratch = Scratch::new("corefiles-flags");
+    let scratch = Scratch::new();
     let all = fixtures("good");
     let mut fixture = fixtures("good").swap_remove(0);
     fixture.text = all

@@ -172,7 +172,13 @@ mod tests {
             let _udp = UdpSocket::bind("127.0.0.1:53").unwrap();
             let tcp = TcpListener::bind("[fd00:20::10]:53").unwrap();
             let _other = UdpSocket::bind("0.0.0.0:54").unwrap();
-            let _client = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
+            // The kernel sets up the route to a new address in its own time.
+            let _client = (0..500)
+                .find_map(|_| {
+                    std::thread::park_timeout(std::time::Duration::from_millis(10));
+                    TcpStream::connect(tcp.local_addr().unwrap()).ok()
+                })
+                .unwrap();
             let (_taken, _) = tcp.accept().unwrap();
             let holders = at(53).unwrap();
             let seen: Vec<_> = holders

@@ -9,48 +9,14 @@ mod netns;
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
+use netns::node_cache::{LOCAL, Listener, SERVICE, interface, rules};
 use netns::{run, run_words, within};
 use nodens_netsetup::link::{self, Kind};
 use nodens_netsetup::sweep::{self, Swept};
 use nodens_netsetup::{Plan, Settings};
 
-const LOCAL: &str = "169.254.20.10";
-const SERVICE: &str = "10.96.0.10";
 const LOCAL6: &str = "fd00:20::10";
 const SERVICE6: &str = "fd96::a";
-
-/// `iptables -I` for each rule that node-cache has for an address, in its order; `with_comment` as
-/// since 2023.
-fn rules(program: &str, address: &str, with_comment: bool) {
-    for [table, chain, proto, side, port, target] in [
-        ["raw", "PREROUTING", "tcp", "d", "53", "NOTRACK"],
-        ["raw", "PREROUTING", "udp", "d", "53", "NOTRACK"],
-        ["filter", "INPUT", "tcp", "d", "53", "ACCEPT"],
-        ["filter", "INPUT", "udp", "d", "53", "ACCEPT"],
-        ["raw", "OUTPUT", "tcp", "s", "53", "NOTRACK"],
-        ["raw", "OUTPUT", "udp", "s", "53", "NOTRACK"],
-        ["filter", "OUTPUT", "tcp", "s", "53", "ACCEPT"],
-        ["filter", "OUTPUT", "udp", "s", "53", "ACCEPT"],
-        ["raw", "OUTPUT", "tcp", "d", "53", "NOTRACK"],
-        ["raw", "OUTPUT", "udp", "d", "53", "NOTRACK"],
-        ["raw", "OUTPUT", "tcp", "d", "8080", "NOTRACK"],
-        ["raw", "OUTPUT", "tcp", "s", "8080", "NOTRACK"],
-    ] {
-        let (side, port_side) = (format!("-{side}"), format!("--{side}port"));
-        let comment = match target {
-            "NOTRACK" => "NodeLocal DNS Cache: skip conntrack",
-            _ => "NodeLocal DNS Cache: allow DNS traffic",
-        };
-        let mut words = vec![
-            program, "-w", "5", "-t", table, "-I", chain, "-p", proto, &side, address, &port_side,
-            port, "-j", target,
-        ];
-        if with_comment {
-            words.extend(["-m", "comment", "--comment", comment]);
-        }
-        run_words(&words, "");
-    }
-}
 
 fn all_rules() {
     for address in [LOCAL, SERVICE] {
@@ -59,13 +25,6 @@ fn all_rules() {
     for address in [LOCAL6, SERVICE6] {
         rules("ip6tables-nft", address, true);
     }
-}
-
-/// node-cache's interface, as a kernel without dummies can have it.
-fn interface() {
-    run("ip link add nodelocaldns type bridge");
-    run(&format!("ip address add {LOCAL}/32 dev nodelocaldns"));
-    run(&format!("ip address add {SERVICE}/32 dev nodelocaldns"));
 }
 
 fn saved() -> String {
@@ -117,7 +76,14 @@ fn all_that_a_killed_node_cache_left_is_told_and_goes() {
             &told,
             &[
                 "table ip raw (of iptables): wanted no rule of node-cache's for 10.96.0.10",
-                "NOTRACK on the cluster's DNS address disables kube-proxy and the fallback",
+                "for fd96::a, found 8 of its rules, and nobody listens there any more: NOTRACK on the \
+                 cluster's DNS address disables kube-proxy and the fallback",
+                "for 10.96.0.10, found 8 of its rules, and nobody listens there any more: NOTRACK on the \
+                 cluster's DNS address disables kube-proxy and the fallback",
+                "for 169.254.20.10, found 8 of its rules, and nobody listens there any more: NOTRACK on a \
+                 node-local address disables the fallback",
+                "for fd00:20::10, found 8 of its rules, and nobody listens there any more: NOTRACK on a \
+                 node-local address disables the fallback",
                 "table ip6 raw (of ip6tables): wanted no rule of node-cache's for fd96::a",
                 "table ip filter (of iptables)",
                 "8 of its rules",
@@ -148,10 +114,10 @@ fn what_somebody_listens_for_stays_until_nobody_does() {
         let before = (saved(), run("ip -j address"));
         for socket in 0..3 {
             // Of another program: this one could be an agent.
-            let mut holder = match socket {
-                0 => listener("udp", "10.96.0.10:53"),
-                1 => listener("tcp", "169.254.20.10:53"),
-                _ => listener("udp", "53"),
+            let holder = match socket {
+                0 => Listener::start("udp", "10.96.0.10:53"),
+                1 => Listener::start("tcp", "169.254.20.10:53"),
+                _ => Listener::start("udp", "53"),
             };
             let swept = sweep::sweep(&plan()).unwrap();
             assert!(swept.removed.is_empty(), "{swept:?}");
@@ -160,8 +126,7 @@ fn what_somebody_listens_for_stays_until_nobody_does() {
             let told = told(&plan());
             says(&told, &["it is in use: openssl", "delete daemonset"]);
             assert!(!told.contains("disables"), "{told}");
-            holder.kill().unwrap();
-            holder.wait().unwrap();
+            drop(holder);
         }
         // Our own are not node-cache's.
         let _udp = UdpSocket::bind((LOCAL, 53)).unwrap();
@@ -307,25 +272,6 @@ fn an_address_on_node_caches_interface_that_nobody_knows_keeps_it() {
         says(&left, &["192.0.2.7"]);
         assert!(!left.contains(SERVICE), "{left}");
     });
-}
-
-/// A program in the namespace of the calling thread that listens; returns when it does.
-fn listener(proto: &str, at: &str) -> std::process::Child {
-    let mut words = vec!["s_server", "-nocert", "-psk", "00", "-quiet", "-accept", at];
-    words.extend((proto == "udp").then_some("-dtls"));
-    let child = std::process::Command::new("openssl")
-        .args(words)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .expect("start `openssl` (make deps)");
-    for _ in 0..500 {
-        if !run_words(&["ss", "-Hlnut", "sport = :53"], "").is_empty() {
-            break;
-        }
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
-    child
 }
 
 fn plan() -> Plan {

@@ -49,18 +49,12 @@ rule() {
 # COMMAND for each rule of each address
 each() {
 	for ip in $ips; do
-		"$1" "$ip" raw PREROUTING tcp d 53 NOTRACK "skip conntrack"
-		"$1" "$ip" raw PREROUTING udp d 53 NOTRACK "skip conntrack"
-		"$1" "$ip" filter INPUT tcp d 53 ACCEPT "allow DNS traffic"
-		"$1" "$ip" filter INPUT udp d 53 ACCEPT "allow DNS traffic"
-		"$1" "$ip" raw OUTPUT tcp s 53 NOTRACK "skip conntrack"
-		"$1" "$ip" raw OUTPUT udp s 53 NOTRACK "skip conntrack"
-		"$1" "$ip" filter OUTPUT tcp s 53 ACCEPT "allow DNS traffic"
-		"$1" "$ip" filter OUTPUT udp s 53 ACCEPT "allow DNS traffic"
-		"$1" "$ip" raw OUTPUT tcp d 53 NOTRACK "skip conntrack"
-		"$1" "$ip" raw OUTPUT udp d 53 NOTRACK "skip conntrack"
-		"$1" "$ip" raw OUTPUT tcp d 8080 NOTRACK "skip conntrack"
-		"$1" "$ip" raw OUTPUT tcp s 8080 NOTRACK "skip conntrack"
+		while read -r table chain proto side port target comment; do
+			case $table in
+			\#*) ;;
+			*) "$1" "$ip" "$table" "$chain" "$proto" "$side" "$port" "$target" "$comment" ;;
+			esac
+		done </node-cache.rules
 	done
 }
 

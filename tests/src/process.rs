@@ -4,11 +4,12 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -89,6 +90,28 @@ pub fn is_free(port: u16) -> bool {
     UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok()
 }
 
+/// Runs a command to its end with this on its standard input.
+///
+/// # Errors
+/// It cannot be started, or not be waited for. That it fails is told by its status.
+pub fn feed(command: &mut Command, input: &str) -> anyhow::Result<Output> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start `{program}` (`make deps` installs what is missing)"))?;
+    let stdin = child.stdin.take().context("its input")?;
+    // On a thread of its own: a program may answer before it has read everything.
+    let output = thread::scope(|scope| {
+        // It fails where the program has ended early, which its status tells.
+        scope.spawn(move || (&stdin).write_all(input.as_bytes()));
+        child.wait_with_output()
+    })?;
+    Ok(output)
+}
+
 /// The program named `name`: what the environment variable says, else beside this executable or
 /// one directory above it, as cargo lays them out.
 ///
@@ -134,7 +157,7 @@ pub fn wait_for<T>(
             return Ok(value);
         }
         anyhow::ensure!(start.elapsed() < patience, "waited {patience:?} for {what}");
-        std::thread::sleep(LOOK);
+        thread::sleep(LOOK);
     }
 }
 

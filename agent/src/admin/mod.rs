@@ -16,12 +16,13 @@ mod server;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -111,33 +112,63 @@ pub struct Doors {
     pub taken: Vec<(SocketAddr, Pages)>,
 }
 
-/// Listens on the configured addresses; on one for all pages where both are the same. Gives what it
-/// has, and every address that the system refuses.
+/// Listens on the configured addresses, on each once. `[::]` is all addresses of both families, as in
+/// Go. Gives what it has, and every address that the system refuses.
 #[must_use]
 pub fn bind(admin: &config::Admin) -> (Vec<(TcpListener, Pages)>, Vec<BindError>) {
-    let wanted: &[_] = if admin.health.value == admin.metrics.value {
-        &[(&admin.health, Pages::All)]
-    } else {
-        &[
-            (&admin.health, Pages::Health),
-            (&admin.metrics, Pages::Metrics),
-        ]
-    };
+    bind_with(admin, beside::listen_tcp)
+}
+
+/// As [`bind`], with what listens.
+fn bind_with(
+    admin: &config::Admin,
+    listen: impl Fn(SocketAddr) -> io::Result<TcpListener>,
+) -> (Vec<(TcpListener, Pages)>, Vec<BindError>) {
     let mut listeners = Vec::new();
     let mut errors = Vec::new();
-    let also = admin.also.iter().map(|located| (located, Pages::All));
-    for (located, pages) in wanted.iter().copied().chain(also) {
-        match beside::listen_tcp(located.value) {
+    for (address, pages, origin) in wanted(admin) {
+        match listen(address) {
             Ok(listener) => listeners.push((listener, pages)),
+            // A kernel without IPv6: all addresses are those of IPv4.
+            Err(source) if is_without_family(&source) && address.ip().is_unspecified() => {}
             Err(source) => errors.push(BindError {
-                address: located.value,
+                address,
                 pages,
-                origin: located.origin.clone(),
+                origin: origin.clone(),
                 source,
             }),
         }
     }
     (listeners, errors)
+}
+
+/// Where is listened, for what.
+fn wanted(admin: &config::Admin) -> Vec<(SocketAddr, Pages, &config::Origin)> {
+    let named = [
+        (&admin.health, Pages::Health),
+        (&admin.metrics, Pages::Metrics),
+    ];
+    let also = admin.also.iter().map(|located| (located, Pages::All));
+    let mut wanted: Vec<(SocketAddr, Pages, _)> = Vec::new();
+    for (located, pages) in named.into_iter().chain(also) {
+        let written = located.value;
+        // Two sockets: one for both families would be kept away by whoever has either.
+        let is_both = written.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && written.port() != 0;
+        let of_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, written.port()));
+        for address in is_both.then_some(of_v4).into_iter().chain([written]) {
+            match wanted.iter_mut().find(|one| one.0 == address) {
+                Some(one) if one.1 != pages => one.1 = Pages::All,
+                Some(_) => {}
+                None => wanted.push((address, pages, &located.origin)),
+            }
+        }
+    }
+    wanted
+}
+
+/// Whether the kernel does not know the family of an address at all.
+fn is_without_family(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
 }
 
 /// Serves the pages until `shutdown` resolves; a drain alone does not end it. Connections still

@@ -698,3 +698,73 @@ fn a_dump_waits_for_its_reader_and_keeps_nobody_else_waiting() {
     assert!(lines < 20_000, "{lines} of 40,000 had been made");
     assert!(rest.ends_with(b"0\r\n\r\n"));
 }
+
+/// Pages at these addresses, and nothing else.
+fn at(health: &str, metrics: &str, also: &[&str]) -> config::Admin {
+    fn located<T>(value: T) -> Located<T> {
+        let flag = "--admin".to_owned();
+        Located {
+            value,
+            origin: Origin::Flag { flag },
+        }
+    }
+    config::Admin {
+        health: located(health.parse().unwrap()),
+        metrics: located(metrics.parse().unwrap()),
+        coredns_names: false,
+        also: also
+            .iter()
+            .map(|text| located(text.parse().unwrap()))
+            .collect(),
+        socket: located(std::path::PathBuf::new()),
+        is_socket_given: false,
+    }
+}
+
+/// What was bound.
+fn bound(listeners: &[(TcpListener, Pages)]) -> Vec<(String, Pages)> {
+    let one = |(listener, pages): &(TcpListener, Pages)| {
+        (listener.local_addr().unwrap().to_string(), *pages)
+    };
+    listeners.iter().map(one).collect()
+}
+
+#[test]
+fn all_addresses_of_both_families_are_listened_on_at_the_unspecified_one_of_ipv6() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let written = format!("[::]:{port}");
+    let (listeners, errors) = bind(&at("127.0.0.1:0", &written, &[]));
+    assert!(errors.is_empty(), "{errors:?}");
+    for client in ["127.0.0.1", "::1"] {
+        let client: IpAddr = client.parse().unwrap();
+        TcpStream::connect((client, port)).unwrap();
+    }
+    drop(listeners);
+    // One page more there, or written twice: the same sockets.
+    let (listeners, errors) = bind(&at(&written, &format!("0.0.0.0:{port}"), &[&written]));
+    assert!(errors.is_empty(), "{errors:?}");
+    let both = [
+        (format!("0.0.0.0:{port}"), Pages::All),
+        (written, Pages::All),
+    ];
+    assert_eq!(bound(&listeners), both);
+}
+
+#[test]
+fn without_ipv6_all_addresses_are_those_of_ipv4() {
+    let listen = |address: SocketAddr| match address {
+        SocketAddr::V4(_) => beside::listen_tcp(address),
+        SocketAddr::V6(_) => Err(Errno::AFNOSUPPORT.into()),
+    };
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let written = format!("[::]:{port}");
+    let (listeners, errors) = bind_with(&at(&written, &written, &[]), listen);
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(bound(&listeners), [(format!("0.0.0.0:{port}"), Pages::All)]);
+    let (_, errors) = bind_with(&at("127.0.0.1:0", "[::1]:0", &[]), listen);
+    assert_eq!(errors.len(), 1, "an address that was asked for by name");
+}

@@ -45,7 +45,7 @@ pub(crate) const FLAGS: [(&str, &str); 21] = [
         "syncinterval",
         "without effect: what others change is put back at once",
     ),
-    ("metrics-listen-address", "`admin.also`, `0.0.0.0:9353`"),
+    ("metrics-listen-address", "`admin.also`, `[::]:9353`"),
     (
         "prometheus-listen-address",
         "the value of `__PROMETHEUS__ENDPOINT__`",
@@ -302,6 +302,7 @@ fn read(given: Vec<(Use, Given)>, problems: Vec<Problem>, ours: Option<PathBuf>)
         node_cache.warnings.push(problem(flag, message, remedy));
     }
     node_cache.sets_up = sets_up[0] || sets_up[1];
+    node_cache.sweeps = node_cache.sets_up;
     node_cache.kube_dns = kube_dns
         .filter(|path| !path.as_os_str().is_empty())
         .or_else(|| Some(PathBuf::from(KUBE_DNS)).filter(|path| path.is_dir()));
@@ -449,5 +450,16 @@ mod tests {
             (false, 0)
         );
         assert_eq!(sets_up(&["-setupinterface"]), (true, 0));
+    }
+
+    #[test]
+    fn with_node_caches_command_line_what_it_has_left_goes() {
+        let sweeps = |arguments: &[&str]| {
+            let arguments = [&["nodens", "run"], arguments].concat();
+            take(&arguments).1.unwrap().sweeps
+        };
+        assert!(sweeps(&["-localip", "169.254.20.10"]));
+        assert!(!sweeps(&["-setupiptables=false", "-setupinterface=false"]));
+        assert!(!sweeps(&["--corefile", "/etc/Corefile"]));
     }
 }

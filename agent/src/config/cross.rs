@@ -3,7 +3,7 @@
 //! read without a problem: one mistake, one message.
 
 use std::fmt::Display;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::reader::{Reader, Reading};
@@ -79,10 +79,12 @@ pub(super) fn admin(
     }
     for socket in sockets {
         let ip = socket.value.ip();
+        // There is listened for both families.
+        let is_both = ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         let taken = addresses
             .value
             .iter()
-            .find(|(listen, _)| covers(*listen, ip) || covers(ip, *listen));
+            .find(|(listen, _)| is_both || covers(*listen, ip) || covers(ip, *listen));
         if let (Some((listen, _)), true) = (taken, socket.value.port() == port.value) {
             if !socket.is_sound {
                 continue;

@@ -38,7 +38,8 @@ pub const KEYS: &[Key] = &[
         "169.254.20.10",
         false,
         "Addresses of this node to listen on, IPv4 and IPv6. `0.0.0.0` and `::` stand for all \
-         addresses of the node.",
+         addresses of the node, 256 at most; those of Services that others put on it (`kube-ipvs0`, \
+         `kube-dummy-if`, `nodelocaldns`) are none of them.",
     ),
     key(
         "listen.port",
@@ -398,7 +399,8 @@ pub const KEYS: &[Key] = &[
         Kind::Socket(limits::HEALTH_PORT),
         "first of `listen.addresses`, port 9254",
         false,
-        "Where `/healthz` and `/readyz` answer over HTTP. The port may be left out.",
+        "Where `/healthz` and `/readyz` answer over HTTP. The port may be left out. `[::]` is all addresses \
+         of both families, `0.0.0.0` those of IPv4.",
     ),
     key(
         "admin.metrics",

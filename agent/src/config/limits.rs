@@ -123,6 +123,9 @@ pub const MAX_UPSTREAMS: usize = 15;
 pub const MAX_ZONES: usize = 100;
 /// Addresses to listen on; each has a UDP socket a worker.
 pub const MAX_LISTEN_ADDRESSES: usize = 64;
+/// Addresses of the host that wildcards stand for, all together: with a UDP socket a worker, of whom there are
+/// 64 at most, some 16,000 descriptors.
+pub const MAX_HOST_ADDRESSES: usize = 256;
 /// Bytes of a configuration file: the most that a ConfigMap holds.
 pub const MAX_FILE_BYTES: u64 = MIB;
 /// Rules in `zones[].rewrites` of one zone: each is tried for each miss.

@@ -9,6 +9,7 @@ pub mod corefile;
 mod cross;
 #[cfg(test)]
 mod docs;
+pub mod host;
 mod key;
 pub mod keys;
 mod kind;
@@ -72,10 +73,7 @@ impl Gathered {
     /// # Errors
     /// Every problem there is, as of [`Config::load`].
     pub fn load(self, sources: &Sources) -> Result<Loaded, Vec<Problem>> {
-        read::read(sources, self.0, || {
-            let interfaces = if_addrs::get_if_addrs()?;
-            Ok(interfaces.iter().map(if_addrs::Interface::ip).collect())
-        })
+        read::read(sources, self.0, host::addresses)
     }
 }
 
@@ -173,8 +171,8 @@ impl Config {
         is_captured
             || self.listen.addresses.iter().any(|listen| {
                 let is_host = || {
-                    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-                    interfaces.iter().any(|one| one.ip() == upstream.ip())
+                    let addresses = host::addresses().unwrap_or_default();
+                    addresses.contains(&upstream.ip())
                 };
                 listen.value == upstream.ip()
                     || cross::covers(listen.value, upstream.ip()) && is_host()
@@ -197,6 +195,9 @@ pub struct Listen {
     /// Addresses to listen on, never empty. May hold the wildcards `0.0.0.0` and `::`, which the
     /// daemon expands to the addresses of the host.
     pub addresses: Vec<Located<IpAddr>>,
+    /// Addresses that queries are captured for: no wildcard stands for them, on whatever interface
+    /// somebody has put them.
+    pub captured: Vec<IpAddr>,
     /// Port for UDP and TCP; 0 lets the kernel choose one.
     pub port: Located<u16>,
     /// Largest UDP answer in octets that we send and announce (RFC 6891 section 6.2.5).

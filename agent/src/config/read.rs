@@ -123,6 +123,8 @@ impl Reader<'_> {
             tcp_idle: &tcp_idle,
         };
         let plan = steering::plan(self, &wishes, &zones);
+        let captures = plan.iter().flat_map(|plan| &plan.captures);
+        let captured: Vec<IpAddr> = captures.map(|capture| capture.service).collect();
 
         Config {
             cluster: Cluster {
@@ -131,6 +133,7 @@ impl Reader<'_> {
             },
             listen: Listen {
                 addresses: locate(addresses.value),
+                captured,
                 port: port.located(),
                 udp_size: self.count("listen.udpSize").value,
                 tcp_idle: tcp_idle.value,

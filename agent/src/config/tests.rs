@@ -870,6 +870,7 @@ fn health_and_metrics_keep_off_the_port_of_the_clients() {
         "{shown}"
     );
     assert!(problem("admin: {health: '0.0.0.0:53'}\n").contains("admin.health"));
+    assert!(problem("admin: {health: '[::]:53'}\n").contains("admin.health"));
     assert_eq!(problems(format!("{ROOT}listen: {{port: 9254}}\n")).len(), 1);
     config("admin: {health: '127.0.0.1:53'}\n");
     config("admin: {health: '169.254.20.10:9000', metrics: '169.254.20.10:9000'}\n");

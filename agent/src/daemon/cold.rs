@@ -169,6 +169,7 @@ impl Cold {
             watcher,
             accepting: BTreeMap::new(),
             health: Arc::clone(&self.health),
+            left_out: 0,
         };
         for listener in self.accepting {
             follow.accept(&mut parts, listener);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::config::Listen;
+use crate::config::{Listen, limits};
 use crate::lifecycle::drain::DrainWatcher;
 use crate::lifecycle::ready::Health;
 use crate::listeners::{self, Listeners};
@@ -26,6 +26,8 @@ pub(super) struct Follow {
     pub(super) watcher: DrainWatcher,
     pub(super) accepting: BTreeMap<SocketAddr, AbortHandle>,
     pub(super) health: Arc<Health>,
+    /// Addresses of the host that are above the bound.
+    pub(super) left_out: usize,
 }
 
 impl Follow {
@@ -51,7 +53,10 @@ impl Follow {
     /// Opens what the host has got since, closes what it has lost.
     pub(super) fn look(&mut self, parts: &mut JoinSet<()>) {
         let wanted = match listeners::expand(&self.listen) {
-            Ok(wanted) => wanted,
+            Ok(expanded) => {
+                self.say_left_out(expanded.left_out);
+                expanded.addresses
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot read the host's addresses");
                 return;
@@ -85,6 +90,19 @@ impl Follow {
         let now = self.listeners.addresses();
         if now != before {
             self.health.set_addresses(&now, Clock.now_ns());
+        }
+    }
+
+    /// Once, until it is another number.
+    fn say_left_out(&mut self, left_out: usize) {
+        let before = std::mem::replace(&mut self.left_out, left_out);
+        if left_out > 0 && left_out != before {
+            tracing::warn!(
+                left_out,
+                served = limits::MAX_HOST_ADDRESSES,
+                remedy = "name the addresses that are to be served in place of the wildcard",
+                "this host has more addresses than a wildcard stands for: those are not served"
+            );
         }
     }
 }

@@ -34,7 +34,7 @@ pub fn drop_all() {
 pub fn keep_network() {
     // Without CAP_SYS_NICE the kernel says no: it is then one thread among many.
     let _ = setpriority_process(Some(gettid()), -20);
-    keep(CapabilitySet::NET_ADMIN);
+    keep_rules();
 }
 
 /// Of the thread that takes over from node-cache: as the pulse, without its haste.

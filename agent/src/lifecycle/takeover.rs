@@ -16,6 +16,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nodens_netsetup::Difference;
 use nodens_netsetup::plan::Plan;
 use nodens_netsetup::sweep::{self, Incumbent};
 
@@ -102,13 +103,22 @@ impl Drop for TakeOver {
 /// What is never removed, whoever wants it: named at the start.
 fn say_unsure(plan: &Plan) {
     let unsure = sweep::look(plan).map(|incumbent| incumbent.unsure());
-    for one in unsure.unwrap_or_default() {
-        tracing::warn!(
-            place = one.place,
-            found = one.found,
-            remedy = one.remedy,
-            "there may be rules of node-cache's on this node"
-        );
+    let unsure = unsure.unwrap_or_default();
+    say(
+        &unsure,
+        "there may be something of node-cache's on this node",
+    );
+}
+
+fn say(differences: &[Difference], what: &str) {
+    for Difference {
+        place,
+        found,
+        remedy,
+        ..
+    } in differences
+    {
+        tracing::warn!(place, found, remedy, "{what}");
     }
 }
 
@@ -126,16 +136,10 @@ fn look(plan: &Plan, is_sweeping: bool, seen: &mut Seen, refused: &mut String) {
             "node-cache's rules and addresses are in use on this node: they are left alone"
         ),
         Step::SayGone => tracing::info!("nothing of node-cache is on this node any more"),
-        Step::SayLeft => {
-            for one in incumbent.differences() {
-                tracing::warn!(
-                    place = one.place,
-                    found = one.found,
-                    remedy = one.remedy,
-                    "node-cache has left something on this node"
-                );
-            }
-        }
+        Step::SayLeft => say(
+            &incumbent.differences(),
+            "node-cache has left something on this node",
+        ),
         Step::Sweep => match sweep::sweep(plan) {
             Ok(swept) => {
                 if !swept.removed.is_empty() {
@@ -145,14 +149,7 @@ fn look(plan: &Plan, is_sweeping: bool, seen: &mut Seen, refused: &mut String) {
                 if !swept.users.is_empty() {
                     *seen = Seen::InUse;
                 }
-                for one in swept.left {
-                    tracing::warn!(
-                        place = one.place,
-                        found = one.found,
-                        remedy = one.remedy,
-                        "not removed"
-                    );
-                }
+                say(&swept.left, "not removed");
                 refused.clear();
             }
             Err(error) => {

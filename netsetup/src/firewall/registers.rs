@@ -71,14 +71,7 @@ impl Registers {
     }
 
     pub(super) fn meta(&mut self, data: &[u8], packet: &Packet) -> Holds {
-        let (mut into, mut key) = (None, u32::MAX);
-        for (kind, value) in attributes(data) {
-            match kind {
-                1 => into = Some(register(value)),
-                2 => key = big(value).unwrap_or(key),
-                _ => {}
-            }
-        }
+        let (into, key) = into_and_key(data);
         // It sets a mark or the like.
         let Some(into) = into else {
             return Holds::Yes;
@@ -108,14 +101,7 @@ impl Registers {
 
     /// An untracked packet has a state; any other question about its connection fails.
     pub(super) fn ct(&mut self, data: &[u8]) -> Holds {
-        let (mut into, mut key) = (None, u32::MAX);
-        for (kind, value) in attributes(data) {
-            match kind {
-                1 => into = Some(register(value)),
-                2 => key = big(value).unwrap_or(key),
-                _ => {}
-            }
-        }
+        let (into, key) = into_and_key(data);
         match (into, key) {
             (None, _) => Holds::Yes,
             (Some(into), 0) => {
@@ -338,4 +324,17 @@ fn place(register: u32) -> usize {
         _ => 0,
     };
     place as usize
+}
+
+/// What `meta` and `ct` say: the register that they load, if any, and what they load there.
+fn into_and_key(data: &[u8]) -> (Option<usize>, u32) {
+    let (mut into, mut key) = (None, u32::MAX);
+    for (kind, value) in attributes(data) {
+        match kind {
+            1 => into = Some(register(value)),
+            2 => key = big(value).unwrap_or(key),
+            _ => {}
+        }
+    }
+    (into, key)
 }

@@ -36,6 +36,11 @@ impl Leftover {
         self.is_whole && !self.is_used && self.others.is_empty()
     }
 
+    /// All addresses on it but the kernel's own.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.found.iter().map(|there| there.ip)
+    }
+
     /// Whether there is anything to remove.
     pub(crate) fn is_any(&self) -> bool {
         self.goes() || !self.services.is_empty() || !self.locals.is_empty()
@@ -43,16 +48,12 @@ impl Leftover {
 }
 
 /// What there is of node-cache's interface; `None` where there is none, or it is ours by now.
-/// `named` are further addresses that are known to be node-cache's.
+/// `named` are further addresses that are known to be node-cache's, `kind` is what it makes its
+/// interface of.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
-pub(crate) fn leftover(plan: &Plan, named: &[IpAddr]) -> Result<Option<Leftover>, Error> {
-    leftover_of(plan, named, Kind::Dummy)
-}
-
-/// As [`leftover`], where node-cache makes interfaces of this kind.
-pub(super) fn leftover_of(
+pub(crate) fn leftover(
     plan: &Plan,
     named: &[IpAddr],
     kind: Kind,
@@ -155,7 +156,7 @@ mod tests {
             fallback: Vec::new(),
             tcp_idle: Duration::from_secs(10),
         });
-        leftover_of(&plan.unwrap(), &[], Kind::Bridge).unwrap()
+        leftover(&plan.unwrap(), &[], Kind::Bridge).unwrap()
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use crate::check::Difference;
 use crate::error::Error;
 use crate::firewall::{self, kernel::Kernel};
-use crate::link::{self, Leftover, NODE_CACHE};
+use crate::link::{self, Kind, Leftover, NODE_CACHE};
 use crate::nfnetlink::{Batch, Connection};
 use crate::plan::{Plan, Proto};
 use crate::sockets::{self, Holder};
@@ -45,6 +45,10 @@ pub struct Incumbent {
     users: Vec<Holder>,
     /// Programs of the older iptables that have a table `raw`, for these addresses.
     legacy: Vec<Legacy>,
+    /// Node-local addresses: the plan's, and link-local ones.
+    locals: BTreeSet<IpAddr>,
+    /// Whether it is known where it would be asked: else nothing follows from nobody listening.
+    is_told: bool,
 }
 
 /// Rules that cannot be read.
@@ -60,7 +64,7 @@ struct Legacy {
 pub struct Swept {
     /// What it has removed.
     pub removed: Vec<String>,
-    /// Who listens at node-cache's addresses, for which nothing was removed.
+    /// Who listens at node-cache's addresses, so that nothing more was removed.
     pub users: Vec<String>,
     /// What was left because it is not node-cache's for certain, or cannot be read.
     pub left: Vec<Difference>,
@@ -71,6 +75,12 @@ pub struct Swept {
 /// # Errors
 /// [`Error::NotPermitted`] without NET_ADMIN, [`Error::Refused`].
 pub fn look(plan: &Plan) -> Result<Incumbent, Error> {
+    look_as(plan, Kind::Dummy, &BTreeSet::new())
+}
+
+/// As [`look`], where node-cache makes its interface of this kind, and these addresses and ports are known
+/// to be its own, whether it still has rules for them or not.
+fn look_as(plan: &Plan, kind: Kind, known: &BTreeSet<(IpAddr, u16)>) -> Result<Incumbent, Error> {
     let rules = match Kernel::open().and_then(|mut kernel| rules::look(&mut kernel, plan)) {
         Ok(rules) => rules,
         Err(answer) if firewall::is_absent(&answer) => Rules::default(),
@@ -79,57 +89,109 @@ pub fn look(plan: &Plan) -> Result<Incumbent, Error> {
             return Err(Error::refused(step, answer.errno.into(), answer.reason));
         }
     };
-    let named: Vec<IpAddr> = rules::addresses(rules.theirs.iter()).into_iter().collect();
-    let link = link::leftover(plan, &named)?;
+    let mut named = rules::addresses(rules.theirs.iter());
+    named.extend(known.iter().map(|(ip, _)| *ip));
+    let named: Vec<IpAddr> = named.into_iter().collect();
+    let link = link::leftover(plan, &named, kind)?;
+    let is_link_local = |ip: &&IpAddr| matches!(ip, IpAddr::V4(v4) if v4.is_link_local());
+    let link_local = named.iter().filter(is_link_local);
+    let locals = plan.addresses.iter().chain(link_local).copied().collect();
     let mut incumbent = Incumbent {
         rules,
+        locals,
         link,
         users: Vec::new(),
         legacy: legacy(plan),
+        is_told: true,
     };
-    let asked = incumbent.asked(plan.port);
-    if !asked.is_empty() {
-        let ports: BTreeSet<u16> = asked.iter().map(|(_, port)| *port).collect();
-        for port in ports {
-            let holders = sockets::at(port)?.into_iter().filter(|holder| {
-                let mut asked = asked.iter().filter(|(_, asked)| *asked == port);
-                asked.any(|(ip, _)| holder.gets(*ip)) && !holder.is_of_an_agent()
-            });
-            incumbent.users.extend(holders);
-        }
+    let mut asked = incumbent.asked(plan.port);
+    asked.extend(known);
+    incumbent.is_told = !asked.is_empty();
+    let ports: BTreeSet<u16> = asked.iter().map(|(_, port)| *port).collect();
+    for port in ports {
+        let holders = sockets::at(port)?.into_iter().filter(|holder| {
+            let mut asked = asked.iter().filter(|(_, asked)| *asked == port);
+            asked.any(|(ip, _)| holder.gets(*ip)) && !holder.is_of_an_agent()
+        });
+        incumbent.users.extend(holders);
     }
     Ok(incumbent)
 }
 
-/// Removes what node-cache has left, where nobody listens there any more.
+/// Removes what node-cache has left, where nobody listens there any more. It looks anew before each
+/// step: a node-cache that has come back meanwhile keeps what is still there.
 ///
 /// # Errors
 /// As [`look`]; [`Error::Refused`] where the kernel does not let go of it. What was removed until then
 /// is gone.
 pub fn sweep(plan: &Plan) -> Result<Swept, Error> {
-    let mut swept = Swept::default();
-    let mut incumbent = look(plan)?;
-    swept.left = incumbent.unsure();
+    sweep_as(plan, Kind::Dummy, || {})
+}
+
+/// As [`sweep`], where node-cache makes its interface of this kind, with what happens each time that
+/// rules have gone.
+fn sweep_as(plan: &Plan, kind: Kind, mut meanwhile: impl FnMut()) -> Result<Swept, Error> {
+    let mut incumbent = look_as(plan, kind, &BTreeSet::new())?;
+    let mut swept = Swept {
+        left: incumbent.unsure(),
+        ..Swept::default()
+    };
+    let mut known = BTreeSet::new();
     for tries in 1.. {
         if incumbent.is_in_use() {
             swept.users = incumbent.users();
             return Ok(swept);
         }
+        if incumbent.rules.theirs.is_empty() {
+            break;
+        }
+        if tries > TRIES {
+            swept.left.push(put_back());
+            return Ok(swept);
+        }
         match incumbent.remove_rules() {
             Ok(removed) => {
                 swept.removed.extend(removed);
-                break;
+                meanwhile();
             }
             // Somebody was faster.
-            Err(_) if tries < TRIES => incumbent = look(plan)?,
+            Err(_) if tries < TRIES => {}
             Err(error) => return Err(error),
         }
+        // Without its rules its addresses may be known to nobody.
+        known.extend(incumbent.asked(plan.port));
+        incumbent = look_as(plan, kind, &known)?;
     }
     // The rules first: without its address on the node a query that nobody tracks leaves it.
-    if let Some(link) = incumbent.link.as_ref().filter(|link| link.is_any()) {
+    let link = incumbent.link.as_ref().filter(|link| link.is_any());
+    if let Some(link) = link.filter(|_| incumbent.is_told) {
         swept.removed.extend(link::clear_leftover(link)?);
     }
     Ok(swept)
+}
+
+/// Its interface without an address, as it is for a moment when node-cache starts.
+fn bare_link() -> Difference {
+    Difference {
+        place: format!("interface {NODE_CACHE}"),
+        wanted: "nothing of node-cache's".to_owned(),
+        found: "one without an address, which is left alone, as it cannot be told whether anybody is to \
+                listen there"
+            .to_owned(),
+        remedy: format!("`ip link delete {NODE_CACHE}`, when node-cache has gone"),
+    }
+}
+
+/// Its rules come back as fast as they go, and nobody is seen to listen.
+fn put_back() -> Difference {
+    Difference {
+        place: "rules of node-cache's".to_owned(),
+        wanted: "none".to_owned(),
+        found: "somebody puts them back as soon as they are removed, so that its interface stays"
+            .to_owned(),
+        remedy: "find out which program writes them (`nft monitor`), end it, and sweep again"
+            .to_owned(),
+    }
 }
 
 impl Incumbent {
@@ -181,7 +243,11 @@ impl Incumbent {
                 remedy: remedy.clone(),
             });
         }
-        if let Some(link) = self.link.as_ref().filter(|link| link.is_any()) {
+        if let Some(link) = self
+            .link
+            .as_ref()
+            .filter(|link| link.is_any() && self.is_told)
+        {
             differences.push(self.link_difference(link, &state, &remedy));
         }
         differences.extend(self.near());
@@ -210,17 +276,12 @@ impl Incumbent {
         if self.is_in_use() {
             return String::new();
         }
-        let is_local = match address {
-            IpAddr::V4(ip) => ip.is_link_local(),
-            IpAddr::V6(_) => false,
+        let disabled = if self.locals.contains(&address) {
+            "NOTRACK on a node-local address disables the fallback"
+        } else {
+            "NOTRACK on the cluster's DNS address disables kube-proxy and the fallback"
         };
-        if is_local {
-            return ": NOTRACK disables the fallback; without an agent nobody answers there"
-                .to_owned();
-        }
-        ": NOTRACK on the cluster's DNS address disables kube-proxy and the fallback; without an \
-         agent nobody answers there"
-            .to_owned()
+        format!(": {disabled}; without an agent nobody answers there")
     }
 
     fn link_difference(&self, link: &Leftover, state: &str, remedy: &str) -> Difference {
@@ -244,7 +305,7 @@ impl Incumbent {
             found.push(format!("{}, which the agent has too", list(&link.locals)));
         }
         if found.is_empty() {
-            found.push("an interface without a use".to_owned());
+            found.push("an interface that node-cache alone has a use for".to_owned());
         }
         if !link.others.is_empty() {
             found.push(format!(
@@ -282,7 +343,11 @@ impl Incumbent {
             found: format!("one that is left alone, as {}", near.why),
             remedy: "look at it; remove it by hand if nothing needs it".to_owned(),
         });
-        near.collect()
+        let bare = self
+            .link
+            .as_ref()
+            .filter(|link| link.is_any() && !self.is_told);
+        near.chain(bare.map(|_| bare_link())).collect()
     }
 
     /// Every address that is node-cache's with the port it is asked at.
@@ -295,11 +360,8 @@ impl Incumbent {
             .map(|found| (found.address, found.port))
             .collect();
         let named = rules::addresses(self.rules.theirs.iter());
-        asked.extend(named.into_iter().map(|ip| (ip, port)));
-        if let Some(link) = &self.link {
-            let on_link = link.services.iter().chain(&link.locals);
-            asked.extend(on_link.map(|ip| (*ip, port)));
-        }
+        let on_link = self.link.iter().flat_map(Leftover::addresses);
+        asked.extend(named.into_iter().chain(on_link).map(|ip| (ip, port)));
         asked
     }
 
@@ -374,3 +436,6 @@ fn legacy(plan: &Plan) -> Vec<Legacy> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests;

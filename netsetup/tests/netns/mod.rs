@@ -7,6 +7,8 @@
     reason = "each test takes what it needs of it, and may wait"
 )]
 
+pub(crate) mod node_cache;
+
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The cluster's kubectl and Helm.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::thread;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use super::{components, keys};
 use crate::helm;
-use crate::process::TempDir;
+use crate::process::{self, TempDir};
 
 /// kubectl with the administrator's rights.
 #[derive(Clone, Debug)]
@@ -42,7 +40,8 @@ impl Kubectl {
     /// # Errors
     /// It fails, with what it said.
     pub fn feed(&self, line: &str, input: &str) -> anyhow::Result<String> {
-        let mut child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        command
             .arg("--kubeconfig")
             .arg(keys::admin())
             .args(line.split_whitespace())
@@ -50,18 +49,8 @@ impl Kubectl {
             .env(
                 "KUBECACHEDIR",
                 components::images().with_file_name("kubectl"),
-            )
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("start {}", self.program.display()))?;
-        let stdin = child.stdin.take().context("its input")?;
-        let output = thread::scope(|scope| {
-            // It fails where the program has ended early, which its status tells.
-            scope.spawn(move || (&stdin).write_all(input.as_bytes()));
-            child.wait_with_output()
-        })?;
+            );
+        let output = process::feed(&mut command, input)?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "kubectl {line}: {}", said.trim());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

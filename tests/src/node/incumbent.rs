@@ -27,22 +27,8 @@ pub const INTERFACE: &str = "nodelocaldns";
 /// How long it may take until it answers, and until it has ended.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Its rules for one address: table, chain, protocol, `d` for what is sent there and `s` for what
-/// comes from there, port, target.
-const RULES: [[&str; 6]; 12] = [
-    ["raw", "PREROUTING", "tcp", "d", "53", "NOTRACK"],
-    ["raw", "PREROUTING", "udp", "d", "53", "NOTRACK"],
-    ["filter", "INPUT", "tcp", "d", "53", "ACCEPT"],
-    ["filter", "INPUT", "udp", "d", "53", "ACCEPT"],
-    ["raw", "OUTPUT", "tcp", "s", "53", "NOTRACK"],
-    ["raw", "OUTPUT", "udp", "s", "53", "NOTRACK"],
-    ["filter", "OUTPUT", "tcp", "s", "53", "ACCEPT"],
-    ["filter", "OUTPUT", "udp", "s", "53", "ACCEPT"],
-    ["raw", "OUTPUT", "tcp", "d", "53", "NOTRACK"],
-    ["raw", "OUTPUT", "udp", "d", "53", "NOTRACK"],
-    ["raw", "OUTPUT", "tcp", "d", "8080", "NOTRACK"],
-    ["raw", "OUTPUT", "tcp", "s", "8080", "NOTRACK"],
-];
+/// Its rules for one address, a line each.
+pub const RULES: &str = include_str!("../../../netsetup/tests/netns/node-cache.rules");
 
 /// A running node-cache. Killed when dropped; what it has put on the node stays.
 #[derive(Debug)]
@@ -110,7 +96,7 @@ impl Incumbent {
     /// What iptables says.
     pub fn sync(&self, node: &Node) -> anyhow::Result<()> {
         for address in self.addresses {
-            for rule in RULES {
+            for rule in rules() {
                 if self.rule(node, "-C", address, rule).is_err() {
                     self.rule(node, "-I", address, rule)?;
                 }
@@ -130,7 +116,7 @@ impl Incumbent {
     /// What the programs say; when it does not end.
     pub fn end(mut self, node: &Node) -> anyhow::Result<()> {
         for address in self.addresses {
-            for rule in RULES {
+            for rule in rules() {
                 // A rule that is gone already is none of its errors.
                 let _ = self.rule(node, "-D", address, rule);
             }
@@ -165,24 +151,22 @@ impl Incumbent {
         self.program.log()
     }
 
-    fn rule(
-        &self,
-        node: &Node,
-        verb: &str,
-        address: IpAddr,
-        [table, chain, proto, side, port, target]: [&str; 6],
-    ) -> anyhow::Result<()> {
-        let comment = match target {
-            "NOTRACK" => "NodeLocal DNS Cache: skip conntrack",
-            _ => "NodeLocal DNS Cache: allow DNS traffic",
+    fn rule(&self, node: &Node, verb: &str, address: IpAddr, rule: &str) -> anyhow::Result<()> {
+        let words: Vec<&str> = rule.splitn(7, ' ').collect();
+        let [table, chain, proto, side, port, target, comment] = words[..] else {
+            bail!("no rule of node-cache's: {rule}");
         };
         let line = format!(
             "{} -w 5 -t {table} {verb} {chain} -p {proto} -{side} {address} --{side}port {port} \
-             -j {target} -m comment --comment '{comment}'",
+             -j {target} -m comment --comment 'NodeLocal DNS Cache: {comment}'",
             self.iptables
         );
         node.host().feed("sh -e", &line).map(|_| ())
     }
+}
+
+fn rules() -> impl Iterator<Item = &'static str> {
+    RULES.lines().filter(|line| !line.starts_with('#'))
 }
 
 /// Asks over UDP from a place of the node's choice; whether anybody answers.

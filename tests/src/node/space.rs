@@ -8,10 +8,9 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -19,7 +18,7 @@ use anyhow::{Context, anyhow, ensure};
 use rustix::thread::{LinkNameSpaceType, gettid, move_into_link_name_space};
 
 use crate::netns;
-use crate::process::Program;
+use crate::process::{self, Program};
 
 /// A host of the lab.
 pub struct Space {
@@ -169,20 +168,8 @@ impl Space {
     pub fn feed(&self, line: &str, input: &str) -> anyhow::Result<String> {
         self.within(|| {
             let mut words = line.split(' ');
-            let mut child = Command::new(words.next().unwrap_or_default())
-                .args(words)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .with_context(|| format!("run `{line}` (`make deps` installs what is missing)"))?;
-            let stdin = child.stdin.take().context("its input")?;
-            // On a thread of its own: a program may answer before it has read everything.
-            let output = thread::scope(|scope| {
-                // It fails where the program has ended early, which its status tells.
-                scope.spawn(move || (&stdin).write_all(input.as_bytes()));
-                child.wait_with_output()
-            })?;
+            let mut command = Command::new(words.next().unwrap_or_default());
+            let output = process::feed(command.args(words), input)?;
             let said = String::from_utf8_lossy(&output.stderr);
             let name = self.name;
             ensure!(output.status.success(), "`{line}` in {name}: {said}");

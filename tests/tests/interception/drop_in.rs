@@ -16,7 +16,7 @@ use nodens_tests::node::{Family, From, Incumbent, Node, Server, Shape};
 use nodens_tests::process::{Program, TempDir, wait_for};
 use rustix::process::Signal;
 
-use crate::takeover::{flow, lost_nothing, pause};
+use crate::takeover::{SWEPT, flow, lost_nothing, pause};
 use crate::{ANSWER, PATIENCE, node, said, wait_for_answer};
 
 /// The Corefile of the official manifest.
@@ -360,6 +360,31 @@ fn one_pod_after_the_other_the_node_local_address_answers_all_along_and_is_node_
         let down = mounts.run(&node, &["netsetup", "down"]);
         assert_eq!(down.status.code(), Some(0), "{}", said(&down));
         node.ask(from, local, false, ANSWER).unwrap_err();
+    }
+}
+
+#[test]
+fn what_a_killed_node_cache_left_goes_where_nodens_has_its_command_line() {
+    let (_alone, node) = node(Shape::Iptables);
+    let node_cache = Incumbent::start(&node, "iptables-nft").unwrap();
+    node_cache.kill().unwrap();
+    let mounts = Mounts::new();
+    mounts.kube_dns.set(&[NOBODY, ("stubDomains", STUBS)]);
+    let program = mounts.start(&node);
+    until_answered(&node, &program);
+    wait_for("the sweep", SWEPT, || {
+        let rules = node.host().run("iptables-nft-save")?;
+        let addresses = node.host().run("ip address show")?;
+        let is_left = rules.contains("NodeLocal DNS Cache") || addresses.contains("10.96.0.10");
+        Ok((!is_left).then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {}", program.log()));
+    // Whatever becomes of the agent, CoreDNS answers at both.
+    end(program);
+    for from in From::ALL {
+        for address in Family::V4.asked() {
+            wait_for_answer(&node, from, address, Server::CoreDns);
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{PATIENCE, node, said, wait_for_answer};
 /// Queries a second, to LOCAL and S in turn.
 const PER_SECOND: u64 = 2_000;
 /// After nobody has listened so long, what is left goes.
-const SWEPT: Duration = Duration::from_secs(25);
+pub(super) const SWEPT: Duration = Duration::from_secs(25);
 
 fn asked() -> [SocketAddr; 2] {
     Family::V4.asked()
@@ -224,6 +224,7 @@ fn what_a_killed_node_cache_left_disables_kube_proxy_and_the_fallback_until_it_i
     assert_eq!(check.status.code(), Some(69), "{told}");
     for words in [
         "NOTRACK on the cluster's DNS address disables kube-proxy and the fallback",
+        "NOTRACK on a node-local address disables the fallback",
         "the cluster's DNS address 10.96.0.10: what the node itself asks there",
         "nodens netsetup up --sweep",
     ] {

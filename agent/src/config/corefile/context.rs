@@ -2,11 +2,11 @@
 //! What is known while a Corefile is read: its texts, the environment, and what was said so far.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::texts::Texts;
 use super::{Footprint, NodeCache};
+use crate::config::host::Own;
 use crate::config::source::{Unread, read_text};
 use crate::config::yaml::Place;
 use crate::config::{Problem, limits};
@@ -30,8 +30,8 @@ pub(super) struct Note {
 pub(super) struct Context<'a> {
     pub(super) node_cache: NodeCache,
     pub(super) environment: &'a BTreeMap<String, String>,
-    /// Addresses of the node with their interfaces.
-    pub(super) interfaces: Vec<(String, IpAddr)>,
+    /// Addresses of the node with their interfaces; `None` where they cannot be listed.
+    pub(super) interfaces: Option<Vec<Own>>,
     /// Where the Corefile itself begins.
     pub(super) start: Place,
     /// A placeholder or a variable has no value: what it stands for cannot be judged.
@@ -47,7 +47,7 @@ impl<'a> Context<'a> {
     pub(super) fn new(
         node_cache: NodeCache,
         environment: &'a BTreeMap<String, String>,
-        interfaces: Vec<(String, IpAddr)>,
+        interfaces: Option<Vec<Own>>,
     ) -> Self {
         Self {
             node_cache,

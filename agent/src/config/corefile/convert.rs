@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use super::context::Note;
-use super::{NodeCache, Translated, interfaces, translate};
+use super::{NodeCache, Translated, translate};
+use crate::config::host::interfaces;
 use crate::config::keys::KEYS;
 use crate::config::source::{Collected, Given, Source, Sources};
 use crate::config::yaml::{Entry, Node, Value};
@@ -29,7 +30,7 @@ pub fn convert(
         hosts: None,
         ..node_cache.clone()
     };
-    let translated = translate(node_cache, environment, interfaces().unwrap_or_default());
+    let translated = translate(node_cache, environment, interfaces().ok());
     if !translated.problems.is_empty() {
         return Err(translated.problems);
     }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::context::Context;
 use super::lexer::Token;
 use super::plugins::{At, BlockRead};
+use crate::config::host::OF_SERVICES;
 use crate::config::text;
 use crate::config::yaml::{Place, quote};
 
@@ -14,11 +15,6 @@ const WORD: &str = "bind";
 
 /// The variable that Kubernetes sets for the cluster's DNS Service in its own namespace.
 const DNS_SERVICE: &str = "KUBE_DNS_SERVICE_HOST";
-/// node-cache's interface.
-pub(super) const INTERFACE: &str = "nodelocaldns";
-/// Interfaces that hold Service addresses: node-cache's, and that of kube-proxy's mode IPVS. Beside
-/// them the one that `-interfacename` names.
-const OF_SERVICES: [&str; 2] = [INTERFACE, "kube-ipvs0"];
 
 /// Where Go listens for both families.
 const EVERYWHERE: [IpAddr; 2] = [
@@ -42,11 +38,21 @@ impl Listening {
         !self.captured.is_empty() || listen.any(|(address, _)| is_node_local(*address))
     }
 
-    fn add(&mut self, context: &Context<'_>, address: IpAddr, place: Place) {
-        let list = if is_of_cluster(context, address) {
-            &mut self.captured
-        } else {
-            &mut self.listen
+    fn add(&mut self, context: &mut Context<'_>, address: IpAddr, place: Place) {
+        let list = match is_of_cluster(context, address) {
+            Some(true) => &mut self.captured,
+            Some(false) => &mut self.listen,
+            None => {
+                let message = format!(
+                    "it cannot be told whether {address} is the cluster's or this node's own: the addresses of \
+                     this host cannot be listed"
+                );
+                let remedy = format!(
+                    "set the variable {DNS_SERVICE} to it where it is the cluster's; else look why `ip address` \
+                     fails here, and start again"
+                );
+                return context.problem(place, WORD, message, &remedy);
+            }
         };
         if !list.iter().any(|(other, _)| *other == address) {
             list.push((address, place));
@@ -114,7 +120,45 @@ pub(super) fn read(
             context.note(*place, "", "listen.addresses", message, remedy);
         }
     }
+    if context.node_cache.sets_up {
+        doubt(context, &listening);
+    }
     listening
+}
+
+/// Says which addresses are put on the node that might be the cluster's: of IPv4 a range tells, of IPv6
+/// the variable alone, and Kubernetes sets that to the Service's first address.
+fn doubt(context: &mut Context<'_>, listening: &Listening) {
+    let service = context.environment.get(DNS_SERVICE);
+    let service = service.and_then(|service| service.trim().parse::<IpAddr>().ok());
+    if service.is_some_and(|service| service.is_ipv6()) {
+        return;
+    }
+    let doubtful = listening.listen.iter();
+    let doubtful: Vec<_> = doubtful
+        .filter(|(address, _)| address.is_ipv6() && is_node_local(*address))
+        .collect();
+    let Some((_, place)) = doubtful.first() else {
+        return;
+    };
+    let all: Vec<_> = doubtful
+        .iter()
+        .map(|(address, _)| address.to_string())
+        .collect();
+    let found = match service {
+        Some(service) => format!("{DNS_SERVICE} is {service}"),
+        None => format!("{DNS_SERVICE} is not set"),
+    };
+    let message = format!(
+        "{} is put on this node: {found}, so that nothing tells whether it is the cluster's DNS address, which must \
+         never be there, for queries of the node would end at the agent, and without it nowhere",
+        all.join(", ")
+    );
+    let remedy = format!(
+        "where it is the cluster's set {DNS_SERVICE} to it in the pod's environment; where it is node-local \
+         nothing need be done"
+    );
+    context.note(*place, WORD, "listen.addresses", message, remedy);
 }
 
 /// The addresses of one block.
@@ -149,8 +193,8 @@ fn addresses(context: &mut Context<'_>, bind: &Token) -> Option<Vec<At<IpAddr>>>
         .collect();
     let mut all: Vec<IpAddr> = Vec::new();
     for word in words {
-        if word == "::" {
-            // Go listens there for both families.
+        if word == "::" || word == "0.0.0.0" {
+            // Go listens at either for both families.
             all.extend(EVERYWHERE);
             continue;
         }
@@ -158,7 +202,8 @@ fn addresses(context: &mut Context<'_>, bind: &Token) -> Option<Vec<At<IpAddr>>>
             all.push(address);
             continue;
         }
-        let of_interface = context.interfaces.iter().filter(|(name, _)| name == word);
+        let interfaces = context.interfaces.iter().flatten();
+        let of_interface = interfaces.filter(|(name, _)| name == word);
         let before = all.len();
         all.extend(
             of_interface
@@ -166,11 +211,14 @@ fn addresses(context: &mut Context<'_>, bind: &Token) -> Option<Vec<At<IpAddr>>>
                 .filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())),
         );
         if all.len() == before {
-            let names: Vec<_> = context
-                .interfaces
-                .iter()
-                .map(|(name, _)| name.clone())
-                .collect();
+            let Some(interfaces) = &context.interfaces else {
+                let message =
+                    format!("the addresses of this host cannot be listed, nor those of {word}");
+                let remedy = "name addresses instead of interfaces";
+                context.problem(bind.place, WORD, message, remedy);
+                return None;
+            };
+            let names: Vec<_> = interfaces.iter().map(|(name, _)| name.clone()).collect();
             let near = crate::config::nearest::nearest(word, names.iter().map(String::as_str));
             let remedy = match near {
                 Some(near) => format!("did you mean the interface {near}?"),
@@ -188,23 +236,23 @@ fn addresses(context: &mut Context<'_>, bind: &Token) -> Option<Vec<At<IpAddr>>>
     )
 }
 
-/// Whether an address is the cluster's, and never the node's own.
-fn is_of_cluster(context: &Context<'_>, address: IpAddr) -> bool {
+/// Whether an address is the cluster's, and never the node's own; `None` where that cannot be told.
+fn is_of_cluster(context: &Context<'_>, address: IpAddr) -> Option<bool> {
     let service = context.environment.get(DNS_SERVICE);
     if service.is_some_and(|service| service.trim().parse() == Ok(address)) {
-        return true;
+        return Some(true);
     }
     let IpAddr::V4(v4) = address else {
-        return false;
+        return Some(false);
     };
     if v4.is_unspecified() || v4.is_loopback() || v4.is_link_local() {
-        return false;
+        return Some(false);
     }
     // The node's own address, as `bind {$MY_HOST_IP}` has it.
     let named = context.node_cache.interface.as_deref();
     let is_of_services = |name: &str| OF_SERVICES.contains(&name) || named == Some(name);
-    let mut own = context.interfaces.iter();
-    !own.any(|(name, own)| *own == address && !is_of_services(name))
+    let mut own = context.interfaces.as_ref()?.iter();
+    Some(!own.any(|(name, own)| *own == address && !is_of_services(name)))
 }
 
 /// Whether the node's network would hold it on an interface of our own.

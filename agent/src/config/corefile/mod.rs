@@ -24,8 +24,6 @@ mod local;
 mod parser;
 mod placeholders;
 mod plugins;
-#[cfg(test)]
-mod scratch;
 mod stages;
 #[cfg(test)]
 mod tests;
@@ -35,13 +33,13 @@ pub mod values;
 mod zones;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::context::Context;
 pub use self::convert::convert;
 pub use self::footprint::Footprint;
+use super::host::{Own, interfaces};
 use super::source::{Collected, Given, Source};
 use super::yaml::Node;
 use super::{Origin, Problem};
@@ -66,6 +64,8 @@ pub struct NodeCache {
     pub interface: Option<String>,
     /// Neither `-setupinterface=false` nor `-setupiptables=false`, or one of them alone.
     pub sets_up: bool,
+    /// What a killed node-cache has left goes: whoever has its command line is in its place.
+    pub sweeps: bool,
     /// `-metrics-listen-address`; `None` where the Corefile is all there is of node-cache.
     pub metrics: Option<String>,
     /// `-prometheus-listen-address`.
@@ -92,6 +92,7 @@ impl NodeCache {
             port: 53,
             interface: None,
             sets_up: true,
+            sweeps: false,
             metrics: None,
             prometheus: ":9253".to_owned(),
             hosts: Some(PathBuf::from(HOSTS)),
@@ -119,11 +120,12 @@ pub(super) struct Translated {
     footprint: Footprint,
 }
 
-/// Reads a Corefile and what belongs to it. `interfaces` are the node's, with their addresses.
+/// Reads a Corefile and what belongs to it. `interfaces` are the node's, with their addresses; `None`
+/// where they cannot be listed.
 pub(super) fn translate(
     node_cache: &NodeCache,
     environment: &BTreeMap<String, String>,
-    interfaces: Vec<(String, IpAddr)>,
+    interfaces: Option<Vec<Own>>,
 ) -> Translated {
     let mut context = Context::new(node_cache.clone(), environment, interfaces);
     context.problems.extend(node_cache.problems.iter().cloned());
@@ -148,12 +150,6 @@ impl Translated {
     }
 }
 
-/// The node's addresses with their interfaces.
-pub(super) fn interfaces() -> std::io::Result<Vec<(String, IpAddr)>> {
-    let interfaces = if_addrs::get_if_addrs()?.into_iter();
-    Ok(interfaces.map(|one| (one.name.clone(), one.ip())).collect())
-}
-
 /// Takes in a Corefile in the place of a configuration file.
 pub(super) fn collect(
     collected: &mut Collected,
@@ -161,7 +157,7 @@ pub(super) fn collect(
     environment: &BTreeMap<String, String>,
 ) {
     collected.file = Some(node_cache.file.clone());
-    let interfaces = interfaces().unwrap_or_else(|error| {
+    let interfaces = interfaces().inspect_err(|error| {
         collected.warnings.push(Problem {
             origin: Origin::WholeFile {
                 path: node_cache.file.clone(),
@@ -169,9 +165,8 @@ pub(super) fn collect(
             message: format!("the addresses of this host cannot be listed ({error})"),
             remedy: "name addresses instead of interfaces in bind".to_owned(),
         });
-        Vec::new()
     });
-    let translated = translate(node_cache, environment, interfaces);
+    let translated = translate(node_cache, environment, interfaces.ok());
     collected
         .warnings
         .extend(node_cache.warnings.iter().cloned());

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::directives::{DIRECTIVES, find};
-use super::scratch::Scratch;
 use super::{NodeCache, convert, translate};
 use crate::config::yaml::{Node, Value};
 use crate::config::{Config, Loaded, Problem, Sources};
+use crate::scratch::Scratch;
 
 fn environment() -> BTreeMap<String, String> {
     [
@@ -29,6 +29,7 @@ fn interfaces() -> Vec<(String, IpAddr)> {
         ("nodelocaldns", "10.96.0.10"),
         ("nodelocaldns", "10.96.0.11"),
         ("kube-ipvs0", "10.96.0.12"),
+        ("kube-dummy-if", "10.96.0.13"),
     ]
     .map(|(name, address)| (name.to_owned(), address.parse().unwrap()))
     .to_vec()
@@ -48,7 +49,7 @@ fn node_cache(file: PathBuf) -> NodeCache {
 type Outcome = (BTreeMap<&'static str, String>, Vec<String>, Vec<String>);
 
 fn outcome(node_cache: &NodeCache) -> Outcome {
-    let translated = translate(node_cache, &environment(), interfaces());
+    let translated = translate(node_cache, &environment(), Some(interfaces()));
     let show = |problem: Problem| {
         let shown = problem.to_string();
         let directory = node_cache.file.parent().unwrap().display().to_string();
@@ -80,7 +81,7 @@ fn text(node: &Node) -> String {
 }
 
 fn read(corefile: &str) -> Outcome {
-    let scratch = Scratch::new("corefile");
+    let scratch = Scratch::new();
     outcome(&node_cache(scratch.write("Corefile", corefile)))
 }
 
@@ -128,9 +129,9 @@ fn the_manifest_of_node_cache_captures_the_cluster_and_listens_beside_it() {
     );
     assert_eq!(values["cluster.domain"], "cluster.local");
     assert_eq!(values["admin.health"], "169.254.20.10:8080");
-    assert_eq!(values["admin.metrics"], "0.0.0.0:9253");
+    assert_eq!(values["admin.metrics"], "[::]:9253");
     assert_eq!(values["admin.corednsNames"], "true");
-    assert_eq!(values["admin.also"], "[0.0.0.0:9353]");
+    assert_eq!(values["admin.also"], "[[::]:9353]");
     // 4 blocks of 2 x 9984 entries of 512 bytes.
     assert_eq!(values["cache.size"], "39MiB");
     assert_eq!(
@@ -145,7 +146,7 @@ fn the_manifest_of_node_cache_captures_the_cluster_and_listens_beside_it() {
 #[test]
 fn the_upstream_service_answers_at_the_one_node_local_address_while_no_agent_does() {
     let fallback = |bind: &str, service: &str, sets_up: bool| {
-        let scratch = Scratch::new("corefile");
+        let scratch = Scratch::new();
         let corefile = format!(". {{\nbind {bind}\nforward . 192.0.2.53\n}}");
         let mut node_cache = node_cache(scratch.write("Corefile", &corefile));
         node_cache.upstream_service = service.to_owned();
@@ -191,11 +192,11 @@ fn an_address_of_the_cluster_is_never_listened_on() {
     assert_eq!(of("{$ADDRESSES}"), both("[169.254.20.10]", "[10.96.0.10]"));
     // Not KUBE_DNS_SERVICE_HOST, and no address of the node's own, whatever interface holds it.
     assert_eq!(
-        of("169.254.20.10 10.96.0.11 10.96.0.12").1,
-        "[10.96.0.11, 10.96.0.12]"
+        of("169.254.20.10 10.96.0.11 10.96.0.12 10.96.0.13").1,
+        "[10.96.0.11, 10.96.0.12, 10.96.0.13]"
     );
     // A name for node-cache's interface that somebody chose.
-    let scratch = Scratch::new("corefile");
+    let scratch = Scratch::new();
     let corefile = ". {\nbind 169.254.20.10 192.0.2.7\nforward . 192.0.2.53\n}";
     let mut named = node_cache(scratch.write("Corefile", corefile));
     named.interface = Some("eth0".to_owned());
@@ -206,8 +207,92 @@ fn an_address_of_the_cluster_is_never_listened_on() {
     assert_eq!(of("fd00::10"), both("[fd00::10]", ""));
     assert_eq!(
         of("0.0.0.0"),
-        both("[0.0.0.0, 169.254.20.10]", "[10.96.0.10]")
+        both("[0.0.0.0, ::, 169.254.20.10]", "[10.96.0.10]")
     );
+}
+
+#[test]
+fn what_node_cache_left_is_swept_where_the_network_is_set_up_in_its_place() {
+    let of = |sweeps, sets_up| {
+        let scratch = Scratch::new();
+        let corefile = ". {\nbind 169.254.20.10 10.96.0.10\nforward . 192.0.2.53\n}";
+        let mut node_cache = node_cache(scratch.write("Corefile", corefile));
+        (node_cache.sweeps, node_cache.sets_up) = (sweeps, sets_up);
+        outcome(&node_cache).0.get("intercept.sweep").cloned()
+    };
+    assert_eq!(of(true, true).as_deref(), Some("true"));
+    assert_eq!(of(false, true), None);
+    assert_eq!(of(true, false), None);
+}
+
+#[test]
+fn an_ipv6_address_that_may_be_the_clusters_is_told_before_it_is_put_on_the_node() {
+    let of = |service: Option<&str>, bind: &str, sets_up: bool| {
+        let scratch = Scratch::new();
+        let corefile = format!(". {{\nbind {bind}\nforward . 192.0.2.53\n}}");
+        let mut node_cache = node_cache(scratch.write("Corefile", &corefile));
+        node_cache.local_ips.clear();
+        node_cache.sets_up = sets_up;
+        let mut environment = environment();
+        environment.remove("KUBE_DNS_SERVICE_HOST");
+        let service = service.map(|service| ("KUBE_DNS_SERVICE_HOST".to_owned(), service.into()));
+        environment.extend(service);
+        let translated = translate(&node_cache, &environment, Some(interfaces()));
+        assert!(translated.problems.is_empty(), "{:?}", translated.problems);
+        let warnings = translated.warnings().map(|one| one.to_string());
+        let about = warnings.filter(|one| one.contains("is put on this node"));
+        about.collect::<Vec<_>>()
+    };
+    let both = "169.254.20.10 fd00::10 fd96::a 2001:db8::1 ::1";
+    for (service, found) in [
+        (None, "is not set"),
+        (Some("10.96.0.10"), "is 10.96.0.10"),
+        (Some("None"), "is not set"),
+    ] {
+        let told = of(service, both, true);
+        let [told] = &told[..] else {
+            panic!("{told:?}");
+        };
+        for words in [
+            "Corefile:2:20: bind: fd00::10, fd96::a is put on this node",
+            &format!("KUBE_DNS_SERVICE_HOST {found}"),
+            "set KUBE_DNS_SERVICE_HOST to it",
+        ] {
+            assert!(told.contains(words), "no {words:?} in {told}");
+        }
+    }
+    assert_eq!(of(Some("fd96::a"), both, true), [""; 0]);
+    assert_eq!(of(None, "169.254.20.10 10.96.0.10", true), [""; 0]);
+    // There nothing is put anywhere.
+    assert_eq!(of(None, both, false), [""; 0]);
+}
+
+#[test]
+fn without_the_addresses_of_the_node_only_what_is_certain_is_captured() {
+    let of = |bind: &str| {
+        let scratch = Scratch::new();
+        let corefile = format!(". {{\nbind {bind}\nforward . 192.0.2.53\n}}");
+        let node_cache = node_cache(scratch.write("Corefile", &corefile));
+        let translated = translate(&node_cache, &environment(), None);
+        let problems = translated.problems.iter().map(ToString::to_string);
+        let problems: Vec<_> = problems.collect();
+        let get = |path| translated.values.get(path).map(text);
+        (problems.join(" "), get("cluster.dnsService"))
+    };
+    let (problems, captured) = of("169.254.20.10 fd00::10 10.96.0.10");
+    assert_eq!(problems, "");
+    assert_eq!(captured.as_deref(), Some("[10.96.0.10]"));
+    // As `bind {$MY_HOST_IP}` has it.
+    let (problems, captured) = of("169.254.20.10 192.0.2.7");
+    assert_eq!(captured, None);
+    for words in [
+        "Corefile:2:20: bind: it cannot be told whether 192.0.2.7 is the cluster's",
+        "set the variable KUBE_DNS_SERVICE_HOST",
+    ] {
+        assert!(problems.contains(words), "{problems}");
+    }
+    let (problems, _) = of("eth0");
+    assert!(problems.contains("cannot be listed"), "{problems}");
 }
 
 #[test]
@@ -250,10 +335,10 @@ fn names_that_nobody_forwards_get_what_coredns_says() {
 
 #[test]
 fn the_config_map_of_kube_dns_adds_stub_domains_and_servers() {
-    let scratch = Scratch::new("corefile");
+    let scratch = Scratch::new();
     let corefile = ".:53 {\nbind 169.254.20.10\nforward . __PILLAR__UPSTREAM__SERVERS__\n}";
     let mut node_cache = node_cache(scratch.write("Corefile", corefile));
-    node_cache.kube_dns = Some(scratch.0.clone());
+    node_cache.kube_dns = Some(scratch.path());
     scratch.write(
         "stubDomains",
         "{\n\t\"corp.example\": [\"10.1.0.1\", \"10.1.0.2:5353\"]\n}",
@@ -293,7 +378,7 @@ fn the_config_map_of_kube_dns_adds_stub_domains_and_servers() {
 
 #[test]
 fn imports_are_files_globs_and_snippets_and_end() {
-    let scratch = Scratch::new("corefile");
+    let scratch = Scratch::new();
     scratch.write("a.conf", "cache 30\nlgo\n");
     scratch.write("loop.conf", "import loop2.conf\n");
     scratch.write("loop2.conf", "import loop.conf\n");
@@ -337,7 +422,7 @@ fn imports_are_files_globs_and_snippets_and_end() {
     scratch.write("0.conf", "errors\n");
     for number in 1..=12 {
         let before = format!("import {}.conf\n", number - 1);
-        scratch.write(&format!("{number}.conf"), &before.repeat(2));
+        scratch.write(&format!("{number}.conf"), before.repeat(2));
     }
     let told = read(&block("import 12.conf"));
     assert!(told[0].contains("at most 100 files"), "{told:?}");
@@ -353,7 +438,7 @@ fn refused_soon(node_cache: &NodeCache, wanted: &str) {
 
 #[test]
 fn imports_that_fan_out_are_bounded_though_nothing_comes_of_them() {
-    let scratch = Scratch::new("corefile");
+    let scratch = Scratch::new();
     let mut corefile = "(s0) {\n}\n".to_owned();
     for number in 1..=13 {
         let before = format!("import s{}\n", number - 1).repeat(10);
@@ -376,7 +461,7 @@ fn imports_that_fan_out_are_bounded_though_nothing_comes_of_them() {
 
 #[test]
 fn names_that_a_forward_leaves_out_are_bounded() {
-    let scratch = Scratch::new("corefile");
+    let scratch = Scratch::new();
     let of = |names: usize| {
         let names: String = (0..names)
             .map(|number| format!(" n{number}.example"))
@@ -401,8 +486,8 @@ fn names_that_a_forward_leaves_out_are_bounded() {
 
 #[test]
 fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
-    let scratch = Scratch::new("corefile");
-    let pipe = scratch.0.join("pipe");
+    let scratch = Scratch::new();
+    let pipe = scratch.at("pipe");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status();
     assert!(made.unwrap().success());
     refused_soon(
@@ -425,7 +510,7 @@ fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
 
 #[test]
 fn what_a_corefile_was_read_from_is_known_before_it_is_judged() {
-    let scratch = Scratch::new("corefile");
+    let scratch = Scratch::new();
     for (corefile, is_good) in [
         (
             ".:53 {\nbind 169.254.20.10\nforward . 192.0.2.1\nimport a.inc\n}\n",
@@ -482,12 +567,9 @@ fn health_and_metrics_answer_wherever_a_block_says() {
         "a.example {\nbind 169.254.20.10\nforward . 192.0.2.1\nhealth :8080\nprometheus :9253\nready\n}\n\
          . {\nbind 169.254.20.10\nforward . 192.0.2.1\nhealth :8081\nprometheus :9253\nready :8080\n}",
     );
-    assert_eq!(values["admin.health"], "0.0.0.0:8080");
-    assert_eq!(values["admin.metrics"], "0.0.0.0:9253");
-    assert_eq!(
-        values["admin.also"],
-        "[0.0.0.0:8081, 0.0.0.0:8181, 0.0.0.0:9353]"
-    );
+    assert_eq!(values["admin.health"], "[::]:8080");
+    assert_eq!(values["admin.metrics"], "[::]:9253");
+    assert_eq!(values["admin.also"], "[[::]:8081, [::]:8181, [::]:9353]");
 }
 
 #[test]
@@ -622,10 +704,10 @@ fn rewrite_and_dns64_become_keys_of_the_zone() {
 
 #[test]
 fn names_of_hosts_come_from_the_file_too_which_need_not_be_there() {
-    let scratch = Scratch::new("corefile");
+    let scratch = Scratch::new();
     let corefile = ".:53 {\nbind 169.254.20.10 10.96.0.10\nforward . 192.0.2.1\nhosts {\n10.0.0.1 a.example\nfallthrough\n}\n}";
     let mut node_cache = node_cache(scratch.write("Corefile", corefile));
-    node_cache.hosts = Some(scratch.0.join("hosts"));
+    node_cache.hosts = Some(scratch.at("hosts"));
     let (values, problems, warnings) = outcome(&node_cache);
     assert!(problems.is_empty(), "{problems:?}");
     assert!(values["zones"].contains("A a.example 3600 10.0.0.1"));
@@ -634,7 +716,7 @@ fn names_of_hosts_come_from_the_file_too_which_need_not_be_there() {
         "{warnings:?}"
     );
     scratch.write("hosts", "10.0.0.2 b.example # a comment\nnot an address\n");
-    let before = translate(&node_cache, &environment(), interfaces()).footprint;
+    let before = translate(&node_cache, &environment(), Some(interfaces())).footprint;
     let (values, _, warnings) = outcome(&node_cache);
     assert!(warnings.is_empty(), "{warnings:?}");
     assert!(
@@ -643,14 +725,14 @@ fn names_of_hosts_come_from_the_file_too_which_need_not_be_there() {
         values["zones"]
     );
     scratch.write("hosts", "10.0.0.3 b.example\n");
-    let after = translate(&node_cache, &environment(), interfaces()).footprint;
+    let after = translate(&node_cache, &environment(), Some(interfaces())).footprint;
     assert_ne!(before, after);
     assert!(after.paths().any(|path| path.ends_with("hosts")));
 }
 
 #[test]
 fn what_is_more_than_may_be_is_cut_and_told_and_the_corefile_taken() {
-    let scratch = Scratch::new("corefile");
+    let scratch = Scratch::new();
     let load = |corefile: &str| {
         let sources = Sources {
             corefile: Some(node_cache(scratch.write("Corefile", corefile))),
@@ -685,7 +767,10 @@ fn what_is_more_than_may_be_is_cut_and_told_and_the_corefile_taken() {
         .map(|number| format!("0.0.0.0 n{number}.example\n"))
         .collect();
     scratch.write("blocked", &names);
-    let hosts = format!("hosts {}/blocked {{\nfallthrough\n}}", scratch.0.display());
+    let hosts = format!(
+        "hosts {}/blocked {{\nfallthrough\n}}",
+        scratch.path().display()
+    );
     let (zones, warnings) = load(&block(&hosts));
     // A and ANY for each, and the one reverse name.
     assert_eq!(zones.last().unwrap().answers.len(), 40_001);
@@ -706,8 +791,11 @@ fn what_is_more_than_may_be_is_cut_and_told_and_the_corefile_taken() {
         .map(|number| format!("10.1.{}.{} n{number}.example\n", number / 250, number % 250))
         .collect();
     scratch.write("many", &names);
-    let hosts = format!("hosts {}/many {{\nfallthrough\n}}", scratch.0.display());
-    let many = node_cache(scratch.write("Corefile", &block(&hosts)));
+    let hosts = format!(
+        "hosts {}/many {{\nfallthrough\n}}",
+        scratch.path().display()
+    );
+    let many = node_cache(scratch.write("Corefile", block(&hosts)));
     let sources = Sources {
         corefile: Some(many),
         environment: environment(),
@@ -723,19 +811,19 @@ fn what_is_more_than_may_be_is_cut_and_told_and_the_corefile_taken() {
 
 #[test]
 fn everything_that_a_corefile_is_made_of_belongs_to_its_footprint() {
-    let scratch = Scratch::new("corefile");
+    let scratch = Scratch::new();
     let corefile =
         ".:53 {\nbind 169.254.20.10\nforward . 192.0.2.1\nimport a.conf\nimport *.inc\n}\n";
     let mut node_cache = node_cache(scratch.write("Corefile", corefile));
-    let kube_dns = scratch.0.join("kube-dns");
+    let kube_dns = scratch.at("kube-dns");
     std::fs::create_dir(&kube_dns).unwrap();
     node_cache.kube_dns = Some(kube_dns);
-    let now = || translate(&node_cache, &environment(), interfaces()).footprint;
+    let now = || translate(&node_cache, &environment(), Some(interfaces())).footprint;
     let mut before = now();
     // What is missing belongs to it, too.
     let paths: Vec<_> = before.paths().map(Path::to_owned).collect();
     for name in ["Corefile", "a.conf", "kube-dns/stubDomains", "kube-dns"] {
-        assert!(paths.contains(&scratch.0.join(name)), "{name}: {paths:?}");
+        assert!(paths.contains(&scratch.at(name)), "{name}: {paths:?}");
     }
     for (name, text) in [
         ("a.conf", "errors\n"),
@@ -754,7 +842,7 @@ fn everything_that_a_corefile_is_made_of_belongs_to_its_footprint() {
 
 #[test]
 fn what_is_converted_reads_back_as_the_same() {
-    let scratch = Scratch::new("corefile");
+    let scratch = Scratch::new();
     let resolv = scratch.write("resolv.conf", "nameserver 192.0.2.53\n");
     for (name, corefile) in good() {
         let corefile = corefile.replace("/etc/resolv.conf", resolv.to_str().unwrap());
@@ -878,7 +966,7 @@ fn directives_of(text: &str) -> BTreeSet<String> {
 #[test]
 fn two_thousand_corefiles_with_slips_neither_panic_nor_pass_with_an_unknown_directive() {
     let good = good();
-    let scratch = Scratch::new("corefile");
+    let scratch = Scratch::new();
     let mut dice = Dice(1);
     let mut refused = 0;
     for round in 0..2000 {
@@ -960,10 +1048,10 @@ fn every_directive_that_is_misspelt_is_told_by_its_place() {
 #[test]
 fn two_thousand_config_maps_with_slips_do_not_panic() {
     const STUBS: &str = "{\n  \"corp.example\": [\"10.1.0.1\", \"10.1.0.2:5353\"],\n  \"acme.example\": [\"[fd00::1]:53\"]\n}";
-    let scratch = Scratch::new("corefile");
+    let scratch = Scratch::new();
     let corefile = ".:53 {\nbind 169.254.20.10\nforward . __PILLAR__UPSTREAM__SERVERS__\n}";
     let mut node_cache = node_cache(scratch.write("Corefile", corefile));
-    node_cache.kube_dns = Some(scratch.0.clone());
+    node_cache.kube_dns = Some(scratch.path());
     let mut dice = Dice(3);
     let mut refused = 0;
     for _ in 0..2000 {

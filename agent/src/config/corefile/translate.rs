@@ -3,7 +3,7 @@
 //! refused by name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::cache::CAPACITY;
@@ -56,7 +56,7 @@ pub(super) fn translate(context: &mut Context<'_>, stubs: &[Stub]) -> Values {
     port(context, &blocks, &mut values);
     let listening = listen::read(context, &blocks, &local_ips);
     put_listening(context, &listening, &mut values);
-    admin(context, &blocks, &listening, &mut values);
+    admin(context, &blocks, &mut values);
     store(context, &blocks, &mut values);
     bounds(context, &blocks, &mut values);
     let drafts = zones::read(context, &blocks, stubs);
@@ -149,6 +149,9 @@ fn put_listening(context: &mut Context<'_>, listening: &Listening, values: &mut 
         .or_else(|| listening.captured.first());
     let place = place.map_or(Place::START, |(_, place)| *place);
     values.insert("intercept.enabled", text(&(is_set_up.to_string(), place)));
+    if is_set_up && context.node_cache.sweeps {
+        values.insert("intercept.sweep", text(&("true".to_owned(), place)));
+    }
     if let Some(interface) = &context.node_cache.interface {
         values.insert("intercept.interface", text(&(interface.clone(), place)));
     }
@@ -178,25 +181,13 @@ fn falls_back(context: &Context<'_>, listening: &Listening) -> bool {
 }
 
 /// Health, metrics, and what answers beside them.
-fn admin(
-    context: &mut Context<'_>,
-    blocks: &[(BlockRead, Place)],
-    listening: &Listening,
-    values: &mut Values,
-) {
-    let mut listen = listening.listen.iter().chain(&listening.captured);
-    // Linux listens there for both families.
-    let any = if listen.any(|(ip, _)| ip.is_ipv6() && !ip.is_unspecified()) {
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-    } else {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-    };
+fn admin(context: &mut Context<'_>, blocks: &[(BlockRead, Place)], values: &mut Values) {
     let mut also: Vec<At<String>> = Vec::new();
     // Blocks may name several: all pages answer at the others, too.
     let mut first = |word: &'static str, of: fn(&BlockRead) -> Option<&At<String>>| {
         let mut first: Option<At<String>> = None;
         for (written, place) in blocks.iter().filter_map(|(block, _)| of(block)) {
-            let Some(socket) = values::listen(written, any) else {
+            let Some(socket) = values::listen(written) else {
                 let remedy = "write it like 169.254.20.10:8080, or :8080 for all addresses";
                 let expected = "an address with a port";
                 context.wrong(*place, word, &quote(written), expected, remedy);
@@ -219,7 +210,7 @@ fn admin(
         let flag = Text::Flag("-metrics-listen-address".to_owned());
         let line = context.texts.add(flag, 1) + 1;
         let place = Place { line, column: 1 };
-        match values::listen(&setup, any) {
+        match values::listen(&setup) {
             Some(socket) => also.push((socket.to_string(), place)),
             None => {
                 let remedy = "write it like 0.0.0.0:9353";

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Single values as CoreDNS and Go write them: durations, numbers, addresses with a port, zones.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::config::limits;
 use crate::config::text;
 use crate::wire::name::Name;
+
+/// All addresses of both families. Go listens on those for either family's wildcard.
+const EVERYWHERE: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// Units of Go's durations in nanoseconds (time.ParseDuration).
 const UNITS: [(&str, f64); 8] = [
@@ -66,14 +69,17 @@ pub fn boolean(text: &str) -> Option<bool> {
 
 /// An address to listen on with its port: `IP:PORT`, `[v6]:PORT`, `:PORT` for all addresses,
 /// `localhost:PORT`.
-pub(super) fn listen(text: &str, any: IpAddr) -> Option<SocketAddr> {
+pub(super) fn listen(text: &str) -> Option<SocketAddr> {
     if let Some(port) = text.strip_prefix(':') {
-        return Some(SocketAddr::new(any, port_number(port)?));
+        return Some(SocketAddr::new(EVERYWHERE, port_number(port)?));
     }
     if let Some(port) = text.strip_prefix("localhost:") {
         return Some(SocketAddr::from(([127, 0, 0, 1], port_number(port)?)));
     }
-    let socket = text.parse::<SocketAddr>().ok()?;
+    let mut socket = text.parse::<SocketAddr>().ok()?;
+    if socket.ip().is_unspecified() {
+        socket.set_ip(EVERYWHERE);
+    }
     (socket.port() > 0).then_some(socket)
 }
 
@@ -245,9 +251,9 @@ mod tests {
 
     #[test]
     fn a_listen_address_may_be_a_port_alone() {
-        let any = IpAddr::from([0, 0, 0, 0]);
-        let show = |text| listen(text, any).map(|socket| socket.to_string());
-        assert_eq!(show(":9253").as_deref(), Some("0.0.0.0:9253"));
+        let show = |text| listen(text).map(|socket| socket.to_string());
+        assert_eq!(show(":9253").as_deref(), Some("[::]:9253"));
+        assert_eq!(show("0.0.0.0:9253").as_deref(), Some("[::]:9253"));
         assert_eq!(show("[fd00::a]:80").as_deref(), Some("[fd00::a]:80"));
         assert_eq!(show("localhost:9153").as_deref(), Some("127.0.0.1:9153"));
         for text in ["", "9253", ":0", ":70000", "10.0.0.1", "a:1"] {

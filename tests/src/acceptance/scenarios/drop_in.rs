@@ -17,7 +17,7 @@ use crate::drill::rows::Outcome;
 use crate::drill::stage::describe;
 use crate::drill::table::Figure;
 use crate::load::now_ns;
-use crate::node::{Family, Server, ZONE};
+use crate::node::{Family, Server, ZONE, incumbent};
 use crate::process::{TempDir, wait_for};
 
 /// The image that stands for node-cache's.
@@ -216,6 +216,8 @@ fn stand_in() -> anyhow::Result<(TempDir, PathBuf)> {
     let dir = TempDir::new()?;
     let script = dir.path().join("node-cache.sh");
     std::fs::write(&script, include_str!("../../../kubernetes/node-cache.sh"))?;
+    let rules = dir.path().join("node-cache.rules");
+    std::fs::write(&rules, incumbent::RULES)?;
     let busybox = PathBuf::from("/bin/busybox");
     let iptables = PathBuf::from("/usr/sbin/xtables-nft-multi");
     for program in [&busybox, &iptables] {
@@ -227,6 +229,7 @@ fn stand_in() -> anyhow::Result<(TempDir, PathBuf)> {
     }
     let mut files: Vec<(PathBuf, String)> = vec![
         (script, "/node-cache.sh".to_owned()),
+        (rules, "/node-cache.rules".to_owned()),
         (coredns::find()?, "/coredns".to_owned()),
         (busybox, "/busybox".to_owned()),
         (iptables.clone(), "/xtables-nft-multi".to_owned()),
