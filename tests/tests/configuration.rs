@@ -209,7 +209,7 @@ fn without_the_right_to_bind_port_53_the_capability_is_named() {
         let program = Program::start(command, dir.path().join("log"))?;
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 53));
         let client = nodens_tests::client::Client::new(at);
-        nodens_tests::process::wait_for("port 53", PATIENCE, || {
+        wait_for("port 53", PATIENCE, || {
             Ok(client.tcp(&Query::new("day.example.org", 1_u16)).ok())
         })
         .map_err(|error| error.context(program.log()))?;
