@@ -164,16 +164,16 @@ pub const ALL: &[Scenario] = &[
         death::reboot,
     ),
     Scenario::new(
-        "capability",
-        "without NET_ADMIN the pod says why and harms nothing",
-        Ground::Bare,
-        release::capability,
-    ),
-    Scenario::new(
         "refusal",
         "not uninstalled while a pod asks the node-local address",
         Ground::Installed,
         release::refusal,
+    ),
+    Scenario::new(
+        "capability",
+        "without NET_ADMIN the pod says why and harms nothing",
+        Ground::Bare,
+        release::capability,
     ),
     Scenario::new(
         "uninstall",
