@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::follow::Follow;
 use super::{End, StartError};
@@ -106,24 +106,23 @@ impl Cold {
     /// this node knows the way to it.
     async fn await_an_upstream(&self, signals: &mut Signals) -> Result<(), StartError> {
         let reaching = async {
-            let began = Instant::now();
-            let mut said = false;
-            while !self.resolver.reaches_an_upstream().await {
-                if began.elapsed() >= UPSTREAM_PATIENCE {
-                    return Err(StartError::NoUpstream);
-                }
-                if !std::mem::replace(&mut said, true) {
-                    let patience_s = UPSTREAM_PATIENCE.as_secs();
-                    tracing::info!(patience_s, "no upstream takes a connection yet; waiting");
-                }
-                sleep(UPSTREAM_PAUSE).await;
+            if self.resolver.reaches_an_upstream().await {
+                return;
             }
-            Ok(())
+            let patience_s = UPSTREAM_PATIENCE.as_secs();
+            tracing::info!(patience_s, "no upstream takes a connection yet; waiting");
+            loop {
+                sleep(UPSTREAM_PAUSE).await;
+                if self.resolver.reaches_an_upstream().await {
+                    return;
+                }
+            }
         };
+        let reaching = timeout(UPSTREAM_PATIENCE, reaching);
         tokio::pin!(reaching);
         loop {
             tokio::select! {
-                reached = &mut reaching => return reached,
+                reached = &mut reaching => return reached.map_err(|_| StartError::NoUpstream),
                 signal = signals.next() => match signal {
                     Signal::Drain | Signal::ExitNow => return Err(StartError::Stopped),
                     // It was read a moment ago.

@@ -131,10 +131,7 @@ fn look(plan: &Plan, is_sweeping: bool, seen: &mut Seen, refused: &mut String) {
     *seen = next;
     match step {
         Step::Rest => {}
-        Step::SayInUse => tracing::info!(
-            by = incumbent.users().join(", "),
-            "node-cache's rules and addresses are in use on this node: they are left alone"
-        ),
+        Step::SayInUse => say_in_use(&incumbent.users()),
         Step::SayGone => tracing::info!("nothing of node-cache is on this node any more"),
         Step::SayLeft => say(
             &incumbent.differences(),
@@ -148,6 +145,7 @@ fn look(plan: &Plan, is_sweeping: bool, seen: &mut Seen, refused: &mut String) {
                 }
                 if !swept.users.is_empty() {
                     *seen = Seen::InUse;
+                    say_in_use(&swept.users);
                 }
                 say(&swept.left, "not removed");
                 refused.clear();
@@ -158,6 +156,13 @@ fn look(plan: &Plan, is_sweeping: bool, seen: &mut Seen, refused: &mut String) {
             }
         },
     }
+}
+
+fn say_in_use(users: &[String]) {
+    tracing::info!(
+        by = users.join(", "),
+        "node-cache's rules and addresses are in use on this node: they are left alone"
+    );
 }
 
 /// Once for each thing that the kernel says.

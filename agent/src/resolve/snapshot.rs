@@ -2,11 +2,15 @@
 //! The upstreams as they stand: looked after once a second, and shown to who asks.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::upstream::Server;
 use super::{Resolver, lock};
+use crate::config::Limits;
 use crate::telemetry::cells::{Outcome, UpstreamGauges};
 
 /// Whether a server is asked.
@@ -143,23 +147,39 @@ impl Resolver {
     }
 
     /// Whether a server of the root zone takes a connection, or answers where it is asked over UDP.
-    /// Those of other zones say nothing of CoreDNS.
-    pub async fn reaches_an_upstream(&self) -> bool {
+    /// Those of other zones say nothing of CoreDNS, and count only where the root zone has none. All are
+    /// asked at once.
+    pub async fn reaches_an_upstream(self: &Arc<Self>) -> bool {
         let limits = self.limits.load_full();
         let routes = self.routes.load_full();
-        for server in routes.of(&[0]).all_servers() {
-            if server.way().is_udp() {
-                if self.answers_over_udp(server, &limits).await {
-                    return true;
-                }
-                continue;
-            }
-            if let Ok(connection) = server.connect(limits.connect_timeout).await {
-                server.adopt(&connection);
+        let mut servers = routes.of(&[0]).all_servers().to_vec();
+        if servers.is_empty() {
+            servers = routes.servers().cloned().collect();
+        }
+        let mut looks: JoinSet<bool> = servers
+            .into_iter()
+            .map(|server| {
+                let (resolver, limits) = (Arc::clone(self), Arc::clone(&limits));
+                async move { resolver.reaches(&server, &limits).await }
+            })
+            .collect();
+        while let Some(reached) = looks.join_next().await {
+            if matches!(reached, Ok(true)) {
                 return true;
             }
         }
         false
+    }
+
+    async fn reaches(&self, server: &Arc<Server>, limits: &Limits) -> bool {
+        if server.way().is_udp() {
+            return self.answers_over_udp(server, limits).await;
+        }
+        let connection = server.connect(limits.connect_timeout).await;
+        connection.is_ok_and(|connection| {
+            server.adopt(&connection);
+            true
+        })
     }
 }
 

@@ -174,8 +174,12 @@ impl Pool {
             return connection;
         }
         let connection = connection.or_else(|| {
-            // Those who wait are offered what comes free before.
-            let shares = (self.is_full() || self.depth.is_fixed()) && self.waiting.len() == 0;
+            // Where all are in use, those who wait are offered what comes free before.
+            let shares = if self.is_full() {
+                self.waiting.len() == 0
+            } else {
+                self.depth.is_fixed()
+            };
             shares.then(|| self.with_room(depth, now)).flatten()
         });
         self.filling = connection.as_ref().map(Arc::downgrade).unwrap_or_default();
