@@ -1097,3 +1097,37 @@ fn every_option_that_is_refused_is_refused_by_name() {
         }
     }
 }
+
+#[test]
+fn a_rewrite_is_refused_where_its_new_names_may_be_anothers_and_else_taken() {
+    let refused = |zone: &str, rest: &str| {
+        let scratch = Scratch::new();
+        let corefile = format!("{zone} {{\nbind 169.254.20.10\n{rest}\n}}");
+        let (_, problems, _) = outcome(&node_cache(scratch.write("Corefile", corefile)));
+        problems.join("\n").contains("another forward of the block")
+    };
+    let org = |rest: &str| refused("example.org", rest);
+    assert!(!org(
+        "rewrite name substring -a- -b-\nforward example.org 192.0.2.1"
+    ));
+    assert!(org(
+        "rewrite name substring -a- -b-\nforward x.example.org 192.0.2.1\nforward . 192.0.2.2"
+    ));
+    assert!(!org(
+        "rewrite name prefix a. b.\nforward example.org 192.0.2.1"
+    ));
+    // They eat of the zone's own name.
+    assert!(org(
+        "rewrite name prefix a.exam b.sam\nforward example.org 192.0.2.1"
+    ));
+    assert!(org(
+        "rewrite name prefix exam sam\nforward example.org 192.0.2.1"
+    ));
+    assert!(!org(
+        "rewrite name prefix a.exam b.sam\nforward . 192.0.2.1"
+    ));
+    assert!(!refused(
+        ".",
+        "rewrite name prefix a.exam b.sam\nforward . 192.0.2.1"
+    ));
+}

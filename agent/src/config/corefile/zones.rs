@@ -218,11 +218,15 @@ fn goes_another_way(
             .map_or(".", |(_, above)| above)
             .to_owned(),
     };
+    let is_one_forward = matches!(block.forwards.as_slice(), [forward] if forward.except.is_empty() && encloses(&forward.from, zone));
     let (old, new, is_one) = match *part {
         "exact" => (from.to_owned(), to.to_owned(), true),
         "suffix" => (end(from), end(to), false),
+        "prefix" if eats_into(from, zone) => (".".to_owned(), ".".to_owned(), false),
         // The end of the name stays.
         "prefix" => (".".to_owned(), zone.to_owned(), false),
+        // Whatever it gives, there is one who may have it.
+        "substring" if is_one_forward => return,
         _ => (".".to_owned(), ".".to_owned(), false),
     };
     let is_about = match is_one {
@@ -247,6 +251,18 @@ fn goes_another_way(
         let remedy = "have one forward take both, or keep it in the cluster's CoreDNS";
         context.wrong(*place, "rewrite", &found, &expected, remedy);
     }
+}
+
+/// Whether the beginning of a name may be more than what is in front of its zone.
+fn eats_into(beginning: &str, zone: &str) -> bool {
+    let zone = format!("{zone}.");
+    let splits = beginning.match_indices('.').map(|(at, _)| at + 1);
+    let mut rests = [0].into_iter().chain(splits);
+    zone != ".."
+        && rests.any(|at| {
+            let rest = beginning.get(at..).unwrap_or_default();
+            !rest.is_empty() && zone.starts_with(rest)
+        })
 }
 
 /// Notes where a `forward` of a block is for names that never come to it.
