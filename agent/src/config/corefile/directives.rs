@@ -244,7 +244,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
         "hosts",
         Honoured,
         "`zones[].answers`: addresses and reverse names, those of the file (`/etc/hosts` where none is named) and those in the \
-         braces. A name that is not there is asked upstream where the block has `fallthrough`, else gets SERVFAIL; a reverse name \
+         braces, as far as names are in the zones behind it. A name that is not there is asked upstream where the block has `fallthrough`, else gets SERVFAIL; a reverse name \
          that is not there is asked upstream in any case. Of more than 64 addresses or names the first 64 are answered, with a warning. \
          The file is followed",
         &[

@@ -17,6 +17,7 @@ mod docs;
 mod expand;
 mod footprint;
 mod forward;
+mod hosts;
 mod kube_dns;
 mod lexer;
 mod listen;

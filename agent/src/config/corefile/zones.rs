@@ -10,7 +10,7 @@ use super::context::Context;
 use super::forward::Forward;
 use super::kube_dns::Stub;
 use super::plugins::{At, BlockRead};
-use super::stages::{self, End, Stage};
+use super::stages::{self, Names, Stage, Step};
 use super::values::encloses;
 use crate::config::limits;
 use crate::config::text::show_time;
@@ -68,7 +68,7 @@ pub(super) fn read(
         }
         for zone in &block.zones {
             // There are more than may be: how many is of no interest.
-            if drafts.len() <= limits::MAX_ZONES {
+            if drafts.len() <= limits::MAX_ZONES && !context.is_too_much {
                 of_block(context, block, zone, &own, &mut drafts);
             }
         }
@@ -141,7 +141,7 @@ fn of_block(
             [] => name.0.as_str(),
             _ => ".",
         };
-        let mut last = Stage::default();
+        let mut last = Stage::new();
         if forward.is_none() {
             let rcode = match block.whoami {
                 Some(place) => {
@@ -156,17 +156,19 @@ fn of_block(
                     "SERVFAIL"
                 }
             };
-            last.ends.push(End {
+            let names = Names {
                 kind: "ANY".to_owned(),
                 zone: scope.to_owned(),
-                rcode,
-                passes: Vec::new(),
                 place: name.1,
-            });
+            };
+            last.push(Step::End(names, rcode));
         }
         let stages = block.templates.iter().chain(&block.hosts);
         let stages: Vec<&Stage> = stages.chain([&last]).collect();
-        let answers = stages::lines(&stages, scope);
+        let Some(answers) = stages::lines(&mut context.budget, &stages, scope) else {
+            let place = name.1;
+            return context.too_many_answers(place, "");
+        };
         let cache = block.cache.as_ref();
         let [max_ttl, max_negative_ttl] = lifetimes(cache, &name);
         drafts.push(Draft {
