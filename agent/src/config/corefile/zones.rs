@@ -73,6 +73,7 @@ pub(super) fn read(
             }
         }
         unused(context, block);
+        untranslated(context, block);
     }
     for stub in stubs.iter().take(limits::MAX_ZONES + 1) {
         let place = stub.name.1;
@@ -277,6 +278,16 @@ fn unused(context: &mut Context<'_>, block: &BlockRead) {
             let remedy = "write the zone of the block, or .";
             context.note(forward.place, "forward", "zones", message, remedy);
         }
+    }
+}
+
+/// Notes where answers of a block are not translated as CoreDNS would.
+fn untranslated(context: &mut Context<'_>, block: &BlockRead) {
+    if let (Some((_, place)), false) = (&block.dns64, block.templates.is_empty()) {
+        let message = "an answer of template without an address of IPv6 becomes one by an address that template or hosts has, \
+                       and not by one of the servers";
+        let remedy = "nothing need be done where template leaves AAAA alone";
+        context.note(*place, "dns64", "zones", message, remedy);
     }
 }
 
