@@ -9,7 +9,7 @@ use super::stages::Budget;
 use super::texts::Texts;
 use super::{Footprint, NodeCache};
 use crate::config::host::Own;
-use crate::config::source::{Unread, read_text};
+use crate::config::source::{Unread, read_text, read_text_or_pipe};
 use crate::config::yaml::Place;
 use crate::config::{Problem, limits};
 
@@ -76,6 +76,17 @@ impl<'a> Context<'a> {
     /// The text of a file.
     pub(super) fn read(&mut self, path: &Path) -> Result<String, Unread> {
         let text = read_text(path, limits::MAX_FILE_BYTES);
+        let content = text.as_ref().map(String::as_str);
+        self.footprint.saw(path, content.ok());
+        text
+    }
+
+    /// The text of the Corefile itself, which may come out of a pipe.
+    pub(super) fn read_corefile(&mut self, path: &Path) -> Result<String, Unread> {
+        if !self.node_cache.takes_pipes {
+            return self.read(path);
+        }
+        let text = read_text_or_pipe(path, limits::MAX_FILE_BYTES);
         let content = text.as_ref().map(String::as_str);
         self.footprint.saw(path, content.ok());
         text
