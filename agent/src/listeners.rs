@@ -45,7 +45,7 @@ impl Bound {
 /// # Errors
 /// All problems at once.
 pub fn bind_all(listen: &Listen, workers: usize) -> Result<Vec<Bound>, Vec<Problem>> {
-    let Expanded { addresses, .. } = expand(listen).map_err(|error| {
+    let Expanded { addresses, .. } = expand(listen, &BTreeSet::new()).map_err(|error| {
         vec![Problem {
             origin: listen.port.origin.clone(),
             message: format!("the host's addresses cannot be read: {error}"),
@@ -249,56 +249,54 @@ pub struct Expanded {
 }
 
 /// The addresses that `listen` means now: wildcards are those of the host of their family, but for
-/// Services' and for IPv6 link-local ones, which need a zone.
+/// Services' and for IPv6 link-local ones, which need a zone. Where they are more than are served,
+/// those that are `served` already stay.
 ///
 /// # Errors
 /// The host's addresses cannot be read.
-pub fn expand(listen: &Listen) -> io::Result<Expanded> {
+pub fn expand(listen: &Listen, served: &BTreeSet<IpAddr>) -> io::Result<Expanded> {
     let host = if has_wildcard(listen) {
         host::addresses()?
     } else {
         Vec::new()
     };
-    Ok(expand_on(listen, &host))
+    Ok(expand_on(listen, &host, served))
 }
 
 /// As [`expand`], on a host that has these.
-fn expand_on(listen: &Listen, host: &[IpAddr]) -> Expanded {
-    let named = |ip: &IpAddr| listen.addresses.iter().any(|entry| entry.value == *ip);
-    let mut seen = BTreeSet::new();
-    let mut room = limits::MAX_HOST_ADDRESSES;
-    let mut expanded = Expanded {
-        addresses: Vec::new(),
-        left_out: 0,
+fn expand_on(listen: &Listen, host: &[IpAddr], served: &BTreeSet<IpAddr>) -> Expanded {
+    let is_named = |ip: &IpAddr| listen.addresses.iter().any(|entry| entry.value == *ip);
+    let stands_for = |wildcard: IpAddr| {
+        let of_family = host.iter().copied();
+        of_family
+            .filter(move |ip| ip.is_ipv4() == wildcard.is_ipv4())
+            .filter(|ip| !listen.captured.contains(ip) && !is_named(ip))
     };
+    let wildcards = listen.addresses.iter().map(|entry| entry.value);
+    let wildcards: BTreeSet<_> = wildcards.filter(IpAddr::is_unspecified).collect();
+    let mut meant: Vec<_> = wildcards.into_iter().flat_map(stands_for).collect();
+    meant.sort_by_key(|ip| !served.contains(ip));
+    let mut known = BTreeSet::new();
+    meant.retain(|ip| known.insert(*ip));
+    let left_out: BTreeSet<_> = meant.into_iter().skip(limits::MAX_HOST_ADDRESSES).collect();
+    let mut seen = BTreeSet::new();
+    let mut addresses = Vec::new();
     for entry in &listen.addresses {
-        let addresses = if entry.value.is_unspecified() {
-            let of_family = host.iter().copied();
-            of_family
-                .filter(|ip| ip.is_ipv4() == entry.value.is_ipv4())
-                .filter(|ip| !listen.captured.contains(ip) && !named(ip))
-                .collect()
-        } else {
-            vec![entry.value]
+        let all: Vec<_> = match entry.value.is_unspecified() {
+            true => stands_for(entry.value).collect(),
+            false => vec![entry.value],
         };
-        for value in addresses {
-            if !seen.insert(value) {
-                continue;
+        for value in all {
+            if !left_out.contains(&value) && seen.insert(value) {
+                let origin = entry.origin.clone();
+                addresses.push(Located { value, origin });
             }
-            if entry.value.is_unspecified() {
-                if room == 0 {
-                    expanded.left_out += 1;
-                    continue;
-                }
-                room -= 1;
-            }
-            expanded.addresses.push(Located {
-                value,
-                origin: entry.origin.clone(),
-            });
         }
     }
-    expanded
+    Expanded {
+        addresses,
+        left_out: left_out.len(),
+    }
 }
 
 /// An address that cannot be listened on.
@@ -439,6 +437,16 @@ mod tests {
 
     /// What these entries mean on a host that has `host`.
     fn meant(entries: &[&str], captured: &[&str], host: &[IpAddr]) -> (Vec<String>, usize) {
+        meant_beside(entries, captured, host, &[])
+    }
+
+    /// The same where some are served already.
+    fn meant_beside(
+        entries: &[&str],
+        captured: &[&str],
+        host: &[IpAddr],
+        served: &[IpAddr],
+    ) -> (Vec<String>, usize) {
         let ip = |text: &&str| text.parse::<IpAddr>().unwrap();
         let listen = Listen {
             addresses: entries.iter().map(|text| located(ip(text))).collect(),
@@ -449,7 +457,8 @@ mod tests {
             tcp_connections: 1,
             tcp_connections_per_client: 1,
         };
-        let expanded = expand_on(&listen, host);
+        let served = served.iter().copied().collect();
+        let expanded = expand_on(&listen, host, &served);
         let addresses = expanded.addresses.iter();
         let addresses = addresses.map(|one| one.value.to_string()).collect();
         (addresses, expanded.left_out)
@@ -480,6 +489,11 @@ mod tests {
         let (addresses, left_out) = meant(&["0.0.0.0", &last], &[], &host);
         assert_eq!((addresses.len(), left_out), (257, 43));
         assert!(addresses.contains(&last));
+        // What is served stays, whatever comes before it in the system's order.
+        let served = &host[44..];
+        let (addresses, left_out) = meant_beside(&["0.0.0.0"], &[], &host, served);
+        assert_eq!((addresses.len(), left_out), (256, 44));
+        assert!(served.iter().all(|ip| addresses.contains(&ip.to_string())));
     }
 
     #[test]

@@ -258,3 +258,25 @@ fn set_mode(file: &Path, mode: u32) {
     let permissions = std::fs::Permissions::from_mode(mode);
     std::fs::set_permissions(file, permissions).unwrap();
 }
+
+#[test]
+fn a_corefile_out_of_a_pipe_is_checked_and_converted_and_nothing_runs_with_it() {
+    let of = |arguments: &str, writer: &str| {
+        let script = format!("{writer} | '{}' {arguments}", env!("CARGO_BIN_EXE_nodens"));
+        ends(Command::new("sh").args(["-c", &script]))
+    };
+    let corefile = r"printf '.:53 {\nbind 127.0.0.1\nforward . 192.0.2.1\n}\n'";
+    let (code, out, err) = of("check --corefile /dev/stdin", corefile);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("ok: /dev/stdin (2 zones"), "{out}");
+    let (code, out, err) = of("convert /dev/stdin", corefile);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("upstreams: [192.0.2.1]"), "{out}");
+    // One that does not end.
+    let (code, _, err) = of("check --corefile /dev/stdin", "yes");
+    assert_eq!(code, 64, "{err}");
+    assert!(err.contains("found more than 1048576 bytes"), "{err}");
+    let (code, _, err) = of("run --corefile /dev/stdin", corefile);
+    assert_eq!(code, 64, "{err}");
+    assert!(err.contains("found a pipe, a socket or a device"), "{err}");
+}

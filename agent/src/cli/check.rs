@@ -15,8 +15,11 @@ pub(super) fn command() -> Command {
 }
 
 /// Says `ok` and what would run, or every problem.
-pub(super) fn execute(sources: &Sources) -> ExitCode {
-    match Config::load(sources) {
+pub(super) fn execute(mut sources: Sources) -> ExitCode {
+    if let Some(node_cache) = &mut sources.corefile {
+        node_cache.takes_pipes = true;
+    }
+    match Config::load(&sources) {
         Ok(loaded) => {
             let mut warnings = String::new();
             for warning in &loaded.warnings {

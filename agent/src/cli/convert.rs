@@ -31,7 +31,7 @@ pub(super) fn command() -> Command {
 
 /// Writes YAML to standard output, or every problem to standard error.
 pub(super) fn execute(file: Option<PathBuf>, sources: &Sources) -> ExitCode {
-    let node_cache = match (file, &sources.corefile) {
+    let mut node_cache = match (file, &sources.corefile) {
         (Some(file), Some(node_cache)) => NodeCache {
             file,
             ..node_cache.clone()
@@ -43,6 +43,7 @@ pub(super) fn execute(file: Option<PathBuf>, sources: &Sources) -> ExitCode {
             return Exit::Usage.into();
         }
     };
+    node_cache.takes_pipes = true;
     match convert(&node_cache, &sources.environment) {
         Ok(yaml) => {
             output::print(&yaml);

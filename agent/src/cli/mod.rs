@@ -67,7 +67,7 @@ pub fn execute(
     };
     match matches.subcommand() {
         Some(("run", matches)) => run::execute(sources(matches, environment), start),
-        Some(("check", matches)) => check::execute(&sources(matches, environment)),
+        Some(("check", matches)) => check::execute(sources(matches, environment)),
         Some(("clients", matches)) => clients::execute(matches, &sources(matches, environment)),
         Some(("retire", matches)) => retire::execute(matches, &sources(matches, environment)),
         Some(("convert", matches)) => {

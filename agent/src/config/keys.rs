@@ -39,7 +39,7 @@ pub const KEYS: &[Key] = &[
         false,
         "Addresses of this node to listen on, IPv4 and IPv6. `0.0.0.0` and `::` stand for all \
          addresses of the node, 256 at most; those of Services that others put on it (`kube-ipvs0`, \
-         `kube-dummy-if`, `nodelocaldns`) are none of them.",
+         `kube-dummy-if`, and those on `nodelocaldns` that are neither link-local nor of IPv6) are none of them.",
     ),
     key(
         "listen.port",
@@ -322,7 +322,7 @@ pub const KEYS: &[Key] = &[
         true,
         "Queries that are answered without asking anybody; the first rule that fits counts. `AAAA example.org NOERROR` answers without a \
          record (also NXDOMAIN, REFUSED, SERVFAIL), `AAAA example.org ASK` has the servers asked, `A example.org 60 10.0.0.1` with addresses and \
-         a TTL in seconds, `PTR 1.0.0.10.in-addr.arpa 60 example.org` with names. `ANY` is for all types; `*.example.org` is for all \
+         a TTL in seconds (within `zones[].minTtl` and `maxTtl`, unless that is `0s`), `PTR 1.0.0.10.in-addr.arpa 60 example.org` with names. `ANY` is for all types; `*.example.org` is for all \
          names below, `*.*.example.org` for those two labels below or more, `\\*.example.org` for that name alone. A zone with answers needs no \
          servers: what no rule fits gets SERVFAIL.",
     ),

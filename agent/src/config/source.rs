@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::corefile::{self, Footprint, NodeCache, texts::Texts};
 use super::keys::{self, KEYS, Key, Kind};
 use super::nearest::nearest;
-pub(super) use super::unread::{Unread, read_text};
+pub(super) use super::unread::{Unread, read_text, read_text_or_pipe};
 use super::yaml::{self, Entry, Node, Place, Value, quote};
 use super::{Origin, Problem, limits};
 

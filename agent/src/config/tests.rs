@@ -1317,3 +1317,28 @@ fn what_is_wrong_in_a_corefile_keeps_no_command_that_needs_nothing_of_it() {
     let absent = corefile::NodeCache::new(scratch.at("absent"));
     assert!(Config::load_for(&sources(absent), &["intercept.interface"]).is_err());
 }
+
+#[test]
+fn more_rules_than_may_be_are_refused_with_a_number_that_explains_it() {
+    let zone = |name: &str, rules: usize| {
+        let rules = vec!["\"A a.example NOERROR\""; rules].join(", ");
+        format!("{{name: {name}, upstreams: [192.0.2.1], answers: [{rules}]}}")
+    };
+    let problems = |zones: &[String]| {
+        let sources = Sources {
+            default_file: "/nonexistent/nodens.yaml".into(),
+            flags: [("zones", format!("[{}]", zones.join(", ")))].into(),
+            ..Sources::default()
+        };
+        let problems = Config::load(&sources).unwrap_err();
+        problems.iter().map(ToString::to_string).collect::<String>()
+    };
+    let told = problems(&[zone(".", 65_537)]);
+    assert!(
+        told.contains("found 65537 rules, expected at most 65536 in all zones"),
+        "{told}"
+    );
+    let told = problems(&[zone(".", 65_500), zone("a.example", 37)]);
+    let wanted = "found 37 rules behind 65500 of other zones, expected at most 65536 in all zones";
+    assert!(told.contains(wanted), "{told}");
+}

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, fcntl_setfl};
 
 use super::Origin;
 use super::yaml::Place;
@@ -76,6 +76,15 @@ impl Unread {
 
 /// The text of a file of at most `limit` bytes. It never waits for a writer.
 pub(super) fn read_text(path: &Path, limit: u64) -> Result<String, Unread> {
+    read(path, limit, false)
+}
+
+/// As [`read_text`], or what comes out of a pipe until its writer ends: for who waits for it by hand.
+pub(super) fn read_text_or_pipe(path: &Path, limit: u64) -> Result<String, Unread> {
+    read(path, limit, true)
+}
+
+fn read(path: &Path, limit: u64, takes_pipes: bool) -> Result<String, Unread> {
     let failed = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => Unread::Missing,
         ErrorKind::PermissionDenied => Unread::Forbidden,
@@ -89,8 +98,12 @@ pub(super) fn read_text(path: &Path, limit: u64) -> Result<String, Unread> {
     options.read(true).custom_flags(without_waiting);
     let file = options.open(path).map_err(failed)?;
     let kind = file.metadata().map_err(failed)?.file_type();
+    let is_taken = takes_pipes && kind.is_fifo();
+    if is_taken {
+        fcntl_setfl(&file, OFlags::empty()).map_err(|error| failed(error.into()))?;
+    }
     // Who has no file names /dev/null.
-    if !kind.is_file() && !kind.is_dir() && !kind.is_char_device() {
+    if !is_taken && !kind.is_file() && !kind.is_dir() && !kind.is_char_device() {
         return Err(Unread::Endless);
     }
     let mut bytes = Vec::new();

@@ -294,7 +294,11 @@ fn local_answers(
             expected: format!("at most {} in all zones", limits::MAX_ANSWERS),
             remedy: "have a server answer these names, and name it in upstreams".to_owned(),
         };
-        reader.problem(spot, &format!("{} rules", nodes.len()), &wrong);
+        let found = match limits::MAX_ANSWERS - *room {
+            0 => format!("{} rules", nodes.len()),
+            before => format!("{} rules behind {before} of other zones", nodes.len()),
+        };
+        reader.problem(spot, &found, &wrong);
         return Arc::default();
     };
     *room = left;

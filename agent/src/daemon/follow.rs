@@ -52,7 +52,9 @@ impl Follow {
 
     /// Opens what the host has got since, closes what it has lost.
     pub(super) fn look(&mut self, parts: &mut JoinSet<()>) {
-        let wanted = match listeners::expand(&self.listen) {
+        let before = self.listeners.addresses();
+        let served = before.iter().map(SocketAddr::ip).collect();
+        let wanted = match listeners::expand(&self.listen, &served) {
             Ok(expanded) => {
                 self.say_left_out(expanded.left_out);
                 expanded.addresses
@@ -62,7 +64,6 @@ impl Follow {
                 return;
             }
         };
-        let before = self.listeners.addresses();
         let is_wanted = |address: &SocketAddr| wanted.iter().any(|one| one.value == address.ip());
         for &gone in before.iter().filter(|address| !is_wanted(address)) {
             tracing::info!(address = %gone, "the host has lost an address");

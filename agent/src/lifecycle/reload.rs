@@ -52,7 +52,8 @@ impl Reload {
 
     fn put_in_force(&mut self, gathered: Gathered) {
         // What has changed since is found at the next look.
-        self.footprint = gathered.footprint().cloned();
+        let footprint = gathered.footprint().cloned();
+        let before = std::mem::replace(&mut self.footprint, footprint);
         let loaded = match gathered.load(&self.sources) {
             Ok(loaded) => loaded,
             Err(problems) => return self.refuse_for(&problems),
@@ -70,6 +71,8 @@ impl Reload {
         {
             tracing::warn!(%error, cache_size = size, "the kernel gives no memory for cache.size");
             self.refuse("the new configuration is refused whole; the old one stays in force");
+            // Nothing is wrong with it: there may be memory at the next look.
+            self.footprint = before;
             return;
         }
         let old = self.resolver.routes();

@@ -27,7 +27,7 @@ pub(super) type Adapted<'a> =
 
 /// The TTL of an address that is made, at most, where no SOA says how long there is none: RFC 6147
 /// section 5.1.7, in seconds.
-const MADE_TTL: u32 = 600;
+pub(super) const MADE_TTL: u32 = 600;
 /// The section of answers.
 const ANSWERS: usize = 0;
 
@@ -128,11 +128,15 @@ fn wants_addresses(
 ) -> Option<Dns64> {
     let dns64 = dns64?;
     let response = &exchanged.response;
-    // Section 5.5: whoever validates itself makes them itself.
-    let validates = question.checking_disabled() && question.dnssec_ok();
-    let is_asked = question.qtype() == qtype::AAAA && question.qclass() == 1 && !validates;
+    let is_asked =
+        question.qtype() == qtype::AAAA && question.qclass() == 1 && !validates(question);
     let lacks = dns64.for_all || !response.has_wanted;
     (is_asked && response.rcode == rcode::NOERROR && lacks).then_some(dns64)
+}
+
+/// RFC 6147 section 5.5: whoever validates itself translates itself.
+pub(super) fn validates(question: &Question) -> bool {
+    question.checking_disabled() && question.dnssec_ok()
 }
 
 /// The answer for IPv6 out of that for IPv4; `None` where that has no address.

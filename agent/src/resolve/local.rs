@@ -2,16 +2,19 @@
 //! Answers that need no upstream: the rules of a zone, `zones[].answers`.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
+use super::adapt::{MADE_TTL, validates};
 use super::routes::Route;
 use super::{Resolver, Waiter};
 use crate::cache::{Draft, Tick};
-use crate::config::LocalAnswer;
+use crate::config::adapt::Dns64;
 use crate::config::answers::Says;
+use crate::config::{LocalAnswer, Zone};
 use crate::wire::answer::Answer;
 use crate::wire::header::Flags;
-use crate::wire::qtype;
 use crate::wire::question::Question;
+use crate::wire::{qtype, rcode};
 
 /// How long an answer without a record is kept, in seconds: it only spares the way here.
 const KEPT_SECONDS: u32 = 30;
@@ -22,6 +25,8 @@ struct Rule {
     qtype: Option<u16>,
     below: u8,
     made: Option<Made>,
+    /// Of addresses of IPv4, those of IPv6 that stand for them (RFC 6147).
+    translated: Option<Made>,
 }
 
 /// An answer as it is sent, made once.
@@ -46,10 +51,10 @@ pub(super) struct LocalAnswers {
 }
 
 impl LocalAnswers {
-    /// Takes the rules of the configuration.
-    pub(super) fn new(rules: &[LocalAnswer]) -> Self {
+    /// Takes the rules of a zone.
+    pub(super) fn new(zone: &Zone) -> Self {
         let mut all = Self::default();
-        for rule in rules {
+        for rule in zone.answers.iter() {
             let map = match rule.below {
                 0 => &mut all.of_name,
                 _ => &mut all.below,
@@ -59,7 +64,10 @@ impl LocalAnswers {
             all.rules.push(Rule {
                 qtype: rule.qtype,
                 below: rule.below,
-                made: Made::new(rule),
+                made: Made::new(rule, zone),
+                translated: zone
+                    .dns64
+                    .and_then(|dns64| Made::translated(rule, zone, dns64)),
             });
         }
         all
@@ -67,7 +75,7 @@ impl LocalAnswers {
 
     /// The first rule for a lower-case name in wire form and a type. A look-up for each label, as rules
     /// may be many and names are not long.
-    fn find(&self, name: &[u8], qtype: u16) -> Option<&Made> {
+    fn find(&self, name: &[u8], qtype: u16) -> Option<&Rule> {
         let fits = |index: &&usize| {
             let rule = self.rules.get(**index);
             rule.is_some_and(|rule| rule.qtype.is_none_or(|own| own == qtype))
@@ -97,12 +105,12 @@ impl LocalAnswers {
                 (one, other) => one.or(other),
             };
         }
-        self.rules.get(first?)?.made.as_ref()
+        self.rules.get(first?)
     }
 }
 
 impl Made {
-    fn new(rule: &LocalAnswer) -> Option<Self> {
+    fn new(rule: &LocalAnswer, zone: &Zone) -> Option<Self> {
         let mut made = Self {
             rcode: 0,
             count: 0,
@@ -114,26 +122,46 @@ impl Made {
             Says::Ask => return None,
             Says::Rcode(rcode) => made.rcode = *rcode,
             Says::Addresses { ttl, addresses } => {
-                made.seconds = *ttl;
+                made.seconds = ttl_of(*ttl, zone);
                 for address in addresses {
                     match address {
-                        std::net::IpAddr::V4(ip) => made.record(qtype::A, *ttl, &ip.octets()),
-                        std::net::IpAddr::V6(ip) => made.record(qtype::AAAA, *ttl, &ip.octets()),
+                        IpAddr::V4(ip) => made.record(qtype::A, &ip.octets()),
+                        IpAddr::V6(ip) => made.record(qtype::AAAA, &ip.octets()),
                     }
                 }
             }
             Says::Names { ttl, names } => {
-                made.seconds = *ttl;
+                made.seconds = ttl_of(*ttl, zone);
                 for name in names {
-                    made.record(qtype::PTR, *ttl, name);
+                    made.record(qtype::PTR, name);
                 }
             }
         }
         Some(made)
     }
 
+    /// Addresses of IPv6 for those of IPv4 that a rule has.
+    fn translated(rule: &LocalAnswer, zone: &Zone, dns64: Dns64) -> Option<Self> {
+        let Says::Addresses { ttl, addresses } = &rule.says else {
+            return None;
+        };
+        let of_v4 = |address: &IpAddr| match address {
+            IpAddr::V4(ip) => Some(IpAddr::V6(dns64.of(*ip))),
+            IpAddr::V6(_) => None,
+        };
+        let addresses: Vec<_> = addresses.iter().filter_map(of_v4).collect();
+        let rule = LocalAnswer {
+            says: Says::Addresses {
+                ttl: (*ttl).min(MADE_TTL),
+                addresses: addresses.clone(),
+            },
+            ..rule.clone()
+        };
+        (!addresses.is_empty()).then(|| Self::new(&rule, zone))?
+    }
+
     /// Adds a record whose owner is the question's name: a pointer to it (RFC 1035 section 4.1.4).
-    fn record(&mut self, qtype: u16, ttl: u32, data: &[u8]) {
+    fn record(&mut self, qtype: u16, data: &[u8]) {
         const OWNER: [u8; 2] = [0xc0, 0x0c];
         const CLASS_IN: [u8; 2] = [0, 1];
         self.records.extend(OWNER);
@@ -142,7 +170,7 @@ impl Made {
         // 64 records of at most 267 octets fit 16 bits.
         let offset = u16::try_from(self.records.len()).unwrap_or(u16::MAX);
         self.ttl_offsets.extend(offset.to_le_bytes());
-        self.records.extend(ttl.to_be_bytes());
+        self.records.extend(self.seconds.to_be_bytes());
         let length = u16::try_from(data.len()).unwrap_or(u16::MAX);
         self.records.extend(length.to_be_bytes());
         self.records.extend(data);
@@ -160,6 +188,15 @@ impl Made {
     }
 }
 
+/// A TTL within the lifetimes of its zone: those of CoreDNS's `cache` count for its own answers, too.
+/// A zone that keeps nothing has none.
+fn ttl_of(ttl: u32, zone: &Zone) -> u32 {
+    match zone.max_ttl {
+        0 => ttl,
+        most => ttl.max(zone.min_ttl).min(most),
+    }
+}
+
 impl Route {
     /// The rule that answers a question, under the name that the zone has it asked.
     fn rule(&self, question: &Question) -> Option<&Made> {
@@ -168,7 +205,21 @@ impl Route {
         }
         let asked = self.asked(question);
         let asked = asked.as_ref().unwrap_or(question);
-        self.answers.find(asked.name(), asked.qtype())
+        let made = self
+            .answers
+            .find(asked.name(), asked.qtype())?
+            .made
+            .as_ref()?;
+        Some(self.translated(asked, made).unwrap_or(made))
+    }
+
+    /// What stands in the place of a rule's answer where that has no address of IPv6.
+    fn translated(&self, asked: &Question, made: &Made) -> Option<&Made> {
+        let dns64 = self.dns64?;
+        let is_asked = asked.qtype() == qtype::AAAA && !validates(asked);
+        let lacks = made.rcode == rcode::NOERROR && (made.count == 0 || dns64.for_all);
+        let of_v4 = || self.answers.find(asked.name(), qtype::A);
+        (is_asked && lacks).then(of_v4)??.translated.as_ref()
     }
 
     /// Whether a rule answers a question.
@@ -210,9 +261,13 @@ mod tests {
     use crate::wire::name::Name;
 
     fn answers(rules: &[&str]) -> LocalAnswers {
+        answers_within("maxTtl: 7200s", rules)
+    }
+
+    fn answers_within(keys: &str, rules: &[&str]) -> LocalAnswers {
         let rules: Vec<_> = rules.iter().map(|rule| format!("{rule:?}")).collect();
         let zones = format!(
-            "[{{name: ., upstreams: [192.0.2.1], answers: [{}]}}]",
+            "[{{name: ., upstreams: [192.0.2.1], {keys}, answers: [{}]}}]",
             rules.join(", ")
         );
         let loaded = Config::load(&Sources {
@@ -221,12 +276,12 @@ mod tests {
             ..Sources::default()
         });
         let zones = loaded.unwrap().config.zones;
-        LocalAnswers::new(&zones.last().unwrap().answers)
+        LocalAnswers::new(zones.last().unwrap())
     }
 
     fn found(answers: &LocalAnswers, name: &str, qtype: u16) -> Option<(u16, u16)> {
         let name = Name::parse(name).unwrap();
-        let made = answers.find(name.as_wire(), qtype)?;
+        let made = answers.find(name.as_wire(), qtype)?.made.as_ref()?;
         Some((made.rcode, made.count))
     }
 
@@ -274,7 +329,8 @@ mod tests {
             "PTR b.example 30 c.example",
         ]);
         let name = Name::parse("a.example").unwrap();
-        let made = answers.find(name.as_wire(), qtype::AAAA).unwrap();
+        let found = |name: &Name, qtype| answers.find(name.as_wire(), qtype).unwrap();
+        let made = found(&name, qtype::AAAA).made.as_ref().unwrap();
         let answer = made.answer();
         assert_eq!(answer.records.len(), 2 * 28);
         assert_eq!(answer.offsets().collect::<Vec<_>>(), [6, 34]);
@@ -282,8 +338,44 @@ mod tests {
             assert_eq!(answer.records[offset..offset + 4], [0, 0, 0, 60]);
         }
         let name = Name::parse("b.example").unwrap();
-        let made = answers.find(name.as_wire(), qtype::PTR).unwrap();
+        let made = found(&name, qtype::PTR).made.as_ref().unwrap();
         assert_eq!(made.seconds, 30);
         assert!(made.records.ends_with(b"\x01c\x07example\x00"));
+    }
+
+    #[test]
+    fn the_lifetimes_of_the_zone_count_for_its_own_answers_unless_it_keeps_none() {
+        let ttls = |keys| {
+            let rules = ["A a.example 3600 10.0.0.1", "A b.example 1 10.0.0.1"];
+            let answers = answers_within(keys, &rules);
+            let ttl = |name| {
+                let name = Name::parse(name).unwrap();
+                let rule = answers.find(name.as_wire(), qtype::A).unwrap();
+                let made = rule.made.as_ref().unwrap();
+                let sent = made.records[6..10].try_into().unwrap();
+                assert_eq!(u32::from_be_bytes(sent), made.seconds);
+                made.seconds
+            };
+            [ttl("a.example"), ttl("b.example")]
+        };
+        assert_eq!(ttls("maxTtl: 30s, minTtl: 5s"), [30, 5]);
+        assert_eq!(ttls("maxTtl: 30s"), [30, 1]);
+        assert_eq!(ttls("maxTtl: 0s, minTtl: 5s"), [3600, 1]);
+    }
+
+    #[test]
+    fn addresses_of_ipv4_stand_for_those_of_ipv6_that_a_rule_does_not_have() {
+        let rules = [
+            "A a.example 3600 10.0.0.1 10.0.0.2",
+            "ANY a.example NOERROR",
+        ];
+        let answers = answers_within("dns64: 64:ff9b::/96", &rules);
+        let name = Name::parse("a.example").unwrap();
+        let rule = answers.find(name.as_wire(), qtype::A).unwrap();
+        let made = rule.translated.as_ref().unwrap();
+        assert_eq!((made.count, made.seconds), (2, MADE_TTL));
+        let address: [u8; 16] = made.records[12..28].try_into().unwrap();
+        let address = std::net::Ipv6Addr::from(address);
+        assert_eq!(address.to_string(), "64:ff9b::a00:1");
     }
 }

@@ -147,7 +147,7 @@ impl Routes {
                     cuts: zone.cuts,
                     rewrites: zone.rewrites.clone(),
                     dns64: zone.dns64,
-                    answers: LocalAnswers::new(&zone.answers),
+                    answers: LocalAnswers::new(zone),
                     trust: Trust::default(),
                     has_loop: of_zone.len() < zone.upstreams.len(),
                     servers: of_zone,

@@ -175,3 +175,19 @@ fn a_rule_answers_without_anybody_and_the_rest_is_asked_for() {
     client.query("example.org", A).unwrap();
     assert_eq!(sample.total(), 1);
 }
+
+#[test]
+fn an_address_of_a_rule_is_made_one_of_ipv6_as_that_of_a_server_is() {
+    let sample = Sample::start().unwrap();
+    let keys = "dns64: \"64:ff9b::/96\", answers: [\"A a.example 60 192.0.2.1\", \"ANY a.example NOERROR\"]";
+    let agent = agent(&[sample.addr()], keys).start().unwrap();
+    let client = agent.client();
+    for _ in 0..2 {
+        let response = client.query("a.example", AAAA).unwrap();
+        let wanted: IpAddr = "64:ff9b::c000:201".parse().unwrap();
+        assert_eq!(response.addresses(), [wanted]);
+        let response = client.query("a.example", A).unwrap();
+        assert_eq!(response.addresses(), [IpAddr::from([192, 0, 2, 1])]);
+    }
+    assert_eq!(sample.total(), 0);
+}

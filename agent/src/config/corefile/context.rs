@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::hosts::Lines;
+use super::stages::Budget;
 use super::texts::Texts;
 use super::{Footprint, NodeCache};
 use crate::config::host::Own;
-use crate::config::source::{Unread, read_text};
+use crate::config::source::{Unread, read_text, read_text_or_pipe};
 use crate::config::yaml::Place;
 use crate::config::{Problem, limits};
 
@@ -37,6 +39,12 @@ pub(super) struct Context<'a> {
     /// A placeholder or a variable has no value: what it stands for cannot be judged.
     pub(super) is_unfilled: bool,
     pub(super) texts: Texts,
+    /// Files of hosts by path: each is read once.
+    pub(super) hosts: BTreeMap<PathBuf, Lines>,
+    /// What may still be answered without a server.
+    pub(super) budget: Budget,
+    /// That it is too much has been said.
+    pub(super) is_too_much: bool,
     /// What was read.
     pub(super) footprint: Footprint,
     pub(super) problems: Vec<Problem>,
@@ -56,6 +64,9 @@ impl<'a> Context<'a> {
             start: Place::START,
             is_unfilled: false,
             texts: Texts::default(),
+            hosts: BTreeMap::new(),
+            budget: Budget::default(),
+            is_too_much: false,
             footprint: Footprint::default(),
             problems: Vec::new(),
             notes: Vec::new(),
@@ -65,6 +76,17 @@ impl<'a> Context<'a> {
     /// The text of a file.
     pub(super) fn read(&mut self, path: &Path) -> Result<String, Unread> {
         let text = read_text(path, limits::MAX_FILE_BYTES);
+        let content = text.as_ref().map(String::as_str);
+        self.footprint.saw(path, content.ok());
+        text
+    }
+
+    /// The text of the Corefile itself, which may come out of a pipe.
+    pub(super) fn read_corefile(&mut self, path: &Path) -> Result<String, Unread> {
+        if !self.node_cache.takes_pipes {
+            return self.read(path);
+        }
+        let text = read_text_or_pipe(path, limits::MAX_FILE_BYTES);
         let content = text.as_ref().map(String::as_str);
         self.footprint.saw(path, content.ok());
         text
@@ -94,6 +116,18 @@ impl<'a> Context<'a> {
     ) {
         let message = format!("found {found}, expected {expected}");
         self.problem(place, word, message, remedy);
+    }
+
+    /// Refuses more answers of `template` and `hosts` than there may be in all blocks, once.
+    pub(super) fn too_many_answers(&mut self, place: Place, word: &str) {
+        if self.is_too_much {
+            return;
+        }
+        self.is_too_much = true;
+        let (found, expected) = self.budget.explain();
+        let remedy =
+            "have a server answer these names, and forward them there; or name fewer zones";
+        self.wrong(place, word, &found, &expected, remedy);
     }
 
     pub(super) fn problem(&mut self, place: Place, word: &str, message: String, remedy: &str) {

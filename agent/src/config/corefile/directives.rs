@@ -244,11 +244,15 @@ pub(super) const DIRECTIVES: &[Entry] = &[
         "hosts",
         Honoured,
         "`zones[].answers`: addresses and reverse names, those of the file (`/etc/hosts` where none is named) and those in the \
-         braces. A name that is not there is asked upstream where the block has `fallthrough`, else gets SERVFAIL; a reverse name \
+         braces, as far as names are in the zones behind it. A name that is not there is asked upstream where the block has `fallthrough`, else gets SERVFAIL; a reverse name \
          that is not there is asked upstream in any case. Of more than 64 addresses or names the first 64 are answered, with a warning. \
-         The file is followed",
+         The file is followed. All answers of `hosts` and `template` are 65,536 rules at most, in all blocks",
         &[
-            entry("ttl", Honoured, "of these answers"),
+            entry(
+                "ttl",
+                Honoured,
+                "of these answers; those of `cache` bound it, as they do in CoreDNS",
+            ),
             entry("no_reverse", Honoured, "no reverse names"),
             entry(
                 "reload",
@@ -258,7 +262,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             entry(
                 "fallthrough",
                 Honoured,
-                "zones may be named: the name that is asked for decides",
+                "zones may be named, 100 at most: the name that is asked for decides, behind a `rewrite` the new one",
             ),
         ],
     ),
@@ -266,7 +270,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
         "template",
         Honoured,
         "`zones[].answers`, where no answer depends on the name that is asked for: `{{ .Name }}` as the owner is the one \
-         variable. Each is tried in turn before upstreams are asked",
+         variable. Each is tried in turn before upstreams are asked; there may be 64 in a block",
         &[
             entry(
                 "match",
@@ -276,7 +280,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             entry(
                 "answer",
                 Honoured,
-                "`{{ .Name }} TTL IN A|AAAA ADDRESS`; other records are refused",
+                "`{{ .Name }} TTL IN A|AAAA ADDRESS`; other records are refused. The TTLs of `cache` bound that of the answer, as they do in CoreDNS; of several the least counts",
             ),
             entry("additional", Refused, "only answers can be written"),
             entry("authority", Refused, "only answers can be written"),
@@ -285,7 +289,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
             entry(
                 "fallthrough",
                 Honoured,
-                "zones may be named: the name that is asked for decides",
+                "zones may be named, 100 at most: the name that is asked for decides, behind a `rewrite` the new one",
             ),
         ],
     ),
@@ -337,7 +341,7 @@ pub(super) const DIRECTIVES: &[Entry] = &[
     block(
         "dns64",
         Honoured,
-        "`zones[].dns64`, `64:ff9b::/96` where no prefix is written",
+        "`zones[].dns64`, `64:ff9b::/96` where no prefix is written. Addresses of `hosts` and `template` are translated, too",
         &[
             entry("prefix", Honoured, "as the prefix behind it"),
             entry("translate_all", Honoured, "` all` behind the prefix"),

@@ -59,7 +59,11 @@ impl Expansion<'_, '_> {
     fn file(&mut self, path: &Path, by: Option<&Token>) -> Option<()> {
         let word = if by.is_some() { "import" } else { "" };
         self.count_file(by)?;
-        let text = match self.context.read(path) {
+        let text = match by {
+            Some(_) => self.context.read(path),
+            None => self.context.read_corefile(path),
+        };
+        let text = match text {
             Ok(text) => text,
             Err(reason) => {
                 let (message, remedy) = reason.explain("Corefile");

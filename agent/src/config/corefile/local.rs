@@ -1,260 +1,58 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The directives `hosts` and `template`: answers that need no upstream, as lines of
-//! `zones[].answers` (CoreDNS plugin/hosts, plugin/template).
-
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+//! The directive `template`: answers that need no upstream, as lines of `zones[].answers` (CoreDNS
+//! plugin/template); and what it has in common with `hosts`.
 
 use super::context::Context;
-use super::directives::{Entry, remedy_for_option};
 use super::lexer::Token;
 use super::parser::Directive;
-use super::plugins::{BlockRead, duration};
-use super::stages::{End, Rule, Stage};
+use super::plugins::BlockRead;
+use super::stages::{Names, Rule, Stage, Step};
 use super::values;
 use crate::config::nearest::nearest;
-use crate::config::source::Unread;
-use crate::config::yaml::{Place, quote};
+use crate::config::yaml::quote;
 use crate::config::{limits, text};
 use crate::wire::presentation::TypeName;
 
-/// The TTL of addresses in `hosts` where none is written, in seconds.
-const HOSTS_TTL: u32 = 3600;
+/// The TTL of records where none is written, in seconds.
+const RECORD_TTL: u32 = 3600;
 
-/// Names of hosts, in the order in which they were written.
-#[derive(Default)]
-struct Hosts {
-    names: Vec<String>,
-    of_name: BTreeMap<String, (Vec<IpAddr>, Place)>,
-    of_address: BTreeMap<IpAddr, (Vec<String>, Place)>,
-}
+/// Templates of one block: each is looked at for each name that those before it let pass.
+const MAX_TEMPLATES: usize = 64;
 
-/// Reads `hosts [FILE [ZONES...]] { [ADDRESS NAMES...]; ttl N; no_reverse; reload T; fallthrough [ZONES] }`.
-pub(super) fn hosts(
-    context: &mut Context<'_>,
-    directive: &Directive,
-    entry: &Entry,
-    read: &mut BlockRead,
-) {
-    const WORD: &str = "hosts";
-    let place = directive.name.place;
-    let mut hosts = Hosts::default();
-    let file = match directive.arguments.first() {
-        Some(file) => Some((PathBuf::from(&file.text), file.place)),
-        // CoreDNS reads it beside the names in the braces, too.
-        None => context.node_cache.hosts.clone().map(|file| (file, place)),
-    };
-    if let Some((path, place)) = file {
-        from_file(context, &path, place, &mut hosts);
-    }
-    let mut zones = Vec::new();
-    for zone in directive.arguments.iter().skip(1) {
-        zones.extend(zone_names(context, zone, WORD));
-    }
-    let mut ttl = HOSTS_TTL;
-    let mut has_reverse = true;
-    let mut passes: Option<Vec<String>> = None;
-    for line in &directive.lines {
-        let Some((first, rest)) = line.split_first() else {
-            continue;
-        };
-        match (first.text.as_str(), rest) {
-            ("fallthrough", zones) => {
-                passes = Some(passed_zones(context, zones, WORD));
-            }
-            ("no_reverse", []) => has_reverse = false,
-            ("reload", [time]) => {
-                duration(context, time, WORD, "reload");
-            }
-            ("ttl", [number]) => match values::number(&number.text).filter(|ttl| *ttl > 0) {
-                Some(number) => ttl = number.min(limits::MAX_ANSWER_TTL),
-                None => {
-                    let found = quote(&number.text);
-                    let remedy = "write it like ttl 3600";
-                    context.wrong(number.place, WORD, &found, "a TTL in seconds", remedy);
-                }
-            },
-            (word, names) => host(context, first, word, names, entry, &mut hosts),
-        }
-    }
-    if zones.is_empty() {
-        zones = read.zones.iter().map(|(zone, _)| zone.clone()).collect();
-    }
-    let served = zones;
-    let mut stage = Stage::default();
-    let mut put = |kind: &str, name: &str, says: String, place: Place| {
-        stage.rules.push(Rule {
-            kind: kind.to_owned(),
-            name: name.to_owned(),
-            below: 0,
-            says,
-            place,
-        });
-    };
-    for name in &hosts.names {
-        let Some((addresses, place)) = hosts.of_name.get(name) else {
-            continue;
-        };
-        if !served.iter().any(|zone| values::encloses(zone, name)) {
-            continue;
-        }
-        for (kind, is_v4) in [("A", true), ("AAAA", false)] {
-            let of_kind: Vec<_> = addresses
-                .iter()
-                .filter(|address| address.is_ipv4() == is_v4)
-                .map(ToString::to_string)
-                .collect();
-            if !of_kind.is_empty() {
-                let first = first_of(context, &of_kind, &format!("addresses of {name}"), *place);
-                put(kind, name, format!("{ttl} {first}"), *place);
-            }
-        }
-        put("ANY", name, "NOERROR".to_owned(), *place);
-    }
-    let reverse = hosts.of_address.iter().filter(|_| has_reverse);
-    for (address, (names, place)) in reverse {
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        let owner = values::zones(&format!("{address}/{bits}")).unwrap_or_default();
-        for owner in owner {
-            let first = first_of(context, names, &format!("names of {address}"), *place);
-            put("PTR", &owner, format!("{ttl} {first}"), *place);
-        }
-    }
-    for zone in served {
-        let Some(mut passed) = passed_in(&zone, passes.as_deref()) else {
-            continue;
-        };
-        // Reverse names that are not there always are (plugin/hosts/hosts.go).
-        passed.push(("PTR".to_owned(), zone.clone()));
-        stage.ends.push(End {
-            kind: "ANY".to_owned(),
-            zone,
-            rcode: "SERVFAIL",
-            passes: passed,
-            place,
-        });
-    }
-    if stage.rules.is_empty() && stage.ends.is_empty() {
-        let remedy = "write lines like 10.0.0.1 example.org within its braces";
-        context.note(place, WORD, "zones", "hosts has no names", remedy);
-    }
-    read.hosts = Some(stage);
-}
+/// Zones behind one `fallthrough`: what is behind the directive is looked at for each of them.
+const MAX_PASSED: usize = 100;
 
-/// As many records as one answer has.
-fn first_of(context: &mut Context<'_>, all: &[String], what: &str, place: Place) -> String {
-    const MOST: usize = limits::MAX_ANSWER_RECORDS;
-    if all.len() > MOST {
-        let message = format!("the first {MOST} {what} are answered, and no more");
-        let remedy = "nothing need be done where nobody asks for more";
-        context.note(place, "hosts", "zones", message, remedy);
-    }
-    all.get(..MOST).unwrap_or(all).join(" ")
-}
-
-/// Zones within one that are left to the next plugin, for all types; `None`: all of it is. A
-/// `fallthrough` without zones names all of them.
-fn passed_in(zone: &str, passes: Option<&[String]>) -> Option<Vec<(String, String)>> {
+/// Zones within one that are left to the next plugin; `None`: all of it is. A `fallthrough` without
+/// zones names all of them.
+pub(super) fn passed_in(zone: &str, passes: Option<&[String]>) -> Option<Vec<String>> {
     let passes = passes.unwrap_or_default();
     if passes.iter().any(|one| values::encloses(one, zone)) {
         return None;
     }
     let within = passes.iter().filter(|one| values::encloses(zone, one));
-    Some(within.map(|one| ("ANY".to_owned(), one.clone())).collect())
-}
-
-/// One line `ADDRESS NAMES...`.
-fn host(
-    context: &mut Context<'_>,
-    first: &Token,
-    word: &str,
-    names: &[Token],
-    entry: &Entry,
-    hosts: &mut Hosts,
-) {
-    const WORD: &str = "hosts";
-    let Ok(address) = word.parse::<IpAddr>() else {
-        let found = format!("the unknown option {}", quote(word));
-        let expected = format!("an address with names, or one of {}", entry.list());
-        let remedy = remedy_for_option(entry, word);
-        context.wrong(first.place, WORD, &found, &expected, &remedy);
-        return;
-    };
-    if names.is_empty() {
-        let remedy = "write the names behind the address";
-        context.wrong(first.place, WORD, &quote(word), "names behind it", remedy);
-    }
-    for name in names {
-        for name in zone_names(context, name, WORD) {
-            hosts.add(address, name, first.place);
-        }
-    }
-}
-
-impl Hosts {
-    fn add(&mut self, address: IpAddr, name: String, place: Place) {
-        let (addresses, _) = self.of_name.entry(name.clone()).or_insert_with(|| {
-            self.names.push(name.clone());
-            (Vec::new(), place)
-        });
-        // One more than may be, so that it can be told.
-        if addresses.len() <= limits::MAX_ANSWER_RECORDS && !addresses.contains(&address) {
-            addresses.push(address);
-        }
-        let (names, _) = self
-            .of_address
-            .entry(address)
-            .or_insert_with(|| (Vec::new(), place));
-        if names.len() <= limits::MAX_ANSWER_RECORDS && !names.contains(&name) {
-            names.push(name);
-        }
-    }
-}
-
-/// The lines of a file in the form of hosts(5). What is wrong in it is left out, as CoreDNS does, and
-/// so is a file that is not there (yet).
-fn from_file(context: &mut Context<'_>, path: &Path, place: Place, hosts: &mut Hosts) {
-    const WORD: &str = "hosts";
-    let content = match context.read(path) {
-        Ok(content) => content,
-        Err(Unread::Missing) => {
-            let message = format!("{} is not there: it adds no names", path.display());
-            let remedy = "create it, or correct the path; it is followed";
-            context.note(place, WORD, "zones", message, remedy);
-            return;
-        }
-        Err(reason) => {
-            let (message, remedy) = reason.explain("file of hosts");
-            let message = format!("{}: {message}", path.display());
-            context.problem(place, WORD, message, &remedy);
-            return;
-        }
-    };
-    for line in content.lines() {
-        let line = line.split('#').next().unwrap_or_default();
-        let mut words = line.split_whitespace();
-        let address = words.next().and_then(|word| word.parse::<IpAddr>().ok());
-        for name in words {
-            if let (Some(address), Ok([name])) = (address, values::zones(name).as_deref()) {
-                hosts.add(address, name.clone(), place);
-            }
-        }
-    }
+    Some(within.cloned().collect())
 }
 
 /// The zones behind `fallthrough`; all where none is named.
-fn passed_zones(context: &mut Context<'_>, tokens: &[Token], word: &str) -> Vec<String> {
-    if tokens.is_empty() {
+pub(super) fn passed_zones(context: &mut Context<'_>, tokens: &[Token], word: &str) -> Vec<String> {
+    let Some(first) = tokens.first() else {
         return vec![".".to_owned()];
-    }
+    };
     let zones = tokens.iter();
-    zones
+    let mut zones: Vec<_> = zones
         .flat_map(|zone| zone_names(context, zone, word))
-        .collect()
+        .collect();
+    if zones.len() > MAX_PASSED {
+        let found = format!("{} zones behind fallthrough", zones.len());
+        let expected = format!("at most {MAX_PASSED}");
+        let remedy = "name the zones above them, or write fallthrough alone";
+        context.wrong(first.place, word, &found, &expected, remedy);
+        zones.truncate(MAX_PASSED);
+    }
+    zones
 }
 
-fn zone_names(context: &mut Context<'_>, token: &Token, word: &str) -> Vec<String> {
+pub(super) fn zone_names(context: &mut Context<'_>, token: &Token, word: &str) -> Vec<String> {
     match values::zones(&token.text) {
         Ok(zones) => zones,
         Err(remedy) => {
@@ -268,6 +66,18 @@ fn zone_names(context: &mut Context<'_>, token: &Token, word: &str) -> Vec<Strin
 pub(super) fn template(context: &mut Context<'_>, directive: &Directive, read: &mut BlockRead) {
     const WORD: &str = "template";
     let place = directive.name.place;
+    if read.templates.len() >= MAX_TEMPLATES {
+        if read.templates.len() == MAX_TEMPLATES {
+            let found = format!("more than {MAX_TEMPLATES} templates in one block");
+            let expected = format!("at most {MAX_TEMPLATES}");
+            let remedy =
+                "join those that answer alike: template takes several zones and lines with match";
+            context.wrong(place, WORD, &found, &expected, remedy);
+            // That there are more has been said.
+            read.templates.push(Stage::new());
+        }
+        return;
+    }
     let [class, kind, zones @ ..] = directive.arguments.as_slice() else {
         let remedy = "write it like template IN AAAA .";
         context.wrong(
@@ -302,7 +112,7 @@ pub(super) fn template(context: &mut Context<'_>, directive: &Directive, read: &
     let mut rcode = "NOERROR".to_owned();
     let mut patterns: Option<Vec<(String, usize)>> = None;
     let mut answers: Vec<String> = Vec::new();
-    let mut ttl = 0;
+    let mut ttl = u32::MAX;
     let mut passes = None;
     for line in &directive.lines {
         let Some((option, values)) = line.split_first() else {
@@ -343,7 +153,7 @@ pub(super) fn template(context: &mut Context<'_>, directive: &Directive, read: &
                 for value in values {
                     match address_record(&value.text, &kind_text) {
                         Some((seconds, address)) => {
-                            ttl = seconds;
+                            ttl = seconds.min(ttl);
                             answers.push(address);
                         }
                         None => {
@@ -378,7 +188,12 @@ pub(super) fn template(context: &mut Context<'_>, directive: &Directive, read: &
         [] => rcode,
         answers => format!("{ttl} {}", answers.join(" ")),
     };
-    let mut stage = Stage::default();
+    let tried = patterns.as_ref().map_or(0, Vec::len) + passes.as_ref().map_or(0, Vec::len);
+    if context.budget.look(served.len() * (1 + tried)).is_none() {
+        context.too_many_answers(place, WORD);
+        return;
+    }
+    let mut stage = Stage::new();
     for zone in &served {
         let all = [(zone.clone(), 0), (zone.clone(), 1)];
         let wanted: Vec<(String, usize)> = match &patterns {
@@ -388,33 +203,31 @@ pub(super) fn template(context: &mut Context<'_>, directive: &Directive, read: &
                 .flat_map(|(name, labels)| match name.as_str() {
                     // `.*`
                     "" => all.to_vec(),
-                    _ if values::encloses(zone, name) => vec![(name.clone(), *labels)],
-                    _ => Vec::new(),
+                    _ => vec![(name.clone(), *labels)],
                 })
                 .collect(),
         };
-        let rules = wanted.into_iter().map(|(name, below)| Rule {
-            kind: kind_text.clone(),
-            name,
-            below,
-            says: says.clone(),
-            place,
-        });
-        stage.rules.extend(rules);
-        // Without an expression all names fit.
-        if patterns.is_some()
-            && let Some(mut passed) = passed_in(zone, passes.as_deref())
-        {
-            for (kind, _) in &mut passed {
-                kind.clone_from(&kind_text);
-            }
-            stage.ends.push(End {
+        for (name, below) in wanted {
+            let rule = Rule {
                 kind: kind_text.clone(),
-                zone: zone.clone(),
-                rcode: "SERVFAIL",
-                passes: passed,
+                name,
+                below,
+                says: says.clone(),
                 place,
-            });
+            };
+            stage.extend(rule.within(zone).into_iter().map(Step::Answer));
+        }
+    }
+    let names = |zone: String| Names {
+        kind: kind_text.clone(),
+        zone,
+        place,
+    };
+    // Without an expression all names fit.
+    for zone in served.iter().filter(|_| patterns.is_some()) {
+        if let Some(passed) = passed_in(zone, passes.as_deref()) {
+            stage.extend(passed.into_iter().map(|zone| Step::Pass(names(zone))));
+            stage.push(Step::End(names(zone.clone()), "SERVFAIL"));
         }
     }
     read.templates.push(stage);
@@ -427,7 +240,7 @@ fn address_record(record: &str, kind: &str) -> Option<(u32, String)> {
     if words.next()? != "@" {
         return None;
     }
-    let mut ttl = HOSTS_TTL;
+    let mut ttl = RECORD_TTL;
     if let Some(seconds) = words.peek().and_then(|word| values::number(word)) {
         ttl = seconds.min(limits::MAX_ANSWER_TTL);
         words.next();

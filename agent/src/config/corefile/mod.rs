@@ -17,6 +17,7 @@ mod docs;
 mod expand;
 mod footprint;
 mod forward;
+mod hosts;
 mod kube_dns;
 mod lexer;
 mod listen;
@@ -52,6 +53,8 @@ const HOSTS: &str = "/etc/hosts";
 pub struct NodeCache {
     /// The Corefile, or the template of one.
     pub file: PathBuf,
+    /// The Corefile may be a pipe, which is waited for and can be read once: not where it is read again.
+    pub takes_pipes: bool,
     /// `-localip`: addresses, as they were written.
     pub local_ips: Vec<String>,
     /// `-upstreamsvc`: the Service whose address is in an environment variable.
@@ -86,6 +89,7 @@ impl NodeCache {
     pub fn new(file: PathBuf) -> Self {
         Self {
             file,
+            takes_pipes: false,
             local_ips: Vec::new(),
             upstream_service: "kube-dns".to_owned(),
             kube_dns: None,

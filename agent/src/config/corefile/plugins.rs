@@ -10,7 +10,7 @@ use super::lexer::Token;
 use super::parser::{Block, Directive};
 use super::stages::Stage;
 use super::values;
-use super::{adapt, cache, forward, local};
+use super::{adapt, cache, forward, hosts, local};
 use crate::config::yaml::{Place, quote};
 
 /// A value with the place where it was written.
@@ -38,6 +38,8 @@ pub(super) struct BlockRead {
     pub(super) templates: Vec<Stage>,
     pub(super) hosts: Option<Stage>,
     pub(super) whoami: Option<Place>,
+    /// There is a `rewrite`: names of the block may become any others.
+    pub(super) renames: bool,
     /// Rules of `zones[].rewrites`.
     pub(super) rewrites: Vec<At<String>>,
     /// The value of `zones[].dns64`.
@@ -61,7 +63,10 @@ const ONCE: [&str; 11] = [
 
 /// Reads a block.
 pub(super) fn read(context: &mut Context<'_>, block: &Block) -> BlockRead {
-    let mut read = BlockRead::default();
+    let mut read = BlockRead {
+        renames: block.directives.iter().any(|one| one.name.is("rewrite")),
+        ..BlockRead::default()
+    };
     for key in &block.keys {
         zone(context, key, &mut read);
     }
@@ -196,7 +201,7 @@ fn one(context: &mut Context<'_>, directive: &Directive, entry: &Entry, read: &m
         }
         "ready" => read.ready = address(context, directive, ":8181"),
         "prometheus" => read.prometheus = address(context, directive, "localhost:9153"),
-        "hosts" => local::hosts(context, directive, entry, read),
+        "hosts" => hosts::hosts(context, directive, entry, read),
         "template" => local::template(context, directive, read),
         "rewrite" => adapt::rewrite(context, directive, read),
         "dns64" => adapt::dns64(context, directive, read),

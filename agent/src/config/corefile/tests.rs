@@ -304,8 +304,8 @@ fn names_that_a_forward_leaves_out_get_a_zone_of_their_own() {
     );
     let zones = &values["zones"];
     for wanted in [
-        "{name: ., upstreams: [192.0.2.2], transport: udp, maxTtl: 30s, maxNegativeTtl: 30s, answers: [A x.a.example 3600 10.0.0.1, ",
-        "{name: a.example, upstreams: [192.0.2.1], transport: udp, maxTtl: 30s, maxNegativeTtl: 30s, answers: [A x.a.example ",
+        "{name: ., upstreams: [192.0.2.2], transport: udp, maxTtl: 30s, maxNegativeTtl: 30s, answers: [PTR 1.0.0.10.in-addr.arpa 3600 x.a.example, PTR . ASK, ",
+        "{name: a.example, upstreams: [192.0.2.1], transport: udp, maxTtl: 30s, maxNegativeTtl: 30s, answers: [PTR a.example ASK, PTR *.a.example ASK, A x.a.example ",
         "{name: b.example, upstreams: [192.0.2.3], transport: udp, maxTtl: 30s, maxNegativeTtl: 30s}",
         "{name: example.net, upstreams: [192.0.2.2], transport: udp, maxTtl: 30s, maxNegativeTtl: 0s}",
     ] {
@@ -772,8 +772,8 @@ fn what_is_more_than_may_be_is_cut_and_told_and_the_corefile_taken() {
         scratch.path().display()
     );
     let (zones, warnings) = load(&block(&hosts));
-    // A and ANY for each, and the one reverse name.
-    assert_eq!(zones.last().unwrap().answers.len(), 40_001);
+    // A and ANY for each, the one reverse name, and that others go on.
+    assert_eq!(zones.last().unwrap().answers.len(), 40_003);
     assert!(
         warnings.contains("the first 64 names of 0.0.0.0 are answered"),
         "{warnings}"
@@ -1096,4 +1096,191 @@ fn every_option_that_is_refused_is_refused_by_name() {
             assert!(problem.starts_with(&wanted), "{problem}");
         }
     }
+}
+
+/// The rules of the first zone of a Corefile without a problem.
+fn answers_of(corefile: &str) -> Vec<String> {
+    let scratch = Scratch::new();
+    let node_cache = node_cache(scratch.write("Corefile", corefile));
+    let translated = translate(&node_cache, &environment(), Some(interfaces()));
+    assert!(translated.problems.is_empty(), "{:?}", translated.problems);
+    let Value::List(zones) = &translated.values["zones"].value else {
+        panic!("no list of zones");
+    };
+    let Value::Map(entries) = &zones[0].value else {
+        panic!("no zone");
+    };
+    let answers = entries.iter().find(|entry| entry.key == "answers");
+    match answers.map(|entry| &entry.node.value) {
+        Some(Value::List(nodes)) => nodes.iter().map(text).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn so_many_templates_are_read_of_a_block_and_thousands_are_refused() {
+    let scratch = Scratch::new();
+    let of = |templates: usize, lines: &str| {
+        let templates = format!("template IN A {{\n{lines}\n}}\n").repeat(templates);
+        let corefile = format!("example.org {{\nbind 169.254.20.10\n{templates}}}\n");
+        node_cache(scratch.write("Corefile", corefile))
+    };
+    let lines = r"match ^a\.example\.org\.$";
+    let (_, problems, _) = outcome(&of(64, lines));
+    assert!(problems.is_empty(), "{problems:?}");
+    let wanted = "Corefile:195:1: template: found more than 64 templates in one block";
+    refused_soon(&of(9000, lines), wanted);
+    // Each lets the same zone pass: what is behind it is told once, and not twice a template.
+    let lines = format!("{lines}\nfallthrough z.example.org");
+    let (values, problems, _) = outcome(&of(64, &lines));
+    assert!(problems.is_empty(), "{problems:?}");
+    assert!(values["zones"].len() < 10_000, "{}", values["zones"]);
+}
+
+#[test]
+fn a_template_for_names_above_its_zone_is_for_those_in_it() {
+    let template = r"template IN A {
+        match (^|[.])example[.]org[.]$
+        answer '{{ .Name }} 60 IN A 10.0.0.1'
+    }"
+    .replace('\'', "\"");
+    let block = format!("a.b.example.org {{\nbind 169.254.20.10\n{template}\n}}");
+    let answers = answers_of(&block);
+    let wanted = [
+        "A a.b.example.org 60 10.0.0.1",
+        "A *.a.b.example.org 60 10.0.0.1",
+    ];
+    assert_eq!(answers[..2], wanted, "{answers:?}");
+}
+
+#[test]
+fn rules_of_a_whole_corefile_are_bounded_and_soon() {
+    let scratch = Scratch::new();
+    let names: String = (0..20_000_u32)
+        .map(|number| {
+            let address = std::net::Ipv4Addr::from(0x0a01_0000 + number);
+            format!("{address} n{number}.example\n")
+        })
+        .collect();
+    let hosts = scratch.write("many", &names);
+    let hosts = hosts.display();
+    let blocks = |number: usize, what: &str| -> NodeCache {
+        let blocks: String = (0..number)
+            .map(|number| format!("z{number}.example {{\nbind 169.254.20.10\n{what}\n}}\n"))
+            .collect();
+        node_cache(scratch.write("Corefile", blocks))
+    };
+    // Its names are in none of these, and count for none.
+    let (_, problems, _) = outcome(&blocks(90, &format!("hosts {hosts}")));
+    assert!(problems.is_empty(), "{problems:?}");
+    // Any of them may be asked for under another name.
+    let renamed = format!(
+        "rewrite name exact a.z0.example b.z0.example\nhosts {hosts} .\nforward . 192.0.2.1"
+    );
+    let wanted = "found more than 65536 answers of template and hosts in all blocks";
+    refused_soon(&blocks(90, &renamed), wanted);
+    let except: String = (0..90)
+        .map(|number| format!(" e{number}.z0.example"))
+        .collect();
+    let renamed = format!("{renamed} {{\nexcept {except}\n}}");
+    refused_soon(&blocks(1, &renamed), wanted);
+    let zones = |number: usize| -> String {
+        (0..number)
+            .map(|number| format!(" y{number}.z0.example"))
+            .collect()
+    };
+    let template = |zones: &str| {
+        format!(
+            "template IN A {{\nmatch ^x\\.z0\\.example\\.$\nfallthrough{zones}\n}}\nhosts {hosts} ."
+        )
+    };
+    let (_, problems, _) = outcome(&blocks(1, &template(&zones(100))));
+    assert!(problems.is_empty(), "{problems:?}");
+    let wanted =
+        "Corefile:5:13: template: found 101 zones behind fallthrough, expected at most 100";
+    refused_soon(&blocks(1, &template(&zones(101))), wanted);
+}
+
+#[test]
+fn reverse_names_go_on_to_the_next_plugin_where_hosts_does_not_have_them() {
+    let answers = answers_of(
+        "example.org 10.in-addr.arpa {\nbind 169.254.20.10\nforward . 192.0.2.1\nhosts {\n\
+         10.0.0.1 web.example.org web.example.net\n10.0.0.2 web.example.net\n}\n}",
+    );
+    let wanted = [
+        "PTR example.org ASK",
+        "PTR *.example.org ASK",
+        "A web.example.org 3600 10.0.0.1",
+        "ANY web.example.org NOERROR",
+        "ANY example.org SERVFAIL",
+        "ANY *.example.org SERVFAIL",
+    ];
+    assert_eq!(answers, wanted);
+}
+
+#[test]
+fn only_reverse_names_pass_hosts_without_fallthrough() {
+    let answers = answers_of(
+        "example.org {\nbind 169.254.20.10\nwhoami\nhosts {\n10.0.0.1 web.example.org\n}\n}",
+    );
+    let wanted = [
+        "PTR example.org NOERROR",
+        "PTR *.example.org NOERROR",
+        "A web.example.org 3600 10.0.0.1",
+        "ANY web.example.org NOERROR",
+        "ANY example.org SERVFAIL",
+        "ANY *.example.org SERVFAIL",
+    ];
+    assert_eq!(answers, wanted);
+}
+
+#[test]
+fn a_rewrite_is_refused_where_its_new_names_may_be_anothers_and_else_taken() {
+    let refused = |zone: &str, rest: &str| {
+        let scratch = Scratch::new();
+        let corefile = format!("{zone} {{\nbind 169.254.20.10\n{rest}\n}}");
+        let (_, problems, _) = outcome(&node_cache(scratch.write("Corefile", corefile)));
+        problems.join("\n").contains("another forward of the block")
+    };
+    let org = |rest: &str| refused("example.org", rest);
+    assert!(!org(
+        "rewrite name substring -a- -b-\nforward example.org 192.0.2.1"
+    ));
+    assert!(org(
+        "rewrite name substring -a- -b-\nforward x.example.org 192.0.2.1\nforward . 192.0.2.2"
+    ));
+    assert!(!org(
+        "rewrite name prefix a. b.\nforward example.org 192.0.2.1"
+    ));
+    // They eat of the zone's own name.
+    assert!(org(
+        "rewrite name prefix a.exam b.sam\nforward example.org 192.0.2.1"
+    ));
+    assert!(org(
+        "rewrite name prefix exam sam\nforward example.org 192.0.2.1"
+    ));
+    assert!(!org(
+        "rewrite name prefix a.exam b.sam\nforward . 192.0.2.1"
+    ));
+    assert!(!refused(
+        ".",
+        "rewrite name prefix a.exam b.sam\nforward . 192.0.2.1"
+    ));
+}
+
+#[test]
+fn of_several_records_the_least_ttl_counts_and_a_mapped_address_is_one_of_ipv4() {
+    let answers = answers_of(
+        "example.org {\nbind 169.254.20.10\ntemplate IN A {\nmatch ^a\\.example\\.org\\.$\n\
+         answer \"{{ .Name }} 5 IN A 10.0.0.1\"\nanswer \"{{ .Name }} 60 IN A 10.0.0.2\"\nfallthrough\n}\n\
+         hosts {\n::ffff:10.9.9.9 b.example.org\n}\n}",
+    );
+    assert!(
+        answers.contains(&"A a.example.org 5 10.0.0.1 10.0.0.2".to_owned()),
+        "{answers:?}"
+    );
+    assert!(
+        answers.contains(&"A b.example.org 3600 10.9.9.9".to_owned()),
+        "{answers:?}"
+    );
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Single values as CoreDNS and Go write them: durations, numbers, addresses with a port, zones.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -183,6 +184,46 @@ pub(super) fn encloses(outer: &str, inner: &str) -> bool {
     match (Name::parse(outer), Name::parse(inner)) {
         (Ok(outer), Ok(inner)) => outer.encloses(inner.as_wire()),
         _ => false,
+    }
+}
+
+/// Zones that names are looked for in, however many there are.
+#[derive(Debug, Default)]
+pub(super) struct Zones {
+    plain: BTreeSet<String>,
+    /// Those with escapes, which may be written in several ways.
+    escaped: Vec<String>,
+}
+
+impl Zones {
+    pub(super) fn of<'a>(zones: impl IntoIterator<Item = &'a String>) -> Self {
+        let mut all = Self::default();
+        for zone in zones {
+            all.add(zone);
+        }
+        all
+    }
+
+    pub(super) fn add(&mut self, zone: &str) {
+        if zone.contains('\\') {
+            self.escaped.push(zone.to_owned());
+        } else {
+            self.plain.insert(zone.to_owned());
+        }
+    }
+
+    /// Whether one of them is the name or above it.
+    pub(super) fn enclose(&self, name: &str) -> bool {
+        if self.escaped.iter().any(|zone| encloses(zone, name)) {
+            return true;
+        }
+        if name.contains('\\') {
+            return self.plain.iter().any(|zone| encloses(zone, name));
+        }
+        let has = |zone: &str| self.plain.contains(zone);
+        let mut parents = name.match_indices('.');
+        !self.plain.is_empty()
+            && (has(name) || has(".") || parents.any(|(at, _)| name.get(at + 1..).is_some_and(has)))
     }
 }
 

@@ -10,7 +10,7 @@ use super::context::Context;
 use super::forward::Forward;
 use super::kube_dns::Stub;
 use super::plugins::{At, BlockRead};
-use super::stages::{self, End, Stage};
+use super::stages::{self, Names, Stage, Step};
 use super::values::encloses;
 use crate::config::limits;
 use crate::config::text::show_time;
@@ -68,11 +68,12 @@ pub(super) fn read(
         }
         for zone in &block.zones {
             // There are more than may be: how many is of no interest.
-            if drafts.len() <= limits::MAX_ZONES {
+            if drafts.len() <= limits::MAX_ZONES && !context.is_too_much {
                 of_block(context, block, zone, &own, &mut drafts);
             }
         }
         unused(context, block);
+        untranslated(context, block);
     }
     for stub in stubs.iter().take(limits::MAX_ZONES + 1) {
         let place = stub.name.1;
@@ -141,7 +142,7 @@ fn of_block(
             [] => name.0.as_str(),
             _ => ".",
         };
-        let mut last = Stage::default();
+        let mut last = Stage::new();
         if forward.is_none() {
             let rcode = match block.whoami {
                 Some(place) => {
@@ -156,17 +157,19 @@ fn of_block(
                     "SERVFAIL"
                 }
             };
-            last.ends.push(End {
+            let names = Names {
                 kind: "ANY".to_owned(),
                 zone: scope.to_owned(),
-                rcode,
-                passes: Vec::new(),
                 place: name.1,
-            });
+            };
+            last.push(Step::End(names, rcode));
         }
         let stages = block.templates.iter().chain(&block.hosts);
         let stages: Vec<&Stage> = stages.chain([&last]).collect();
-        let answers = stages::lines(&stages, scope);
+        let Some(answers) = stages::lines(&mut context.budget, &stages, scope) else {
+            let place = name.1;
+            return context.too_many_answers(place, "");
+        };
         let cache = block.cache.as_ref();
         let [max_ttl, max_negative_ttl] = lifetimes(cache, &name);
         drafts.push(Draft {
@@ -218,11 +221,15 @@ fn goes_another_way(
             .map_or(".", |(_, above)| above)
             .to_owned(),
     };
+    let is_one_forward = matches!(block.forwards.as_slice(), [forward] if forward.except.is_empty() && encloses(&forward.from, zone));
     let (old, new, is_one) = match *part {
         "exact" => (from.to_owned(), to.to_owned(), true),
         "suffix" => (end(from), end(to), false),
+        "prefix" if eats_into(from, zone) => (".".to_owned(), ".".to_owned(), false),
         // The end of the name stays.
         "prefix" => (".".to_owned(), zone.to_owned(), false),
+        // Whatever it gives, there is one who may have it.
+        "substring" if is_one_forward => return,
         _ => (".".to_owned(), ".".to_owned(), false),
     };
     let is_about = match is_one {
@@ -249,6 +256,18 @@ fn goes_another_way(
     }
 }
 
+/// Whether the beginning of a name may be more than what is in front of its zone.
+fn eats_into(beginning: &str, zone: &str) -> bool {
+    let zone = format!("{zone}.");
+    let splits = beginning.match_indices('.').map(|(at, _)| at + 1);
+    let mut rests = [0].into_iter().chain(splits);
+    zone != ".."
+        && rests.any(|at| {
+            let rest = beginning.get(at..).unwrap_or_default();
+            !rest.is_empty() && zone.starts_with(rest)
+        })
+}
+
 /// Notes where a `forward` of a block is for names that never come to it.
 fn unused(context: &mut Context<'_>, block: &BlockRead) {
     for forward in &block.forwards {
@@ -259,6 +278,16 @@ fn unused(context: &mut Context<'_>, block: &BlockRead) {
             let remedy = "write the zone of the block, or .";
             context.note(forward.place, "forward", "zones", message, remedy);
         }
+    }
+}
+
+/// Notes where answers of a block are not translated as CoreDNS would.
+fn untranslated(context: &mut Context<'_>, block: &BlockRead) {
+    if let (Some((_, place)), false) = (&block.dns64, block.templates.is_empty()) {
+        let message = "an answer of template without an address of IPv6 becomes one by an address that template or hosts has, \
+                       and not by one of the servers";
+        let remedy = "nothing need be done where template leaves AAAA alone";
+        context.note(*place, "dns64", "zones", message, remedy);
     }
 }
 
