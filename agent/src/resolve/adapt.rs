@@ -16,6 +16,7 @@ use super::exchange::{Asking, Failed};
 use super::message::{Exchanged, Section};
 use super::routes::Route;
 use crate::config::adapt::{Dns64, Rewrite};
+use crate::wire::answer::Answer;
 use crate::wire::header::{Flags, HEADER, Header};
 use crate::wire::name::Name;
 use crate::wire::question::Question;
@@ -71,12 +72,19 @@ impl Resolver {
         })?;
         if let Some(dns64) = wants_addresses(asking.route.dns64, question, &exchanged) {
             let of_v4 = question.with_type(qtype::A);
-            let asking = Asking {
-                question: &of_v4,
-                ..asking
-            };
             // Where they cannot be had, that there are none of IPv6 is the answer.
-            if let Ok((addresses, _)) = self.exchange(&asking, Instant::now()).await
+            let addresses = match whole.route.own(&of_v4) {
+                Some(own) => of_rule(&of_v4, &own),
+                None => {
+                    let asking = Asking {
+                        question: &of_v4,
+                        ..asking
+                    };
+                    let asked = self.exchange(&asking, Instant::now()).await;
+                    asked.ok().map(|(addresses, _)| addresses)
+                }
+            };
+            if let Some(addresses) = addresses
                 && let Some(made) = translate(dns64, question, &exchanged, &addresses)
             {
                 exchanged = made;
@@ -137,6 +145,14 @@ fn wants_addresses(
 /// RFC 6147 section 5.5: whoever validates itself translates itself.
 pub(super) fn validates(question: &Question) -> bool {
     question.checking_disabled() && question.dnssec_ok()
+}
+
+/// What a rule of the zone answers, as if a server had.
+fn of_rule(question: &Question, own: &Answer<'_>) -> Option<Exchanged> {
+    let mut message = Message::to(question, Flags(0), own.flags.rcode());
+    message.octets.extend_from_slice(own.records);
+    message.counts[0] = own.counts[0];
+    message.read(question)
 }
 
 /// The answer for IPv6 out of that for IPv4; `None` where that has no address.

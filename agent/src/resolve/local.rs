@@ -222,6 +222,12 @@ impl Route {
         (is_asked && lacks).then(of_v4)??.translated.as_ref()
     }
 
+    /// What a rule answers to a question in the form in which the zone has it asked.
+    pub(super) fn own(&self, asked: &Question) -> Option<Answer<'_>> {
+        let found = self.answers.find(asked.name(), asked.qtype())?;
+        found.made.as_ref().map(Made::answer)
+    }
+
     /// Whether a rule answers a question.
     pub(super) fn answers_here(&self, question: &Question) -> bool {
         self.rule(question).is_some()

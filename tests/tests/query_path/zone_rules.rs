@@ -101,6 +101,20 @@ fn names_with_addresses_of_ipv4_alone_get_some_below_the_prefix() {
 }
 
 #[test]
+fn an_address_of_a_rule_goes_before_that_of_a_server_below_the_prefix_too() {
+    let coredns = coredns();
+    let keys = "dns64: \"64:ff9b::/96\", answers: [\"A a.v4.example 60 10.3.3.9\"]";
+    let agent = agent(&[coredns.addr()], keys).start().unwrap();
+    let client = agent.client();
+    for _ in 0..2 {
+        let response = client.query("a.v4.example", AAAA).unwrap();
+        assert_eq!(response.addresses(), [v6("64:ff9b::10.3.3.9")]);
+    }
+    assert_eq!(coredns.count("a.v4.example", RecordType::AAAA), 1);
+    assert_eq!(coredns.count("a.v4.example", RecordType::A), 0);
+}
+
+#[test]
 fn a_ttl_below_the_least_is_raised_to_it() {
     let fault = Fault::start(fault::reply(Reply::AddressWithTtl(1))).unwrap();
     let agent = agent(&[fault.addr()], "minTtl: 7s").start().unwrap();

@@ -84,7 +84,11 @@ pub(super) fn rewrite(context: &mut Context<'_>, directive: &Directive, read: &m
         context.wrong(at, WORD, &quote(&answer.join(" ")), expected, remedy);
         return;
     }
-    let rule = format!("{part} {} {}", from.text, to.text);
+    let rule = match part {
+        // Whole labels: CoreDNS closes both with a dot, as it does names.
+        "prefix" | "substring" => format!("{part} {} {}", closed(&from.text), closed(&to.text)),
+        _ => format!("{part} {} {}", from.text, to.text),
+    };
     match adapt::rewrite(&rule) {
         Ok(_) => read.rewrites.push((rule, from.place)),
         Err(wrong) => {
@@ -92,6 +96,11 @@ pub(super) fn rewrite(context: &mut Context<'_>, directive: &Directive, read: &m
             context.wrong(from.place, WORD, &found, &wrong.expected, &wrong.remedy);
         }
     }
+}
+
+fn closed(text: &str) -> String {
+    let dot = if text.ends_with('.') { "" } else { "." };
+    format!("{text}{dot}")
 }
 
 /// Reads `dns64 [PREFIX] { [prefix PREFIX]; [translate_all]; [allow_ipv4] }`.

@@ -219,7 +219,8 @@ impl Hosts {
     }
 
     fn add(&mut self, context: &mut Context<'_>, address: IpAddr, name: &str, place: Place) {
-        if context.budget.look(1).is_none() {
+        let own = self.own.as_ref().map_or(0, Zones::looks);
+        if context.budget.look(1 + self.served.looks() + own).is_none() {
             return context.too_many_answers(place, WORD);
         }
         if !self.wants(address, name) {

@@ -1252,20 +1252,52 @@ fn a_rewrite_is_refused_where_its_new_names_may_be_anothers_and_else_taken() {
     assert!(!org(
         "rewrite name prefix a. b.\nforward example.org 192.0.2.1"
     ));
-    // They eat of the zone's own name.
-    assert!(org(
-        "rewrite name prefix a.exam b.sam\nforward example.org 192.0.2.1"
-    ));
-    assert!(org(
+    // Whole labels, as CoreDNS closes what is written with a dot: these eat of the zone's own name.
+    let eats = "rewrite name prefix a.example b\nforward";
+    assert!(org(&format!("{eats} example.org 192.0.2.1")));
+    assert!(!org(&format!("{eats} . 192.0.2.1")));
+    assert!(!org(
         "rewrite name prefix exam sam\nforward example.org 192.0.2.1"
     ));
-    assert!(!org(
-        "rewrite name prefix a.exam b.sam\nforward . 192.0.2.1"
-    ));
+    let leaves = "rewrite name substring example.org foo.net\nforward";
+    assert!(org(&format!("{leaves} example.org 192.0.2.1")));
+    assert!(!org(&format!("{leaves} . 192.0.2.1")));
     assert!(!refused(
         ".",
         "rewrite name prefix a.exam b.sam\nforward . 192.0.2.1"
     ));
+}
+
+#[test]
+fn a_prefix_and_a_substring_end_with_a_label() {
+    let scratch = Scratch::new();
+    let corefile = ".:53 {\nbind 169.254.20.10\nrewrite name prefix b. x\nrewrite name substring -a- -b-\n\
+                    forward . 192.0.2.1\n}";
+    let (values, problems, _) = outcome(&node_cache(scratch.write("Corefile", corefile)));
+    assert!(problems.is_empty(), "{problems:?}");
+    let zones = &values["zones"];
+    assert!(
+        zones.contains("prefix b. x.") && zones.contains("substring -a-. -b-."),
+        "{zones}"
+    );
+}
+
+#[test]
+fn zones_with_escapes_count_for_each_name_of_hosts() {
+    let scratch = Scratch::new();
+    let names: String = (0..40_000)
+        .map(|number| format!("10.0.0.1 n{number}.x\n"))
+        .collect();
+    scratch.write("many", names);
+    let zones: String = (0..1000)
+        .map(|number| format!(" \\097x{number}.example"))
+        .collect();
+    let hosts = format!("hosts {}/many{zones}", scratch.path().display());
+    let corefile = format!(".:53 {{\nbind 169.254.20.10\n{hosts}\nforward . 192.0.2.1\n}}");
+    refused_soon(
+        &node_cache(scratch.write("Corefile", corefile)),
+        "answers of template and hosts for very many zones",
+    );
 }
 
 #[test]

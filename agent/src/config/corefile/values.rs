@@ -212,6 +212,11 @@ impl Zones {
         }
     }
 
+    /// How many of them are looked at for each name: those with escapes. One look-up is for all others.
+    pub(super) fn looks(&self) -> usize {
+        self.escaped.len()
+    }
+
     /// Whether one of them is the name or above it.
     pub(super) fn enclose(&self, name: &str) -> bool {
         if self.escaped.iter().any(|zone| encloses(zone, name)) {

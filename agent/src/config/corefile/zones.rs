@@ -222,14 +222,23 @@ fn goes_another_way(
             .to_owned(),
     };
     let is_one_forward = matches!(block.forwards.as_slice(), [forward] if forward.except.is_empty() && encloses(&forward.from, zone));
+    let takes_all = block.forwards.iter().all(|forward| forward.from == ".");
     let (old, new, is_one) = match *part {
         "exact" => (from.to_owned(), to.to_owned(), true),
         "suffix" => (end(from), end(to), false),
-        "prefix" if eats_into(from, zone) => (".".to_owned(), ".".to_owned(), false),
+        "prefix" if eats_into(&format!("{from}."), zone) => (".".to_owned(), ".".to_owned(), false),
         // The end of the name stays.
         "prefix" => (".".to_owned(), zone.to_owned(), false),
-        // Whatever it gives, there is one who may have it.
-        "substring" if is_one_forward => return,
+        // Whatever it gives, there is one who may have it. It ends with a label: without a dot before, it
+        // ends in front of the zone or lies in it.
+        "substring"
+            if is_one_forward
+                && (takes_all
+                    || !from.contains('.')
+                        && !format!("{zone}.").contains(&format!("{from}."))) =>
+        {
+            return;
+        }
         _ => (".".to_owned(), ".".to_owned(), false),
     };
     let is_about = match is_one {
@@ -256,7 +265,7 @@ fn goes_another_way(
     }
 }
 
-/// Whether the beginning of a name may be more than what is in front of its zone.
+/// Whether the beginning of a name, whole labels, may be more than what is in front of its zone.
 fn eats_into(beginning: &str, zone: &str) -> bool {
     let zone = format!("{zone}.");
     let splits = beginning.match_indices('.').map(|(at, _)| at + 1);
@@ -284,8 +293,8 @@ fn unused(context: &mut Context<'_>, block: &BlockRead) {
 /// Notes where answers of a block are not translated as CoreDNS would.
 fn untranslated(context: &mut Context<'_>, block: &BlockRead) {
     if let (Some((_, place)), false) = (&block.dns64, block.templates.is_empty()) {
-        let message = "an answer of template without an address of IPv6 becomes one by an address that template or hosts has, \
-                       and not by one of the servers";
+        let message = "where template answers AAAA without an address, one is made out of an address that template or hosts \
+                       has, and not out of one of the servers'";
         let remedy = "nothing need be done where template leaves AAAA alone";
         context.note(*place, "dns64", "zones", message, remedy);
     }
