@@ -64,7 +64,7 @@ impl Resolver {
             // Whoever waits for the whole has a timer of its own.
             wakes: AtomicBool::new(false),
         };
-        let asked = self.exchange(&asking, began).await;
+        let asked = self.exchange(&asking, began, None).await;
         let (mut exchanged, upstream) = asked.map_err(|failed| Failed {
             // Its records, too, stand behind the question that was asked.
             refusal: failed.refusal.map(restore),
@@ -80,7 +80,7 @@ impl Resolver {
                         question: &of_v4,
                         ..asking
                     };
-                    let asked = self.exchange(&asking, Instant::now()).await;
+                    let asked = self.exchange(&asking, Instant::now(), None).await;
                     asked.ok().map(|(addresses, _)| addresses)
                 }
             };

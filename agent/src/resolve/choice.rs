@@ -127,6 +127,12 @@ impl Route {
         !all.is_empty() && all.iter().all(|server| server.is_overrun())
     }
 
+    /// A server of another look, as one of this route's.
+    pub(super) fn same(&self, server: &Arc<Server>) -> Option<&Arc<Server>> {
+        let mut all = self.all_servers().iter();
+        all.find(|one| Arc::ptr_eq(one, server))
+    }
+
     /// The server to ask next: one that the query has not been to, while there is one.
     pub(super) fn choose(&self, visited: &mut Visited, now: Instant) -> Option<&Arc<Server>> {
         let all = self.all_servers();

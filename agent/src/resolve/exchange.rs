@@ -77,6 +77,35 @@ impl Asking<'_> {
     }
 }
 
+/// The beginning of an exchange: its first server was chosen, and has perhaps been asked.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) server: Arc<Server>,
+    pub(super) visited: Visited,
+    /// On the heap, as the whole: it must not make every query larger.
+    pub(super) head: Option<Box<Head>>,
+}
+
+/// What came of the first query.
+#[derive(Debug)]
+pub(super) enum Head {
+    /// Nothing yet.
+    Sent(Sent),
+    /// An answer that may not be the last word. It is counted.
+    Said(Exchanged),
+    /// It was sent at that moment, and failed. That is counted.
+    Failed(Failure, Instant),
+}
+
+/// A query that is under way.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) lent: Lent,
+    pub(super) at: Instant,
+    /// When it is asked a second time.
+    pub(super) soon: Instant,
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) struct Failed {
@@ -106,12 +135,13 @@ type Answering<'a> = Pin<Box<dyn Future<Output = Result<Exchanged, Failure>> + S
 const MOST_RIVALS: u32 = 2;
 
 impl Resolver {
-    /// Asks servers until one answers, none is left to try, or the time is up. The answer comes with
-    /// the index of its server.
+    /// Asks servers until one answers, none is left to try, or the time is up; `start` is what was done
+    /// already. The answer comes with the index of its server.
     pub(super) async fn exchange(
         &self,
         asking: &Asking<'_>,
         began: Instant,
+        start: Option<Box<Start>>,
     ) -> Result<(Exchanged, u16), Failed> {
         if !asking.is_adapted && asking.route.adapts() {
             return self.exchange_adapted(asking, began).await;
@@ -121,16 +151,24 @@ impl Resolver {
             why: asking.route.why_nobody(),
         };
         let mut visited = Visited::default();
+        let (mut first, mut head) = (None, None);
+        if let Some(start) = start {
+            visited = start.visited;
+            first = asking.route.same(&start.server);
+            head = start.head;
+        }
         let tries = TRIES.max(asking.route.server_count());
         for number in 0..tries {
             let now = if number == 0 { began } else { Instant::now() };
             if now >= asking.deadline {
                 break;
             }
-            let Some(server) = asking.route.choose(&mut visited, now) else {
+            let chosen = first.take();
+            let Some(server) = chosen.or_else(|| asking.route.choose(&mut visited, now)) else {
                 break;
             };
-            match try_once(asking, server, &mut visited, now, number + 1 == tries).await {
+            let is_last = number + 1 == tries;
+            match try_once(asking, server, &mut visited, now, is_last, head.take()).await {
                 Ok((exchanged, _)) if exchanged.is_refusal() || exchanged.is_loop() => {
                     // CoreDNS sheds load with REFUSED: another server may do better. Passed on only
                     // where all say so.
@@ -162,6 +200,7 @@ async fn try_once(
     visited: &mut Visited,
     began: Instant,
     is_last: bool,
+    mut head: Option<Box<Head>>,
 ) -> Result<(Exchanged, u16), Vain> {
     if server.way().is_udp() {
         // Rare, and on the heap: it must not make every query larger.
@@ -174,20 +213,34 @@ async fn try_once(
     }
     let (mut take, mut now) = (Take::Any, began);
     for attempt in 1..=MOST_STALE {
-        let (mut lent, sent) = match server.lend(take, asking.limits, now) {
-            Some(lent) => (lent, now),
+        let begun = match head.take().map(|head| *head) {
+            Some(Head::Sent(sent)) => Some(sent),
+            Some(Head::Said(exchanged)) => return Ok((exchanged, server.index())),
+            Some(Head::Failed(Failure::Stale, at)) => {
+                take = Take::HeardSince(at);
+                None
+            }
+            Some(Head::Failed(failure, _)) => return Err(why(failure)),
+            None => None,
+        };
+        let Sent {
+            lent,
+            at: sent,
+            soon,
+        } = match begun {
+            Some(begun) => begun,
             None => {
-                let lent = wait(asking, server, is_last, now).await?;
-                (lent, Instant::now())
+                let (lent, at) = match server.lend(take, asking.limits, now) {
+                    Some(lent) => (lent, now),
+                    None => {
+                        let lent = wait(asking, server, is_last, now).await?;
+                        (lent, Instant::now())
+                    }
+                };
+                send(asking.question, asking.limits, asking.deadline, lent, at)
             }
         };
         let until = asking.deadline.min(sent + asking.limits.attempt_timeout);
-        lent.ask(asking.question, sent);
-        let patience = match server.patience(asking.limits) {
-            None if server.shares_by_itself() && lent.is_shared() => Some(pace::SOONEST),
-            patience => patience,
-        };
-        let soon = patience.map_or(until, |patience| until.min(sent + patience));
         let mut first = pin!(server.answer(&lent, asking.question, sent));
         asking.wakes.store(soon < asking.patience, Relaxed);
         let answered = timeout_at(soon, first.as_mut()).await;
@@ -223,6 +276,25 @@ async fn try_once(
         }
     }
     Err(Vain::Because(ExtendedError::NETWORK))
+}
+
+/// Sends a question over a connection at `at`.
+pub(super) fn send(
+    question: &Question,
+    limits: &Limits,
+    deadline: Instant,
+    mut lent: Lent,
+    at: Instant,
+) -> Sent {
+    lent.ask(question, at);
+    let server = lent.server();
+    let patience = match server.patience(limits) {
+        None if server.shares_by_itself() && lent.is_shared() => Some(pace::SOONEST),
+        patience => patience,
+    };
+    let until = deadline.min(at + limits.attempt_timeout);
+    let soon = patience.map_or(until, |patience| until.min(at + patience));
+    Sent { lent, at, soon }
 }
 
 /// Asks one server over UDP; `None` where TCP has to follow.
@@ -398,7 +470,12 @@ fn why(failure: Failure) -> Vain {
 }
 
 /// One line a try, where the log wants names (`log.level: debug`).
-fn note(question: &Question, server: &Server, result: Result<&Exchanged, &str>, sent: Instant) {
+pub(super) fn note(
+    question: &Question,
+    server: &Server,
+    result: Result<&Exchanged, &str>,
+    sent: Instant,
+) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }

@@ -6,9 +6,9 @@ use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use super::exchange::Failed;
-use super::message::Exchanged;
 use super::routes::Route;
 use super::{Resolver, To, Waiter, lock};
 use crate::telemetry::cells::OverLimit;
@@ -187,8 +187,8 @@ pub(super) struct Flight {
     pub(super) question: Box<Question>,
     /// Who asked first; nobody where that is the unspecified address.
     pub(super) client: IpAddr,
-    resolver: Arc<Resolver>,
-    route: Arc<Route>,
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) route: Arc<Route>,
     is_ahead: bool,
     is_settled: bool,
 }
@@ -219,16 +219,12 @@ impl Flight {
         flight
     }
 
-    /// Gives everybody what an upstream answered.
-    pub(super) fn settle(self, exchanged: &Exchanged) {
-        self.settle_with(&exchanged.answer());
-    }
-
-    /// Gives everybody this answer.
-    pub(super) fn settle_with(mut self, answer: &Answer<'_>) {
+    /// Gives everybody this answer, at a moment of the agent's clock.
+    pub(super) fn settle(mut self, answer: &Answer<'_>, now: Duration) {
         let waiters = self.land();
+        let (question, zone) = (&self.question, self.route.zone);
         self.resolver
-            .answer(waiters, &self.question, self.route.zone, answer);
+            .answer_at(waiters, question, zone, answer, now);
     }
 
     /// Gives those who wait by now an earlier answer, where there is one. The flight goes on.

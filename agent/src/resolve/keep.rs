@@ -34,6 +34,7 @@ impl Resolver {
         route: &Route,
         exchanged: &Exchanged,
         upstream: u16,
+        now: Tick,
     ) -> Vec<Question> {
         let mut ahead = Vec::new();
         let response = &exchanged.response;
@@ -49,7 +50,6 @@ impl Resolver {
             cells.unfit(Unfit::OutsideChain);
             return ahead;
         }
-        let now = Tick::of(self.now());
         let [answers, ..] = response.counts;
         let is_damped = answers == 0 && response.negative_ttl.is_none();
         let is_open = !response.has_wanted && response.negative_ttl.is_none();

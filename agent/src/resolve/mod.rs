@@ -11,6 +11,7 @@
 //! that nothing is shared by accident.
 
 mod adapt;
+mod begun;
 mod choice;
 mod connection;
 mod cuts;
@@ -53,9 +54,10 @@ use tokio::time::Instant;
 
 pub use self::cuts::Known;
 use self::cuts::{Cuts, Renewing};
-use self::exchange::{Asking, Failed};
+use self::exchange::{Asking, Failed, Start};
 use self::flights::{Flight, Flights, Joined};
 use self::loops::Loops;
+use self::message::Exchanged;
 use self::outbox::Outbox;
 use self::routes::Route;
 pub use self::routes::Routes;
@@ -68,7 +70,6 @@ use crate::config::{CacheConfig, Limits};
 use crate::lock::lock;
 use crate::miss::{Asked, Miss, Receiver};
 use crate::telemetry::cells::OverLimit;
-use crate::telemetry::clock::nanoseconds;
 use crate::telemetry::counters::add;
 use crate::telemetry::registry::Telemetry;
 use crate::wire::answer::{Answer, Standing};
@@ -277,7 +278,8 @@ impl Resolver {
         let Some(waiter) = self.answer_own(&question, waiter) else {
             return;
         };
-        let now = Tick::of(self.now());
+        let moment = Instant::now();
+        let now = Tick::of(self.timeline.at(moment));
         let Some(waiter) = self.answer_late_hit(&question, waiter, now) else {
             return;
         };
@@ -301,7 +303,12 @@ impl Resolver {
             }
             return;
         }
-        let joined = lock(&self.flights).join(&question, waiter, self.limits.load().in_flight);
+        let joined = {
+            let mut flights = lock(&self.flights);
+            let joined = flights.join(&question, waiter, self.limits.load().in_flight);
+            cells.in_flight.store(flights.waiters() as u64, Relaxed);
+            joined
+        };
         if !matches!(joined, Joined::Repeated) {
             // A query that is sent again while it waits gets one answer: it counts once.
             cells.miss(route.zone);
@@ -321,14 +328,33 @@ impl Resolver {
             Joined::Repeated => {}
             Joined::Leads(arrived_ns, client) => {
                 let flight = Flight::new(self, question, &route, client);
-                self.launch(flight, route, arrived_ns);
+                self.launch(flight, arrived_ns, moment);
             }
         }
-        cells.in_flight.store(self.in_flight() as u64, Relaxed);
     }
 
-    fn launch(self: &Arc<Self>, flight: Flight, route: Arc<Route>, arrived_ns: u64) {
-        let resolving = Arc::clone(self).resolve(flight, route, arrived_ns);
+    /// Asks upstream for all who wait on a flight. The second straight line of the program: at once
+    /// where that can be done, else as a task.
+    fn launch(self: &Arc<Self>, flight: Flight, arrived_ns: u64, now: Instant) {
+        let tick = Tick::of(self.timeline.at(now));
+        let renewing = self.renewing(&flight.question, &flight.route, tick);
+        let rest = match renewing {
+            None => self.begin(flight, arrived_ns, now),
+            Some(_) => Some((flight, None)),
+        };
+        if let Some((flight, start)) = rest {
+            self.spawn(flight, arrived_ns, renewing, start);
+        }
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        flight: Flight,
+        arrived_ns: u64,
+        renewing: Option<Renewing>,
+        start: Option<Box<Start>>,
+    ) {
+        let resolving = Arc::clone(self).resolve(flight, arrived_ns, renewing, start);
         #[expect(
             clippy::disallowed_methods,
             reason = "a drain sees it: it waits until no flight has waiters left"
@@ -336,27 +362,33 @@ impl Resolver {
         tokio::spawn(resolving);
     }
 
-    /// Asks upstream for all who wait on a flight. The second straight line of the program.
-    async fn resolve(self: Arc<Self>, flight: Flight, route: Arc<Route>, arrived_ns: u64) {
+    /// Goes on asking, from `start` on where there is one.
+    async fn resolve(
+        self: Arc<Self>,
+        flight: Flight,
+        arrived_ns: u64,
+        renewing: Option<Renewing>,
+        start: Option<Box<Start>>,
+    ) {
         let limits = self.limits.load_full();
         let mut now = Instant::now();
-        let since_start = self.timeline.at(now);
-        let so_far = nanoseconds(since_start).saturating_sub(arrived_ns);
-        let waited = Duration::from_nanos(so_far);
+        let waited = self.waited(arrived_ns, now);
         let deadline = now + limits.query_timeout.saturating_sub(waited);
         let patience = now
-            + route
+            + flight
+                .route
                 .stale_after(&self.settings.load())
                 .saturating_sub(waited);
-        let _renewal = match self.renewing(&flight.question, &route, Tick::of(since_start)) {
+        let _renewal = match renewing {
             None => None,
             Some(Renewing::Lead(renewal)) => Some(renewal),
             Some(Renewing::Wait(is_over)) => {
                 // Rare, and on the heap: it must not make every question larger.
                 let until = patience.min(now + limits.attempt_timeout);
-                let renewed = self.renewed(&flight.question, &route, is_over, until);
+                let renewed = self.renewed(&flight.question, &flight.route, is_over, until);
                 if let Some(cut) = Box::pin(renewed).await {
-                    return flight.settle_with(&cut.answer(Tick::of(self.now())));
+                    let now = self.now();
+                    return flight.settle(&cut.answer(Tick::of(now)), now);
                 }
                 // What is asked now has not waited for a server yet.
                 now = Instant::now();
@@ -366,7 +398,7 @@ impl Resolver {
         let result = {
             let asking = Asking {
                 question: &flight.question,
-                route: &route,
+                route: &flight.route,
                 limits: &limits,
                 client: flight.client,
                 deadline,
@@ -374,7 +406,7 @@ impl Resolver {
                 wakes: AtomicBool::new(false),
                 is_adapted: false,
             };
-            let exchange = self.exchange(&asking, now);
+            let exchange = self.exchange(&asking, now, start);
             tokio::pin!(exchange);
             match asking.patiently(exchange.as_mut()).await {
                 Some(result) => result,
@@ -386,13 +418,28 @@ impl Resolver {
         };
         match result {
             Ok((exchanged, upstream)) => {
-                let ahead = self.keep(&flight.question, &route, &exchanged, upstream);
-                flight.settle(&exchanged);
-                for question in ahead {
-                    self.refresh(&question, &route);
-                }
+                self.conclude(flight, &exchanged, upstream, Instant::now());
             }
             Err(failed) => flight.fail(&failed),
+        }
+    }
+
+    /// Keeps what an upstream has answered by now, gives it to all who wait, and asks what is worth
+    /// asking now.
+    fn conclude(
+        self: &Arc<Self>,
+        flight: Flight,
+        exchanged: &Exchanged,
+        upstream: u16,
+        now: Instant,
+    ) {
+        let route = Arc::clone(&flight.route);
+        let now = self.timeline.at(now);
+        let tick = Tick::of(now);
+        let ahead = self.keep(&flight.question, &route, exchanged, upstream, tick);
+        flight.settle(&exchanged.answer(), now);
+        for question in ahead {
+            self.refresh(&question, &route);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -24,24 +24,6 @@ impl Stream {
         match self {
             Self::Plain(stream) => stream,
             Self::Secure(stream) => stream.get_ref().0,
-        }
-    }
-
-    /// Whether nothing has come that nobody asked for, nor the end. What TLS itself has to say, such
-    /// as tickets for the next handshake, is none of it.
-    pub(super) fn is_silent(&mut self) -> bool {
-        match self {
-            Self::Plain(stream) => {
-                let read = stream.try_read(&mut [0]);
-                matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-            }
-            Self::Secure(stream) => {
-                let mut octet = [0];
-                let mut octet = ReadBuf::new(&mut octet);
-                let mut context = Context::from_waker(Waker::noop());
-                let read = Pin::new(stream).poll_read(&mut context, &mut octet);
-                read.is_pending()
-            }
         }
     }
 }

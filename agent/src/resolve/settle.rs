@@ -59,6 +59,9 @@ impl Drop for Reply {
 /// What clients are told, as far as it is counted.
 #[derive(Clone, Copy)]
 struct Told {
+    zone: u16,
+    /// At this moment of the agent's clock.
+    now: Duration,
     rcode: u16,
     /// There is no record in the answer section.
     is_empty: bool,
@@ -66,11 +69,15 @@ struct Told {
 }
 
 impl Told {
-    const FAILURE: Self = Self {
-        rcode: rcode::SERVFAIL,
-        is_empty: true,
-        is_stale: false,
-    };
+    fn failure(zone: u16, now: Duration) -> Self {
+        Self {
+            zone,
+            now,
+            rcode: rcode::SERVFAIL,
+            is_empty: true,
+            is_stale: false,
+        }
+    }
 }
 
 impl Resolver {
@@ -82,11 +89,24 @@ impl Resolver {
         zone: u16,
         answer: &Answer<'_>,
     ) {
+        self.answer_at(waiters, question, zone, answer, self.now());
+    }
+
+    /// The same, at a moment of the agent's clock that was read already.
+    pub(super) fn answer_at(
+        &self,
+        waiters: impl IntoIterator<Item = Waiter>,
+        question: &Question,
+        zone: u16,
+        answer: &Answer<'_>,
+        now: Duration,
+    ) {
         self.settle(
             waiters,
             question,
-            zone,
             Told {
+                zone,
+                now,
                 rcode: answer.flags.rcode(),
                 is_empty: answer.counts[0] == 0,
                 is_stale: answer.standing == Standing::Stale,
@@ -106,8 +126,7 @@ impl Resolver {
         self.settle(
             waiters,
             question,
-            zone,
-            Told::FAILURE,
+            Told::failure(zone, self.now()),
             |message, query, shape| reply::failure(message, query, rcode::SERVFAIL, why, shape),
         );
     }
@@ -116,12 +135,11 @@ impl Resolver {
         &self,
         waiters: impl IntoIterator<Item = Waiter>,
         question: &Question,
-        zone: u16,
         told: Told,
         write: impl Fn(&mut [u8], &Query, &Shape) -> usize,
     ) {
         let mut buffer = lock(&self.buffer);
-        let now_ns = nanoseconds(self.now());
+        let now_ns = nanoseconds(told.now);
         let cells = &self.telemetry.resolve;
         for waiter in waiters {
             let (prefix, message) = buffer.split_at_mut(PREFIX);
@@ -131,7 +149,7 @@ impl Resolver {
             let mut told = told;
             if length > SMALL && self.has_too_much_for(&waiter.to, length) {
                 let why = Some(ExtendedError::OVER_LIMIT);
-                told = Told::FAILURE;
+                told = Told::failure(told.zone, told.now);
                 length = reply::failure(message, &query, told.rcode, why, &shape);
                 cells.refuse(OverLimit::Octets);
             }
@@ -157,7 +175,7 @@ impl Resolver {
                 }
             }
             cells.answers.count(&Answered {
-                zone,
+                zone: told.zone,
                 channel,
                 qtype: question.qtype(),
                 rcode: told.rcode,
@@ -168,7 +186,7 @@ impl Resolver {
                 sent_octets: length,
             });
             let took = Duration::from_nanos(now_ns.saturating_sub(waiter.arrived_ns));
-            cells.answers.took(zone, took, 1);
+            cells.answers.took(told.zone, took, 1);
         }
     }
 

@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::flights::Flight;
 use super::routes::Route;
 use super::{Resolver, Waiter, keep, lock};
@@ -119,8 +121,8 @@ impl Resolver {
             None => return false,
         }
         let flight = Flight::ahead(self, *question, route);
-        let now_ns = nanoseconds(self.now());
-        self.launch(flight, Arc::clone(route), now_ns);
+        let now = Instant::now();
+        self.launch(flight, nanoseconds(self.timeline.at(now)), now);
         true
     }
 }

@@ -197,11 +197,16 @@ impl Server {
                 Ok(exchanged)
             }
             Err(failure) => {
-                if let Failure::Outcome(outcome) = failure {
-                    self.failed(outcome, sent, Instant::now());
-                }
+                self.failed_by(failure, sent);
                 Err(failure)
             }
+        }
+    }
+
+    /// Counts how a query that was sent at `sent` ended without an answer.
+    pub(super) fn failed_by(&self, failure: Failure, sent: Instant) {
+        if let Failure::Outcome(outcome) = failure {
+            self.failed(outcome, sent, Instant::now());
         }
     }
 
@@ -332,7 +337,8 @@ impl Server {
         self.cells().end(Outcome::Outpaced);
     }
 
-    fn answered(&self, exchanged: &Exchanged, took: Duration, now: Instant) {
+    /// Takes in an answer that took so long.
+    pub(super) fn answered(&self, exchanged: &Exchanged, took: Duration, now: Instant) {
         self.cells().end(exchanged.outcome());
         self.cells().respond(exchanged.response.rcode, took);
         lock(&self.health).answered(now);

@@ -7,9 +7,11 @@
 //! ask ─► outgoing ─┴─► one write ─► one read ─┴─ the answer with its ID ─► who asked
 //! ```
 //!
-//! No task belongs to a connection. Of those who wait on it one reads for all, and writes what others
-//! have asked since; when it has its own answer the next one takes over.
+//! One task a connection (`driver`) writes for all and reads for all. Who asks is a task that sleeps
+//! until its answer is there, or, as nearly all are, an [`Asker`]: mere data that the driver tells what
+//! came of it, which costs no task, no timer and no waking.
 
+mod driver;
 mod wire;
 
 use std::sync::{Arc, Mutex};
@@ -18,6 +20,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::driver::Driver;
 use self::wire::{Entry, State, Wire};
 use super::lock;
 use super::message::{self, Exchanged};
@@ -27,6 +30,21 @@ use crate::telemetry::cells::{Outcome, UpstreamCells};
 use crate::telemetry::registry::Telemetry;
 use crate::wire::question::Question;
 
+/// Who asked, where no task waits for the answer. It is told once, and without any lock held.
+pub(super) trait Asker: std::fmt::Debug + Send {
+    /// What was asked.
+    fn question(&self) -> &Question;
+
+    /// This was answered, and came at `now`.
+    fn answered(self: Box<Self>, exchanged: Box<Exchanged>, now: Instant);
+
+    /// The connection has ended.
+    fn failed(self: Box<Self>, failure: Failure);
+
+    /// Its time is up. The question is still under way; its place may be waited on from now on.
+    fn is_late(self: Box<Self>);
+}
+
 /// An open connection.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -34,7 +52,7 @@ pub(super) struct Connection {
     /// When it should end.
     ends: Instant,
     wire: Mutex<Wire>,
-    _count: Count,
+    count: Count,
 }
 
 /// Counts a connection from its beginning to its end.
@@ -57,23 +75,31 @@ impl Connection {
         telemetry.resolve.upstream(index).open();
         let now = Instant::now();
         let wire = Wire::new(stream, now);
-        Arc::new(Self {
+        let connection = Arc::new(Self {
             opened: now,
             ends: now + max_age,
             wire: Mutex::new(wire),
-            _count: Count(Arc::clone(telemetry), index),
-        })
+            count: Count(Arc::clone(telemetry), index),
+        });
+        let driver = Driver::of(&connection);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it ends with its connection; a drain waits for flights"
+        )]
+        tokio::spawn(driver);
+        connection
+    }
+
+    fn cells(&self) -> &UpstreamCells {
+        let Count(telemetry, index) = &self.count;
+        telemetry.resolve.upstream(*index)
     }
 
     /// Whether a question may go over it that nothing is under way on: not too old, and nothing came
     /// that nobody asked for, nor its end.
     pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
-        let mut wire = lock(&self.wire);
-        now < self.ends
-            && now < wire.used + idle
-            && !wire.is_spoilt
-            && wire.incoming.is_empty()
-            && wire.stream.is_silent()
+        let wire = lock(&self.wire);
+        now < self.ends && now < wire.used + idle && !wire.is_spoilt && wire.incoming.is_empty()
     }
 
     /// Whether it was used at this moment or later.
@@ -167,7 +193,7 @@ impl Place {
             return Err(Failure::Outcome(Outcome::Failed));
         };
         loop {
-            let answer = std::future::poll_fn(|context| self.poll(id, context, cells));
+            let answer = std::future::poll_fn(|context| self.poll(id, context));
             match Exchanged::read(answer.await?, question, id) {
                 Ok(exchanged) => {
                     let now = Instant::now();
@@ -192,51 +218,31 @@ impl Place {
             id = id.wrapping_add(1);
         }
         wire.boarding -= usize::from(self.id.replace(id).is_none());
+        wire.is_gathering |= gathers && wire.asked.is_empty();
         let state = State::Waiting(None);
         wire.asked.push_back(Entry { id, state });
         message::write_frame(question, id, &mut wire.outgoing);
-        match wire.reader {
-            None => wire.is_gathering |= gathers,
-            // It sleeps until something comes to be read.
-            Some(reader) if !wire.is_called => {
-                wire.is_called = true;
-                if let Some(Entry {
-                    state: State::Waiting(Some(waker)),
-                    ..
-                }) = wire.entry(reader)
-                {
-                    waker.wake_by_ref();
-                }
-            }
-            Some(_) => {}
+        wire.call();
+    }
+
+    /// Has `asker`, whom this place belongs to from now on, told what comes of what was asked, or
+    /// that nothing has come by `due`.
+    pub(super) fn tell(connection: &Connection, id: u16, due: Instant, asker: Box<dyn Asker>) {
+        let mut wire = lock(&connection.wire);
+        if let Some(entry) = wire.entry(id) {
+            entry.state = State::Asker(due, asker);
         }
     }
 
-    fn poll(
-        &self,
-        id: u16,
-        context: &mut Context<'_>,
-        cells: &UpstreamCells,
-    ) -> Poll<Result<Vec<u8>, Failure>> {
+    /// The ID of what was asked.
+    pub(super) fn id(&self) -> Option<u16> {
+        self.id
+    }
+
+    fn poll(&self, id: u16, context: &Context<'_>) -> Poll<Result<Vec<u8>, Failure>> {
         let mut wire = lock(&self.connection.wire);
-        let wire = &mut *wire;
         if let Some(message) = wire.take(id) {
             return Poll::Ready(Ok(message));
-        }
-        if wire.ended.is_none() && wire.reader.is_none_or(|reader| reader == id) {
-            wire.reader = Some(id);
-            if wire.is_gathering && !wire.is_called {
-                // When all others have run that were ready.
-                wire.is_called = true;
-                context.waker().wake_by_ref();
-            } else {
-                wire.is_called = false;
-                wire.is_gathering = false;
-                wire.work(context, cells);
-                if let Some(message) = wire.take(id) {
-                    return Poll::Ready(Ok(message));
-                }
-            }
         }
         if let Some(outcome) = wire.ended {
             return Poll::Ready(Err(wire.failure(outcome)));
@@ -285,10 +291,6 @@ impl Place {
         };
         entry.state = State::Left;
         wire.is_spoilt = true;
-        // Without a reader this one may have been woken to be the next, and has not run since.
-        if wire.reader.is_none_or(|reader| reader == id) {
-            wire.hand_over();
-        }
         true
     }
 }

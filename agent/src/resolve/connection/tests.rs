@@ -5,6 +5,7 @@ use std::future::poll_fn;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
@@ -15,6 +16,8 @@ use crate::wire::name::Name;
 
 /// The ID that every question would like to have.
 const DRAW: u16 = 7;
+/// How long what must happen is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long what must not happen is waited for.
 const WHILE: Duration = Duration::from_millis(50);
 
@@ -285,4 +288,210 @@ async fn a_question_is_behind_others_until_they_are_answered() {
     });
     first.unwrap();
     assert!(!two.is_behind());
+}
+
+/// What an asker was told.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Answered(u16),
+    Failed(Failure),
+    Late(u16),
+    Dropped,
+}
+
+/// Mere data that asks for the root, and passes on what it is told.
+#[derive(Debug)]
+struct Data {
+    question: Question,
+    place: Option<Place>,
+    told: mpsc::UnboundedSender<Heard>,
+}
+
+impl Data {
+    fn end(mut self: Box<Self>, heard: impl FnOnce(u16) -> Heard) {
+        let place = self.place.take().unwrap();
+        self.told.send(heard(place.id.unwrap())).unwrap();
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        if self.place.is_some() {
+            self.told.send(Heard::Dropped).unwrap();
+        }
+    }
+}
+
+impl Asker for Data {
+    fn question(&self) -> &Question {
+        &self.question
+    }
+
+    fn answered(self: Box<Self>, exchanged: Box<Exchanged>, _: Instant) {
+        assert_eq!(exchanged.response.rcode, 0);
+        self.end(Heard::Answered);
+    }
+
+    fn failed(self: Box<Self>, failure: Failure) {
+        self.end(|_| Heard::Failed(failure));
+    }
+
+    fn is_late(self: Box<Self>) {
+        self.end(Heard::Late);
+    }
+}
+
+impl Lab {
+    /// Asks so many questions for which no task waits, each for so long; what they are told.
+    fn tell(&self, count: usize, patience: Duration) -> mpsc::UnboundedReceiver<Heard> {
+        let (told, heard) = mpsc::unbounded_channel();
+        for _ in 0..count {
+            let question = Question::of(&Name::ROOT, 1);
+            let mut place = Place::on(&self.connection);
+            place.ask(&question, DRAW, true);
+            let id = place.id.unwrap();
+            let asker = Data {
+                question,
+                place: Some(place),
+                told: told.clone(),
+            };
+            let due = Instant::now() + patience;
+            Place::tell(&self.connection, id, due, Box::new(asker));
+        }
+        heard
+    }
+}
+
+/// All that is said until nobody is left who could say more.
+async fn all(mut heard: mpsc::UnboundedReceiver<Heard>) -> Vec<Heard> {
+    let mut said = Vec::new();
+    while let Some(one) = timeout(PATIENCE, heard.recv()).await.unwrap() {
+        said.push(one);
+    }
+    said
+}
+
+#[tokio::test]
+async fn those_for_whom_no_task_waits_are_told_their_own_answers_in_any_order() {
+    let mut lab = Lab::new().await;
+    let heard = lab.tell(20, PATIENCE);
+    let mut queries = lab.read().await;
+    assert_eq!(queries.len(), 20, "in one segment");
+    queries.reverse();
+    lab.answer(&queries[..7]).await;
+    yield_now().await;
+    lab.answer(&queries[7..]).await;
+    let ids = queries.iter().map(|query| Heard::Answered(id(query)));
+    assert_eq!(all(heard).await, ids.collect::<Vec<_>>());
+    assert_eq!((lab.connection.places(), lab.connection.room(20)), (0, 20));
+}
+
+#[tokio::test]
+async fn an_end_is_told_to_those_for_whom_no_task_waits_and_to_one_of_them_as_a_failure() {
+    let mut lab = Lab::new().await;
+    let heard = lab.tell(3, PATIENCE);
+    let waiting = lab.ask(1);
+    lab.read().await;
+    drop(lab.server);
+    let stale = || Heard::Failed(Failure::Stale);
+    let first = Heard::Failed(Failure::Outcome(Outcome::Closed));
+    assert_eq!(all(heard).await, [first, stale(), stale()]);
+    assert_eq!(results(waiting).await, [Err(Failure::Stale)]);
+}
+
+#[tokio::test]
+async fn whose_time_is_up_is_told_so_once_and_alone() {
+    let mut lab = Lab::new().await;
+    let (mut late, mut patient) = (lab.tell(2, WHILE), lab.tell(1, PATIENCE));
+    let queries = lab.read().await;
+    lab.answer(&queries[..1]).await;
+    assert_eq!(late.recv().await, Some(Heard::Answered(id(&queries[0]))));
+    assert_eq!(late.recv().await, Some(Heard::Late(id(&queries[1]))));
+    assert_eq!(late.recv().await, None);
+    // It has given its place up: no more is asked there, and what was is answered.
+    assert_eq!(lab.connection.room(9), 0);
+    lab.answer(&queries[1..]).await;
+    assert_eq!(patient.recv().await, Some(Heard::Answered(id(&queries[2]))));
+}
+
+/// Gives its place away when it is late.
+#[derive(Debug)]
+struct Late(Question, Place, mpsc::UnboundedSender<Place>);
+impl Asker for Late {
+    fn question(&self) -> &Question {
+        &self.0
+    }
+
+    fn answered(self: Box<Self>, _: Box<Exchanged>, _: Instant) {}
+
+    fn failed(self: Box<Self>, _: Failure) {}
+
+    fn is_late(self: Box<Self>) {
+        let Self(_, place, told) = *self;
+        told.send(place).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_late_one_may_be_waited_on_from_then_on() {
+    let mut lab = Lab::new().await;
+    let question = Question::of(&Name::ROOT, 1);
+    let (told, mut heard) = mpsc::unbounded_channel();
+    let mut place = Place::on(&lab.connection);
+    place.ask(&question, DRAW, false);
+    let (id, due) = (place.id.unwrap(), Instant::now() + WHILE);
+    let asker = Box::new(Late(question, place, told));
+    Place::tell(&lab.connection, id, due, asker);
+    let place = timeout(PATIENCE, heard.recv()).await.unwrap().unwrap();
+    let telemetry = Arc::clone(&lab.telemetry);
+    let cells = telemetry.resolve.upstream(0);
+    let (answer, ()) = tokio::join!(place.answer(&question, cells), async {
+        let queries = lab.read().await;
+        lab.answer(&queries).await;
+    });
+    answer.unwrap();
+}
+
+#[tokio::test]
+async fn lies_are_counted_and_reach_none_of_those_for_whom_no_task_waits() {
+    let mut lab = Lab::new().await;
+    let heard = lab.tell(1, PATIENCE);
+    let queries = lab.read().await;
+    let right = response(&queries[0]);
+    let (mut foreign, mut other) = (right.clone(), right.clone());
+    foreign[0] ^= 0x80;
+    other[HEADER + 2] = 28;
+    let frames = [frame(&foreign), frame(&other), frame(&right)].concat();
+    lab.server.write_all(&frames).await.unwrap();
+    assert_eq!(all(heard).await, [Heard::Answered(id(&queries[0]))]);
+    assert_eq!(lab.count(Outcome::WrongId), 1);
+    assert_eq!(lab.count(Outcome::WrongQuestion), 1);
+}
+
+#[test]
+fn those_for_whom_no_task_waits_go_with_the_runtime() {
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    let (lab, mut heard) = runtime.block_on(async {
+        let mut lab = Lab::new().await;
+        let heard = lab.tell(2, PATIENCE);
+        lab.read().await;
+        (lab, heard)
+    });
+    drop(runtime);
+    assert_eq!(heard.try_recv(), Ok(Heard::Dropped));
+    assert_eq!(heard.try_recv(), Ok(Heard::Dropped));
+    assert_eq!(lab.connection.room(9), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_has_any_more_is_closed() {
+    let mut lab = Lab::new().await;
+    let heard = lab.tell(1, PATIENCE);
+    let queries = lab.read().await;
+    lab.answer(&queries).await;
+    assert_eq!(all(heard).await.len(), 1);
+    drop(lab.connection);
+    let end = timeout(PATIENCE, lab.server.read(&mut [0; 9])).await;
+    assert_eq!(end.unwrap().unwrap(), 0);
 }

@@ -9,6 +9,8 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use super::Asker;
+use crate::resolve::message::Exchanged;
 use crate::resolve::octets::Stream;
 use crate::resolve::upstream::Failure;
 use crate::telemetry::cells::{Outcome, UpstreamCells};
@@ -41,10 +43,12 @@ pub(super) struct Wire {
     pub(super) boarding: usize,
     /// Questions under way, in the order in which they were asked.
     pub(super) asked: VecDeque<Entry>,
-    /// Who reads and writes for all.
-    pub(super) reader: Option<u16>,
-    /// The reader was woken and has not run yet.
-    pub(super) is_called: bool,
+    /// Wakes the driver, once it has run for the first time.
+    pub(super) driver: Option<Waker>,
+    /// It was woken and has not run yet.
+    is_called: bool,
+    /// What is to be told to those who are mere data, when the lock is free.
+    pub(super) told: Vec<Told>,
     /// What is asked in this turn of the thread goes out together.
     pub(super) is_gathering: bool,
     pub(super) outgoing: Vec<u8>,
@@ -69,10 +73,30 @@ pub(super) struct Entry {
 pub(super) enum State {
     /// It is waited for; whom to wake, where that is known yet.
     Waiting(Option<Waker>),
+    /// This one is told, at the latest then.
+    Asker(Instant, Box<dyn Asker>),
     /// This has come.
     Answered(Vec<u8>),
     /// Nobody waits any more. An answer may still come.
     Left,
+}
+
+/// What came of a question, and whom it is told.
+#[derive(Debug)]
+pub(super) enum Told {
+    Answered(Box<dyn Asker>, Box<Exchanged>, Instant),
+    Failed(Box<dyn Asker>, Failure),
+    Late(Box<dyn Asker>),
+}
+
+impl Told {
+    pub(super) fn tell(self) {
+        match self {
+            Self::Answered(asker, exchanged, now) => asker.answered(exchanged, now),
+            Self::Failed(asker, failure) => asker.failed(failure),
+            Self::Late(asker) => asker.is_late(),
+        }
+    }
 }
 
 impl Wire {
@@ -86,8 +110,9 @@ impl Wire {
             is_blamed: false,
             boarding: 0,
             asked: VecDeque::new(),
-            reader: None,
+            driver: None,
             is_called: false,
+            told: Vec::new(),
             is_gathering: false,
             outgoing: Vec::new(),
             written: 0,
@@ -109,7 +134,16 @@ impl Wire {
         }
         match std::mem::replace(&mut entry.state, State::Waiting(None)) {
             State::Answered(message) => Some(message),
-            State::Waiting(_) | State::Left => None,
+            State::Waiting(_) | State::Asker(..) | State::Left => None,
+        }
+    }
+
+    /// Has the driver write and read.
+    pub(super) fn call(&mut self) {
+        if !std::mem::replace(&mut self.is_called, true)
+            && let Some(driver) = &self.driver
+        {
+            driver.wake_by_ref();
         }
     }
 
@@ -130,38 +164,25 @@ impl Wire {
 
     /// Takes in that an answer was taken.
     pub(super) fn answered(&mut self, id: u16, now: Instant) {
-        self.is_fresh = false;
-        self.lies = 0;
-        self.used = now;
         if let Some(at) = self.asked.iter().position(|entry| entry.id == id) {
             self.asked.remove(at);
         }
-        if self.reader == Some(id) {
-            self.hand_over();
-        }
-        if self.asked.is_empty() && self.incoming.capacity() > ROOM_KEPT {
+        self.is_fresh = false;
+        self.lies = 0;
+        self.used = now;
+        self.shrink();
+    }
+
+    /// Gives room back that one large answer has needed.
+    fn shrink(&mut self) {
+        let is_unused = self.asked.is_empty() && self.incoming.is_empty();
+        if is_unused && self.incoming.capacity() > ROOM_KEPT {
             self.incoming = Vec::new();
         }
     }
 
-    /// Has the next one read who waits.
-    pub(super) fn hand_over(&mut self) {
-        self.reader = None;
-        self.is_called = false;
-        let next = self
-            .asked
-            .iter_mut()
-            .find_map(|entry| match &mut entry.state {
-                State::Waiting(waker) => Some(waker.take()),
-                State::Answered(_) | State::Left => None,
-            });
-        // One that was not looked at yet will be.
-        if let Some(Some(waker)) = next {
-            waker.wake();
-        }
-    }
-
-    fn end(&mut self, outcome: Outcome) {
+    /// Ends it: who waits is woken, who is mere data is told.
+    pub(super) fn end(&mut self, outcome: Outcome) {
         self.is_spoilt = true;
         self.ended.get_or_insert(outcome);
         for entry in &mut self.asked {
@@ -169,6 +190,45 @@ impl Wire {
                 && let Some(waker) = waker.take()
             {
                 waker.wake();
+            }
+        }
+        self.take_askers(
+            |_| true,
+            |wire, asker| {
+                let failure = wire.failure(outcome);
+                Told::Failed(asker, failure)
+            },
+        );
+        self.call();
+    }
+
+    /// Tells those whose time is up.
+    pub(super) fn dismiss_late(&mut self, now: Instant) {
+        self.take_askers(|due| due <= now, |_, asker| Told::Late(asker));
+    }
+
+    /// When the first of them has to be told.
+    pub(super) fn earliest(&self) -> Option<Instant> {
+        let due = self.asked.iter().filter_map(|entry| match entry.state {
+            State::Asker(due, _) => Some(due),
+            _ => None,
+        });
+        due.min()
+    }
+
+    fn take_askers(
+        &mut self,
+        which: impl Fn(Instant) -> bool,
+        told: impl Fn(&mut Self, Box<dyn Asker>) -> Told,
+    ) {
+        for at in 0..self.asked.len() {
+            let state = &mut self.asked[at].state;
+            if !matches!(state, State::Asker(due, _) if which(*due)) {
+                continue;
+            }
+            if let State::Asker(_, asker) = std::mem::replace(state, State::Waiting(None)) {
+                let told = told(self, asker);
+                self.told.push(told);
             }
         }
     }
@@ -190,6 +250,11 @@ impl Wire {
 
     /// Writes what was asked, reads what has come.
     pub(super) fn work(&mut self, context: &mut Context<'_>, cells: &UpstreamCells) {
+        self.is_called = false;
+        self.is_gathering = false;
+        if self.ended.is_some() {
+            return;
+        }
         if let Err(error) = self.write(context).and_then(|()| self.read(context, cells)) {
             self.end(Outcome::of(&error));
         }
@@ -228,16 +293,17 @@ impl Wire {
             self.incoming.reserve(ROOM + ROOM_EACH * self.asked.len());
             match pin!(self.stream.read_buf(&mut self.incoming)).poll(context) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Poll::Ready(Ok(_)) => self.sort(cells),
+                Poll::Ready(Ok(_)) => self.sort(Instant::now(), cells),
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => break,
             }
         }
+        self.shrink();
         Ok(())
     }
 
     /// Gives the messages that are whole to those who wait for them.
-    fn sort(&mut self, cells: &UpstreamCells) {
+    fn sort(&mut self, now: Instant, cells: &UpstreamCells) {
         let incoming = std::mem::take(&mut self.incoming);
         let mut at = 0;
         while let Some((prefix, rest)) = incoming[at..].split_first_chunk::<PREFIX>() {
@@ -245,7 +311,7 @@ impl Wire {
             let Some(message) = rest.get(..length) else {
                 break;
             };
-            self.deliver(message, cells);
+            self.deliver(message, now, cells);
             at += PREFIX + length;
         }
         self.incoming = incoming;
@@ -257,12 +323,13 @@ impl Wire {
         }
     }
 
-    fn deliver(&mut self, message: &[u8], cells: &UpstreamCells) {
+    fn deliver(&mut self, message: &[u8], now: Instant, cells: &UpstreamCells) {
         let id = message.first_chunk().map(|id| u16::from_be_bytes(*id));
         let at = id.and_then(|id| self.asked.iter().position(|entry| entry.id == id));
         let Some(at) = at else {
             // A message without an ID is for the one that is due.
-            let waits = |entry: &&mut Entry| matches!(entry.state, State::Waiting(_));
+            let waits =
+                |entry: &&mut Entry| matches!(entry.state, State::Waiting(_) | State::Asker(..));
             let lie = if id.is_some() {
                 Outcome::WrongId
             } else {
@@ -282,6 +349,20 @@ impl Wire {
                 self.is_fresh = false;
                 if let Some(waker) = waker {
                     waker.wake();
+                }
+            }
+            State::Asker(due, asker) => {
+                let id = entry.id;
+                match Exchanged::read(message.to_vec(), asker.question(), id) {
+                    Ok(exchanged) => {
+                        self.answered(id, now);
+                        self.told
+                            .push(Told::Answered(asker, Box::new(exchanged), now));
+                    }
+                    Err(lie) => {
+                        entry.state = State::Asker(due, asker);
+                        self.lie(lie, cells);
+                    }
                 }
             }
             // Somebody is lying; who asked will see which.
@@ -313,6 +394,10 @@ impl Drop for Wire {
     fn drop(&mut self) {
         if !self.asked.is_empty() {
             let _ = self.stream.tcp().set_zero_linger();
+        }
+        // It sees that there is nothing left to drive.
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
         }
     }
 }

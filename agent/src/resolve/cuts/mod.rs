@@ -59,7 +59,7 @@ impl Drop for Renewal {
 #[derive(Debug)]
 pub(super) enum Renewing {
     /// Go upstream, and tell others.
-    Lead(Renewal),
+    Lead(Box<Renewal>),
     /// Wait for the one that is under way.
     Wait(Arc<Notify>),
 }
@@ -208,11 +208,11 @@ impl Resolver {
         }
         let is_over = Arc::<Notify>::default();
         cuts.renewals.insert(above.into(), Arc::clone(&is_over));
-        Some(Renewing::Lead(Renewal {
+        Some(Renewing::Lead(Box::new(Renewal {
             resolver: Arc::clone(self),
             above: above.into(),
             is_over,
-        }))
+        })))
     }
 
     /// Whether a cut would deny a question.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::lock::lock;
-use crate::resolve::connection::{Connection, Place};
+use crate::resolve::connection::{Asker, Connection, Place};
 use crate::resolve::depth::Round;
 use crate::resolve::message::Exchanged;
 use crate::resolve::upstream::{Failure, Server};
@@ -49,6 +49,21 @@ impl Lent {
         self.place.ask(question, self.server.draw(), gathers);
     }
 
+    /// Has `asker`, to whom this is given, told what comes of what was asked, or that nothing has come
+    /// by `due`.
+    pub(in crate::resolve) fn tell<A: Asker + 'static>(
+        self,
+        due: Instant,
+        asker: impl FnOnce(Self) -> A,
+    ) {
+        let connection = Arc::clone(self.place.connection());
+        let id = self.place.id();
+        let asker = Box::new(asker(self));
+        if let Some(id) = id {
+            Place::tell(&connection, id, due, asker);
+        }
+    }
+
     /// Waits for the answer to what was asked at `sent`. When it came is told, too.
     pub(in crate::resolve) async fn answer(
         &self,
@@ -56,12 +71,22 @@ impl Lent {
         sent: Instant,
     ) -> Result<(Exchanged, Instant), Failure> {
         let (exchanged, now) = self.place.answer(question, self.server.cells()).await?;
+        self.answered(sent, now);
+        Ok((exchanged, now))
+    }
+
+    /// Takes in that what was asked at `sent` was answered at `now`.
+    pub(in crate::resolve) fn answered(&self, sent: Instant, now: Instant) {
         let mut pool = lock(self.server.pool());
         pool.latest = Some(now);
         if let Some(round) = self.round {
             pool.depth.answered(round, now - sent, now);
         }
-        Ok((exchanged, now))
+    }
+
+    /// Whose connection it is.
+    pub(in crate::resolve) fn server(&self) -> &Arc<Server> {
+        &self.server
     }
 
     /// Whether the server may not have come to the query because of others before it.

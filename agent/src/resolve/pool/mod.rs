@@ -222,15 +222,12 @@ impl Pool {
         }
     }
 
-    /// Lets go of a connection that is in use no more.
-    fn remove(&mut self, connection: &Arc<Connection>) {
-        if let Some(at) = self
-            .busy
-            .iter()
-            .position(|one| Arc::ptr_eq(one, connection))
-        {
-            self.busy.swap_remove(at);
-        }
+    /// Lets go of a connection that is in use no more; `false` where that was done already: answers
+    /// that come together are given back one by one.
+    fn remove(&mut self, connection: &Arc<Connection>) -> bool {
+        let mut busy = self.busy.iter();
+        let at = busy.position(|one| Arc::ptr_eq(one, connection));
+        at.map(|at| self.busy.swap_remove(at)).is_some()
     }
 
     /// Connections to dial now, for those who wait.
@@ -336,8 +333,7 @@ impl Server {
                 return;
             }
             let Some(waiter) = pool.waiting.pop() else {
-                if connection.places() == 0 {
-                    pool.remove(connection);
+                if connection.places() == 0 && pool.remove(connection) {
                     if connection.is_fresh() {
                         // The other end does not wait long for the first query.
                         pool.idle.push_front(Arc::clone(connection));
