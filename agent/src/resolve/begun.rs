@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The straight part of the second line: a question that finds a place on a connection is asked at once
-//! and kept as mere data with it. Its answer is kept and sent on without a task, a timer or a waking of
-//! its own; nearly all questions go this way.
+//! and kept as mere data with it. Its answer is kept and sent on without a task of its own; nearly all
+//! questions go this way.
 //!
 //! What does not go straight (nothing to be lent, a refusal, an end, nothing in time) becomes a task,
 //! which goes on from there (`exchange`).
@@ -66,7 +66,12 @@ impl Resolver {
         };
         let patience = route.stale_after(&self.settings.load());
         let sent = exchange::send(&flight.question, &limits, deadline, lent, now);
-        let due = sent.soon.min(now + patience.saturating_sub(waited));
+        // Where nobody is to wait, an earlier answer has been looked for already.
+        let due = if patience.is_zero() {
+            sent.soon
+        } else {
+            sent.soon.min(now + patience.saturating_sub(waited))
+        };
         let Sent { lent, at, soon } = sent;
         lent.tell(due, |lent| Begun {
             flight,
@@ -102,10 +107,10 @@ impl Asker for Begun {
             flight,
             arrived_ns,
             visited,
-            sent: Sent { lent, at, .. },
+            sent: Sent { mut lent, at, .. },
         } = *self;
         let server = Arc::clone(lent.server());
-        lent.answered(at, now);
+        lent.was_told(at, now);
         server.answered(&exchanged, now - at, now);
         exchange::note(&flight.question, &server, Ok(&exchanged), at);
         drop(lent);

@@ -127,7 +127,7 @@ impl Route {
         !all.is_empty() && all.iter().all(|server| server.is_overrun())
     }
 
-    /// A server of another look, as one of this route's.
+    /// A server that was chosen before, as one of this route's.
     pub(super) fn same(&self, server: &Arc<Server>) -> Option<&Arc<Server>> {
         let mut all = self.all_servers().iter();
         all.find(|one| Arc::ptr_eq(one, server))

@@ -160,7 +160,8 @@ impl Resolver {
         let tries = TRIES.max(asking.route.server_count());
         for number in 0..tries {
             let now = if number == 0 { began } else { Instant::now() };
-            if now >= asking.deadline {
+            // What is sent already is looked at: how it ended is to be known.
+            if now >= asking.deadline && head.is_none() {
                 break;
             }
             let chosen = first.take();
@@ -218,7 +219,7 @@ async fn try_once(
             Some(Head::Said(exchanged)) => return Ok((exchanged, server.index())),
             Some(Head::Failed(Failure::Stale, at)) => {
                 take = Take::HeardSince(at);
-                None
+                continue;
             }
             Some(Head::Failed(failure, _)) => return Err(why(failure)),
             None => None,

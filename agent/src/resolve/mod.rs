@@ -192,8 +192,8 @@ impl Resolver {
         self.routes.load_full()
     }
 
-    /// Puts other zones, limits and settings of the cache in force. What is under way ends as it
-    /// began.
+    /// Puts other zones, limits and settings of the cache in force. What is under way goes on
+    /// with its servers; where that takes long, the new limits count.
     pub fn reload(&self, routes: Routes, limits: Limits, settings: CacheConfig) {
         self.settings.store(Arc::new(settings));
         lock(&self.cuts).clear();

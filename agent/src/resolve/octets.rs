@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -25,6 +25,13 @@ impl Stream {
             Self::Plain(stream) => stream,
             Self::Secure(stream) => stream.get_ref().0,
         }
+    }
+
+    /// Whether the system has not said that something has come, or the end.
+    pub(super) fn is_silent(&self) -> bool {
+        // What was said stays said: the driver still has to read it.
+        let said = self.tcp().try_io(Interest::READABLE, || Ok(()));
+        said.is_err()
     }
 }
 

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hickory_proto::op::ResponseCode;
 use nodens::config::limits::UPSTREAM_IDLE;
 use nodens_tests::agent::Agent;
 use nodens_tests::coredns::CoreDns;
-use nodens_tests::fault::{self, Fault, Reply};
+use nodens_tests::fault::{self, Asked, Fault, Reply, Step};
 use nodens_tests::process::wait_for;
 use nodens_tests::query::Query;
 use nodens_tests::sample::Sample;
@@ -137,4 +138,20 @@ fn the_longest_zone_wins() {
     // The root itself.
     client.udp(&Query::new(".", 2_u16)).unwrap();
     assert_eq!(root.total(), 6);
+}
+
+#[test]
+fn an_upstream_that_says_nothing_is_told_of_though_a_query_may_take_no_longer_than_one_try() {
+    let fault = Fault::start(|_: &Asked| vec![Step::Wait(PATIENCE)]).unwrap();
+    let agent = Agent::builder()
+        .upstream(fault.addr())
+        .set("limits.queryTimeout", "500ms")
+        .set("limits.attemptTimeout", "500ms")
+        .start()
+        .unwrap();
+    let response = agent.client().query("void.example.org", A).unwrap();
+    assert_eq!(response.rcode(), ResponseCode::ServFail);
+    let labels = [("outcome", "timeout")];
+    let count = agent.metric("nodens_upstream_exchanges_total", &labels);
+    assert!(count.unwrap() >= 1.0);
 }

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! One task a connection (`driver`) writes for all and reads for all. Who asks is a task that sleeps
-//! until its answer is there, or, as nearly all are, an [`Asker`]: mere data that the driver tells what
-//! came of it, which costs no task, no timer and no waking.
+//! until its answer is there, or, as nearly all are, an [`Asker`]: mere data, which the driver tells what
+//! came of it.
 
 mod driver;
 mod wire;
@@ -99,7 +99,11 @@ impl Connection {
     /// that nobody asked for, nor its end.
     pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
         let wire = lock(&self.wire);
-        now < self.ends && now < wire.used + idle && !wire.is_spoilt && wire.incoming.is_empty()
+        now < self.ends
+            && now < wire.used + idle
+            && !wire.is_spoilt
+            && wire.incoming.is_empty()
+            && wire.stream.is_silent()
     }
 
     /// Whether it was used at this moment or later.
@@ -225,8 +229,8 @@ impl Place {
         wire.call();
     }
 
-    /// Has `asker`, whom this place belongs to from now on, told what comes of what was asked, or
-    /// that nothing has come by `due`.
+    /// Has `asker`, whom the place belongs to from now on, told what comes of what was asked in this
+    /// turn of the thread, or that nothing has come by `due`.
     pub(super) fn tell(connection: &Connection, id: u16, due: Instant, asker: Box<dyn Asker>) {
         let mut wire = lock(&connection.wire);
         if let Some(entry) = wire.entry(id) {
@@ -276,6 +280,11 @@ impl Place {
         wire.boarding + wire.asked.len() > 1
     }
 
+    /// Notes that what was asked was answered, and is looked for no more: its ID may be another's.
+    pub(super) fn end(&mut self) {
+        self.has_left = true;
+    }
+
     /// Gives the place up. Whether an answer was still waited for.
     pub(super) fn leave(&mut self) -> bool {
         if std::mem::replace(&mut self.has_left, true) {
@@ -289,8 +298,11 @@ impl Place {
         let Some(entry) = wire.entry(id) else {
             return false;
         };
-        entry.state = State::Left;
+        let state = std::mem::replace(&mut entry.state, State::Left);
         wire.is_spoilt = true;
+        drop(wire);
+        // It may be an asker with a place of its own.
+        drop(state);
         true
     }
 }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, yield_now};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::wire::{LIES, PREFIX};
 use super::*;
@@ -239,7 +239,7 @@ async fn who_gives_up_lets_the_others_have_their_answers_and_nobody_asks_there_a
 }
 
 #[tokio::test]
-async fn who_was_woken_to_read_and_gives_up_before_it_runs_lets_the_next_one_read() {
+async fn who_gives_up_before_its_answer_comes_does_not_keep_others_from_theirs() {
     let mut lab = Lab::new().await;
     let question = Question::of(&Name::ROOT, 1);
     let telemetry = Arc::clone(&lab.telemetry);
@@ -250,7 +250,6 @@ async fn who_was_woken_to_read_and_gives_up_before_it_runs_lets_the_next_one_rea
     let mut first = Box::pin(one.answer(&question, cells));
     let mut second = Box::pin(two.answer(&question, cells));
     poll_fn(|context| {
-        // The first reads for all from now on.
         assert!(first.as_mut().poll(context).is_pending());
         assert!(second.as_mut().poll(context).is_pending());
         Poll::Ready(())
@@ -494,4 +493,47 @@ async fn a_connection_that_nobody_has_any_more_is_closed() {
     drop(lab.connection);
     let end = timeout(PATIENCE, lab.server.read(&mut [0; 9])).await;
     assert_eq!(end.unwrap().unwrap(), 0);
+}
+
+/// Waits until a connection is found unusable.
+async fn until_unusable(connection: &Connection) {
+    let watching = async {
+        while connection.is_usable(Instant::now(), PATIENCE) {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, watching).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_usable_until_its_end_or_what_nobody_asked_for_comes() {
+    for octets in [&[][..], &[0], &[0, 1, 7], &[0, 3, 1, 2, 3]] {
+        let mut lab = Lab::new().await;
+        let asked = lab.ask(1);
+        let queries = lab.read().await;
+        lab.answer(&queries).await;
+        assert!(results(asked).await[0].is_ok());
+        assert!(lab.connection.is_usable(Instant::now(), PATIENCE));
+        lab.server.write_all(octets).await.unwrap();
+        if octets.is_empty() {
+            drop(lab.server);
+        }
+        until_unusable(&lab.connection).await;
+        assert_eq!(lab.connection.places(), 0);
+    }
+}
+
+#[tokio::test]
+async fn an_asker_that_was_told_takes_nothing_from_who_has_its_id_now() {
+    let lab = Lab::new().await;
+    let question = Question::of(&Name::ROOT, 1);
+    let mut told = Place::on(&lab.connection);
+    told.ask(&question, DRAW, false);
+    lock(&lab.connection.wire).answered(DRAW, Instant::now());
+    let heard = lab.tell(1, PATIENCE);
+    told.end();
+    drop(told);
+    assert_eq!(lab.connection.room(9), 8, "still in use, with one on it");
+    drop(lab);
+    assert_eq!(all(heard).await, [Heard::Failed(Failure::Stale)]);
 }

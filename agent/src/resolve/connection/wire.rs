@@ -299,6 +299,10 @@ impl Wire {
             }
         }
         self.shrink();
+        // Nobody will ask here: what comes is not worth reading.
+        if self.is_spoilt && self.ended.is_none() && self.asked.is_empty() && self.boarding == 0 {
+            self.end(Outcome::Closed);
+        }
         Ok(())
     }
 

@@ -49,8 +49,8 @@ impl Lent {
         self.place.ask(question, self.server.draw(), gathers);
     }
 
-    /// Has `asker`, to whom this is given, told what comes of what was asked, or that nothing has come
-    /// by `due`.
+    /// Has `asker`, to whom this is given, told what comes of what was asked in this turn of the thread,
+    /// or that nothing has come by `due`.
     pub(in crate::resolve) fn tell<A: Asker + 'static>(
         self,
         due: Instant,
@@ -76,12 +76,18 @@ impl Lent {
     }
 
     /// Takes in that what was asked at `sent` was answered at `now`.
-    pub(in crate::resolve) fn answered(&self, sent: Instant, now: Instant) {
+    fn answered(&self, sent: Instant, now: Instant) {
         let mut pool = lock(self.server.pool());
         pool.latest = Some(now);
         if let Some(round) = self.round {
             pool.depth.answered(round, now - sent, now);
         }
+    }
+
+    /// The same where somebody else was told: there is nothing left to wait for.
+    pub(in crate::resolve) fn was_told(&mut self, sent: Instant, now: Instant) {
+        self.place.end();
+        self.answered(sent, now);
     }
 
     /// Whose connection it is.

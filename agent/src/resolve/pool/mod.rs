@@ -288,10 +288,10 @@ impl Server {
         let mut pool = lock(self.pool());
         pool.most = limits.upstream_connections;
         pool.within = limits.connect_timeout;
-        pool.asked += 1;
         pool.last_asked = Some(now);
         pool.latest = Some(now);
         let connection = pool.take(take, now, limits.upstream_idle)?;
+        pool.asked += 1;
         pool.under_way += 1;
         Some(Lent::new(self, &connection))
     }
@@ -299,7 +299,11 @@ impl Server {
     /// Waits for a connection: a new one, or one that comes back. Among clients they go round.
     pub(super) async fn wait(self: &Arc<Self>, client: IpAddr) -> Got {
         let (sender, receiver) = oneshot::channel();
-        lock(self.pool()).waiting.push(client, sender);
+        {
+            let mut pool = lock(self.pool());
+            pool.asked += 1;
+            pool.waiting.push(client, sender);
+        }
         self.dial_as_needed();
         // The sender is dropped unused by nobody but the end of the process.
         receiver.await.unwrap_or(Err(Outcome::Failed))
