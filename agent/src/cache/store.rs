@@ -123,7 +123,10 @@ impl Store {
         let view = &View(&self.table, &self.slab);
         view.cell(fresh).reset();
         // To find room the known one may have gone.
-        let old = self.table.find(tag, |octets| entry::is_for(octets, wanted));
+        let old = known.and_then(|_| {
+            let table = &self.table;
+            table.find(tag, |octets| entry::is_for(octets, wanted))
+        });
         if let Some(came) = Entry::read(&self.scratch) {
             self.census.came(&came);
         }

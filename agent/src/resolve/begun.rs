@@ -102,23 +102,22 @@ impl Asker for Begun {
         &self.flight.question
     }
 
-    fn answered(self: Box<Self>, exchanged: Box<Exchanged>, now: Instant) {
+    fn answered(self: Box<Self>, exchanged: Exchanged, now: Instant) {
         let Self {
             flight,
             arrived_ns,
             visited,
-            sent: Sent { mut lent, at, .. },
+            sent: Sent { lent, at, .. },
         } = *self;
         let server = Arc::clone(lent.server());
         lent.was_told(at, now);
         server.answered(&exchanged, now - at, now);
         exchange::note(&flight.question, &server, Ok(&exchanged), at);
-        drop(lent);
         if exchanged.is_refusal() || exchanged.is_loop() {
             let start = Start {
                 server,
                 visited,
-                head: Some(Box::new(Head::Said(*exchanged))),
+                head: Some(Box::new(Head::Said(exchanged))),
             };
             Self::go_on(flight, arrived_ns, start);
             return;

@@ -20,6 +20,9 @@ use crate::wire::question::Question;
 /// that thousands wait for costs.
 const LOOKED_AT: usize = 128;
 
+/// Rooms that are kept for flights to come: as many as a burst has.
+const ROOMS: usize = 64;
+
 /// The part of all places that one source address may take: a pod that asks for what nobody
 /// answers must leave room for the others of its node.
 const SHARE: usize = 4;
@@ -30,6 +33,8 @@ const LEAST_SHARE: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Flights {
     flights: HashMap<Box<[u8]>, Vec<Waiter>, foldhash::quality::RandomState>,
+    /// Room for those who wait, of flights that are over.
+    rooms: Vec<Vec<Waiter>>,
     waiters: usize,
     /// Those that began with nobody waiting.
     ahead: usize,
@@ -96,8 +101,10 @@ impl Flights {
             return Joined::Coalesced;
         }
         let arrived_ns = waiter.arrived_ns;
-        self.flights
-            .insert(question.as_octets().into(), vec![waiter]);
+        let mut waiters = self.rooms.pop().unwrap_or_default();
+        waiters.reserve_exact(1);
+        waiters.push(waiter);
+        self.flights.insert(question.as_octets().into(), waiters);
         Joined::Leads(arrived_ns, client)
     }
 
@@ -144,6 +151,13 @@ impl Flights {
         self.ahead -= usize::from(was_ahead);
         self.let_go(&waiters);
         waiters
+    }
+
+    /// Takes the room back of those who were answered, for others.
+    fn take_back(&mut self, room: Vec<Waiter>) {
+        if room.capacity() == 1 && self.rooms.len() < ROOMS {
+            self.rooms.push(room);
+        }
     }
 
     fn let_go(&mut self, waiters: &[Waiter]) {
@@ -221,10 +235,11 @@ impl Flight {
 
     /// Gives everybody this answer, at a moment of the agent's clock.
     pub(super) fn settle(mut self, answer: &Answer<'_>, now: Duration) {
-        let waiters = self.land();
+        let mut waiters = self.land();
         let (question, zone) = (&self.question, self.route.zone);
         self.resolver
-            .answer_at(waiters, question, zone, answer, now);
+            .answer_at(waiters.drain(..), question, zone, answer, now);
+        lock(&self.resolver.flights).take_back(waiters);
     }
 
     /// Gives those who wait by now an earlier answer, where there is one. The flight goes on.

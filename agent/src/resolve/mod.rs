@@ -222,13 +222,15 @@ impl Resolver {
         let mut ear = pipe::Receiver::from_owned_fd(ear)?;
         loop {
             let mut taken = 0;
+            let mut now = Instant::now();
             self.telemetry.resolve.queue(queue.len() as u64);
             while let Some(miss) = queue.pop() {
-                self.take(miss);
+                self.take(miss, now);
                 taken += 1;
                 if taken % TURN == 0 {
                     tokio::task::yield_now().await;
                     self.telemetry.resolve.queue(queue.len() as u64);
+                    now = Instant::now();
                 }
             }
             if queue.sleep() {
@@ -238,21 +240,23 @@ impl Resolver {
         }
     }
 
-    fn take(self: &Arc<Self>, miss: Miss) {
+    fn take(self: &Arc<Self>, miss: Miss, now: Instant) {
         let Some(client) = miss.client else {
             if let Some(question) = miss.asked.canonical() {
                 self.ask_ahead(&question);
             }
             return;
         };
-        self.ask(Waiter {
+        let to = To::Datagram {
+            client,
+            listener: miss.listener,
+        };
+        let waiter = Waiter {
             asked: miss.asked,
             arrived_ns: miss.arrived_ns,
-            to: To::Datagram {
-                client,
-                listener: miss.listener,
-            },
-        });
+            to,
+        };
+        self.ask_at(waiter, now);
     }
 
     /// Sends answers to UDP clients, for ever: each time when all tasks that were ready have run.
@@ -272,13 +276,16 @@ impl Resolver {
     /// earlier one where the upstreams are known to be down, with others who ask the same, or by
     /// asking upstream.
     pub fn ask(self: &Arc<Self>, waiter: Waiter) {
+        self.ask_at(waiter, Instant::now());
+    }
+
+    fn ask_at(self: &Arc<Self>, waiter: Waiter, moment: Instant) {
         let Some(question) = waiter.asked.canonical() else {
             return;
         };
         let Some(waiter) = self.answer_own(&question, waiter) else {
             return;
         };
-        let moment = Instant::now();
         let now = Tick::of(self.timeline.at(moment));
         let Some(waiter) = self.answer_late_hit(&question, waiter, now) else {
             return;

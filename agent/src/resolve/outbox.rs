@@ -28,6 +28,7 @@ pub(super) struct Outbox {
 #[derive(Debug)]
 struct Letter {
     socket: Arc<UdpSocket>,
+    to: SocketAddr,
     client: SocketAddrAny,
     octets: Range<usize>,
 }
@@ -47,15 +48,19 @@ impl Outbox {
         self.octets.extend_from_slice(message);
         self.letters.push(Letter {
             socket: Arc::clone(socket),
+            to: client,
             client: client.as_any(),
             octets: start..self.octets.len(),
         });
         self.letters.len() == 1
     }
 
-    /// Sends what waits. What the kernel will not take is lost, as on the network: the client asks
+    /// Sends what waits, to one client after the other: who was woken on another CPU takes its answers while
+    /// others get theirs. What the kernel will not take is lost, as on the network: the client asks
     /// again.
     pub(super) fn send(&mut self) {
+        self.letters
+            .sort_by_key(|letter| (Arc::as_ptr(&letter.socket).addr(), letter.to));
         let mut from = 0;
         while let Some(first) = self.letters.get(from) {
             let same = |letter: &&Letter| Arc::ptr_eq(&letter.socket, &first.socket);
@@ -125,11 +130,29 @@ mod tests {
         assert!(!outbox.put(&two, to, b"ccc"));
         assert!(!outbox.put(&one, to, b"dddd"));
         outbox.send();
-        for (len, from) in [(1, &one), (2, &one), (3, &two), (4, &one)] {
-            let (got, sender) = client.recv_from(&mut [0; 9]).unwrap();
-            assert_eq!((got, sender), (len, from.local_addr().unwrap()));
-        }
+        let (one_at, two_at) = (one.local_addr().unwrap(), two.local_addr().unwrap());
+        let mut got: Vec<_> = (0..4)
+            .map(|_| client.recv_from(&mut [0; 9]).unwrap())
+            .collect();
+        got.sort_unstable();
+        assert_eq!(got, [(1, one_at), (2, one_at), (3, two_at), (4, one_at)]);
         assert!(outbox.put(&one, to, b"e"), "empty again");
+    }
+
+    #[test]
+    fn answers_to_one_client_stay_in_their_order() {
+        let (server, one, two) = (socket(), socket(), socket());
+        let mut outbox = Outbox::default();
+        for len in 1..=4 {
+            for client in [&one, &two] {
+                outbox.put(&server, client.local_addr().unwrap(), &[0; 9][..len]);
+            }
+        }
+        outbox.send();
+        for client in [&one, &two] {
+            let lens = (0..4).map(|_| client.recv(&mut [0; 9]).unwrap());
+            assert_eq!(lens.collect::<Vec<_>>(), [1, 2, 3, 4]);
+        }
     }
 
     #[test]

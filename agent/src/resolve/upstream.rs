@@ -7,7 +7,7 @@
 
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -87,6 +87,8 @@ pub(super) struct Server {
     pace: Mutex<Pace>,
     health: Mutex<Health>,
     words: Mutex<Words>,
+    /// Whether the last word is that it fails.
+    is_failing: AtomicBool,
     asked: AtomicU64,
     /// What makes IDs of it.
     dice: foldhash::quality::RandomState,
@@ -96,8 +98,6 @@ pub(super) struct Server {
 #[derive(Debug, Default)]
 struct Words {
     last_error: Option<(Outcome, Instant)>,
-    /// Whether the last word is that the server fails.
-    is_failing: bool,
     /// When that was last said.
     said: Option<Instant>,
 }
@@ -117,6 +117,7 @@ impl Server {
             pace: Mutex::default(),
             health: Mutex::default(),
             words: Mutex::default(),
+            is_failing: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             dice: foldhash::quality::RandomState::default(),
         })
@@ -257,7 +258,11 @@ impl Server {
         if failure.is_network() || outcome.is_of_tls() || is_late {
             lock(&self.health).failed(began, now);
         }
-        if !lock(&self.health).has_answered_since(began) && lock(&self.words).may_say(now) {
+        if !lock(&self.health).has_answered_since(began)
+            && !self.is_failing.load(Relaxed)
+            && lock(&self.words).may_say(now)
+        {
+            self.is_failing.store(true, Relaxed);
             let error = failure.label();
             tracing::warn!(upstream = %self.address, error, "an upstream does not answer");
         }
@@ -343,7 +348,7 @@ impl Server {
         self.cells().respond(exchanged.response.rcode, took);
         lock(&self.health).answered(now);
         lock(&self.pace).record(took);
-        if lock(&self.words).is_well_again() {
+        if self.is_failing.load(Relaxed) && self.is_failing.swap(false, Relaxed) {
             tracing::info!(upstream = %self.address, "an upstream answers again");
         }
     }
@@ -391,16 +396,11 @@ impl Server {
 
 impl Words {
     fn may_say(&mut self, now: Instant) -> bool {
-        let is_due = !self.is_failing && self.said.is_none_or(|last| now >= last + SAID_EVERY);
+        let is_due = self.said.is_none_or(|last| now >= last + SAID_EVERY);
         if is_due {
             self.said = Some(now);
-            self.is_failing = true;
         }
         is_due
-    }
-
-    fn is_well_again(&mut self) -> bool {
-        std::mem::take(&mut self.is_failing)
     }
 }
 

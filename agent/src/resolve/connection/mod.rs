@@ -36,7 +36,7 @@ pub(super) trait Asker: std::fmt::Debug + Send {
     fn question(&self) -> &Question;
 
     /// This was answered, and came at `now`.
-    fn answered(self: Box<Self>, exchanged: Box<Exchanged>, now: Instant);
+    fn answered(self: Box<Self>, exchanged: Exchanged, now: Instant);
 
     /// The connection has ended.
     fn failed(self: Box<Self>, failure: Failure);

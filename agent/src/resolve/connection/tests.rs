@@ -326,7 +326,7 @@ impl Asker for Data {
         &self.question
     }
 
-    fn answered(self: Box<Self>, exchanged: Box<Exchanged>, _: Instant) {
+    fn answered(self: Box<Self>, exchanged: Exchanged, _: Instant) {
         assert_eq!(exchanged.response.rcode, 0);
         self.end(Heard::Answered);
     }
@@ -421,7 +421,7 @@ impl Asker for Late {
         &self.0
     }
 
-    fn answered(self: Box<Self>, _: Box<Exchanged>, _: Instant) {}
+    fn answered(self: Box<Self>, _: Exchanged, _: Instant) {}
 
     fn failed(self: Box<Self>, _: Failure) {}
 

@@ -84,7 +84,7 @@ pub(super) enum State {
 /// What came of a question, and whom it is told.
 #[derive(Debug)]
 pub(super) enum Told {
-    Answered(Box<dyn Asker>, Box<Exchanged>, Instant),
+    Answered(Box<dyn Asker>, Exchanged, Instant),
     Failed(Box<dyn Asker>, Failure),
     Late(Box<dyn Asker>),
 }
@@ -360,8 +360,10 @@ impl Wire {
                 match Exchanged::read(message.to_vec(), asker.question(), id) {
                     Ok(exchanged) => {
                         self.answered(id, now);
-                        self.told
-                            .push(Told::Answered(asker, Box::new(exchanged), now));
+                        if self.told.is_empty() {
+                            self.told.reserve_exact(1 + self.asked.len());
+                        }
+                        self.told.push(Told::Answered(asker, exchanged, now));
                     }
                     Err(lie) => {
                         entry.state = State::Asker(due, asker);

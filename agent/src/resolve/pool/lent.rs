@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::End;
 use crate::lock::lock;
 use crate::resolve::connection::{Asker, Connection, Place};
 use crate::resolve::depth::Round;
@@ -19,13 +20,20 @@ pub(in crate::resolve) struct Lent {
     place: Place,
     server: Arc<Server>,
     round: Option<Round>,
+    is_back: bool,
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
+        if self.is_back {
+            return;
+        }
         let is_unanswered = self.place.leave();
-        let unanswered = self.round.filter(|_| is_unanswered);
-        self.server.left(self.place.connection(), unanswered);
+        let end = match self.round {
+            Some(round) if is_unanswered => End::Unanswered(round),
+            _ => End::Known,
+        };
+        self.server.left(self.place.connection(), &end);
     }
 }
 
@@ -35,6 +43,7 @@ impl Lent {
             place: Place::on(connection),
             server: Arc::clone(server),
             round: None,
+            is_back: false,
         }
     }
 
@@ -71,23 +80,20 @@ impl Lent {
         sent: Instant,
     ) -> Result<(Exchanged, Instant), Failure> {
         let (exchanged, now) = self.place.answer(question, self.server.cells()).await?;
-        self.answered(sent, now);
+        if let Some(round) = self.round {
+            lock(self.server.pool()).answered(round, sent, now);
+        }
         Ok((exchanged, now))
     }
 
-    /// Takes in that what was asked at `sent` was answered at `now`.
-    fn answered(&self, sent: Instant, now: Instant) {
-        let mut pool = lock(self.server.pool());
-        pool.latest = Some(now);
+    /// Gives the place back where an asker was told at `now` of the answer to what was sent at `sent`.
+    pub(in crate::resolve) fn was_told(mut self, sent: Instant, now: Instant) {
         if let Some(round) = self.round {
-            pool.depth.answered(round, now - sent, now);
+            self.place.end();
+            self.is_back = true;
+            let end = End::Answered(round, sent, now);
+            self.server.left(self.place.connection(), &end);
         }
-    }
-
-    /// The same where somebody else was told: there is nothing left to wait for.
-    pub(in crate::resolve) fn was_told(&mut self, sent: Instant, now: Instant) {
-        self.place.end();
-        self.answered(sent, now);
     }
 
     /// Whose connection it is.

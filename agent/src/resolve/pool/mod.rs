@@ -17,7 +17,7 @@ mod waiting;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -100,6 +100,17 @@ pub(super) struct Pool {
     usual_dial: Duration,
 }
 
+/// How a query's place was given back.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// What was sent then was answered then.
+    Answered(Round, Instant, Instant),
+    /// Nobody waits for the answer any more.
+    Unanswered(Round),
+    /// It was never used, or what came of it was taken in before.
+    Known,
+}
+
 /// Counts of connections and of who waits for one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -150,6 +161,12 @@ impl Pool {
         };
         self.opened += 1;
         self.opened
+    }
+
+    /// Takes in that what was sent in this round was answered.
+    fn answered(&mut self, round: Round, sent: Instant, now: Instant) {
+        self.latest = Some(now);
+        self.depth.answered(round, now - sent, now);
     }
 
     fn open(&self) -> usize {
@@ -310,16 +327,17 @@ impl Server {
     }
 
     /// Takes a place back.
-    fn left(self: &Arc<Self>, connection: &Arc<Connection>, unanswered: Option<Round>) {
+    fn left(self: &Arc<Self>, connection: &Arc<Connection>, end: &End) {
         let mut pool = lock(self.pool());
         pool.under_way -= 1;
-        if let Some(round) = unanswered {
-            pool.depth.failed(round);
+        match *end {
+            End::Answered(round, sent, now) => pool.answered(round, sent, now),
+            End::Unanswered(round) => pool.depth.failed(round),
+            End::Known => {}
         }
         let now = pool.latest.unwrap_or_else(Instant::now);
         if !connection.is_over(now) {
-            drop(pool);
-            self.offer(connection, now);
+            self.offer_from(pool, connection, now);
             return;
         }
         if connection.places() == 0 {
@@ -331,8 +349,16 @@ impl Server {
 
     /// Gives places on a connection to those who wait for one, or keeps it for who comes.
     fn offer(self: &Arc<Self>, connection: &Arc<Connection>, now: Instant) {
+        self.offer_from(lock(self.pool()), connection, now);
+    }
+
+    fn offer_from<'a>(
+        self: &'a Arc<Self>,
+        mut pool: MutexGuard<'a, Pool>,
+        connection: &Arc<Connection>,
+        now: Instant,
+    ) {
         loop {
-            let mut pool = lock(self.pool());
             if connection.room(pool.depth.allowed(now)) == 0 {
                 return;
             }
@@ -351,6 +377,7 @@ impl Server {
             drop(pool);
             // Who has gone meanwhile gives it back by dropping it.
             let _ = waiter.send(Ok(Lent::new(self, connection)));
+            pool = lock(self.pool());
         }
     }
 

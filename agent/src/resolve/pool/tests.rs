@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who gets the next connection, and how many are dialled.
 
+use tokio::net::{TcpListener, TcpStream};
+
 use super::*;
+use crate::config::Transport;
+use crate::resolve::octets::Stream;
+use crate::telemetry::registry::Telemetry;
 
 fn client(number: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, number])
@@ -106,4 +111,34 @@ async fn connections_are_opened_ahead_for_the_rate_of_queries_and_not_without_an
     look(&mut pool, 0);
     look(&mut pool, 0);
     assert_eq!(look(&mut pool, 0), 0);
+}
+
+#[tokio::test]
+async fn a_place_that_was_never_used_gives_the_connection_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let telemetry = Arc::new(Telemetry::new(1));
+    let server = Server::new(address, &Transport::Tcp, &telemetry);
+    let stream = Stream::Plain(TcpStream::connect(address).await.unwrap());
+    let connection = Connection::new(stream, Duration::from_secs(30), &telemetry, server.index());
+    server.adopt(&connection);
+    let limits = Limits {
+        in_flight: 1,
+        query_timeout: Duration::from_secs(4),
+        attempt_timeout: Duration::from_secs(1),
+        connect_timeout: Duration::from_millis(500),
+        upstream_connections: 1,
+        upstream_idle: Duration::from_secs(8),
+        hedge_percent: 5,
+        loop_probes: Duration::ZERO,
+        drain_timeout: Duration::ZERO,
+    };
+    let lent = server.lend(Take::Any, &limits, Instant::now()).unwrap();
+    let counts = || {
+        let counts = lock(server.pool()).counts();
+        (counts.idle, counts.under_way)
+    };
+    assert_eq!(counts(), (0, 1));
+    drop(lent);
+    assert_eq!(counts(), (1, 0));
 }
