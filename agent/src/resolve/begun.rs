@@ -18,17 +18,23 @@ use super::exchange::{self, Head, Sent, Start};
 use super::flights::Flight;
 use super::message::Exchanged;
 use super::pool::Take;
-use super::upstream::Failure;
+use super::upstream::{Failure, Server};
 use crate::telemetry::clock::nanoseconds;
 use crate::wire::question::Question;
 
 /// A question under way that no task waits for.
 #[derive(Debug)]
 struct Begun {
+    rest: Rest,
+    sent: Sent,
+}
+
+/// What a task needs to go on with it.
+#[derive(Debug)]
+struct Rest {
     flight: Flight,
     arrived_ns: u64,
     visited: Visited,
-    sent: Sent,
 }
 
 impl Resolver {
@@ -73,10 +79,13 @@ impl Resolver {
             sent.soon.min(now + patience.saturating_sub(waited))
         };
         let Sent { lent, at, soon } = sent;
-        lent.tell(due, |lent| Begun {
+        let rest = Rest {
             flight,
             arrived_ns,
             visited,
+        };
+        lent.tell(due, |lent| Begun {
+            rest,
             sent: Sent { lent, at, soon },
         });
         None
@@ -89,76 +98,53 @@ impl Resolver {
     }
 }
 
-impl Begun {
-    /// Has a task go on.
-    fn go_on(flight: Flight, arrived_ns: u64, start: Start) {
-        let resolver = Arc::clone(&flight.resolver);
-        resolver.spawn(flight, arrived_ns, None, Some(Box::new(start)));
+impl Rest {
+    /// Has a task go on from what came of the first query.
+    fn go_on(self, server: Arc<Server>, head: Head) {
+        let resolver = Arc::clone(&self.flight.resolver);
+        let start = Start {
+            server,
+            visited: self.visited,
+            head: Some(Box::new(head)),
+        };
+        resolver.spawn(self.flight, self.arrived_ns, None, Some(Box::new(start)));
     }
 }
 
 impl Asker for Begun {
     fn question(&self) -> &Question {
-        &self.flight.question
+        &self.rest.flight.question
     }
 
     fn answered(self: Box<Self>, exchanged: Exchanged, now: Instant) {
-        let Self {
-            flight,
-            arrived_ns,
-            visited,
-            sent: Sent { lent, at, .. },
-        } = *self;
+        let Self { rest, sent } = *self;
+        let Sent { lent, at, .. } = sent;
         let server = Arc::clone(lent.server());
         lent.was_told(at, now);
         server.answered(&exchanged, now - at, now);
-        exchange::note(&flight.question, &server, Ok(&exchanged), at);
+        exchange::note(&rest.flight.question, &server, Ok(&exchanged), at);
         if exchanged.is_refusal() || exchanged.is_loop() {
-            let start = Start {
-                server,
-                visited,
-                head: Some(Box::new(Head::Said(exchanged))),
-            };
-            Self::go_on(flight, arrived_ns, start);
-            return;
+            return rest.go_on(server, Head::Said(exchanged));
         }
-        let resolver = Arc::clone(&flight.resolver);
-        resolver.conclude(flight, &exchanged, server.index(), now);
+        let resolver = Arc::clone(&rest.flight.resolver);
+        resolver.conclude(rest.flight, &exchanged, server.index(), now);
     }
 
     fn failed(self: Box<Self>, failure: Failure) {
-        let Self {
-            flight,
-            arrived_ns,
-            visited,
-            sent: Sent { lent, at, .. },
-        } = *self;
+        let Self { rest, sent } = *self;
+        let Sent { lent, at, .. } = sent;
         let server = Arc::clone(lent.server());
         server.failed_by(failure, at);
         if failure != Failure::Stale {
-            exchange::note(&flight.question, &server, Err(failure.label()), at);
+            let label = failure.label();
+            exchange::note(&rest.flight.question, &server, Err(label), at);
         }
         drop(lent);
-        let start = Start {
-            server,
-            visited,
-            head: Some(Box::new(Head::Failed(failure, at))),
-        };
-        Self::go_on(flight, arrived_ns, start);
+        rest.go_on(server, Head::Failed(failure, at));
     }
 
     fn is_late(self: Box<Self>) {
-        let Self {
-            flight,
-            arrived_ns,
-            visited,
-            sent,
-        } = *self;
-        let start = Start {
-            server: Arc::clone(sent.lent.server()),
-            visited,
-            head: Some(Box::new(Head::Sent(sent))),
-        };
-        Self::go_on(flight, arrived_ns, start);
+        let Self { rest, sent } = *self;
+        rest.go_on(Arc::clone(sent.lent.server()), Head::Sent(sent));
     }
 }

@@ -106,6 +106,21 @@ fn what_is_truncated_or_failed_is_not_kept() {
     }
 }
 
+/// Limits with one place for all, and one connection.
+pub(super) fn limits() -> Limits {
+    Limits {
+        in_flight: 1,
+        query_timeout: Duration::from_secs(4),
+        attempt_timeout: Duration::from_secs(1),
+        connect_timeout: Duration::from_millis(500),
+        upstream_connections: 1,
+        upstream_idle: Duration::from_secs(8),
+        hedge_percent: 5,
+        loop_probes: Duration::ZERO,
+        drain_timeout: Duration::ZERO,
+    }
+}
+
 #[test]
 fn a_miss_under_way_takes_little_memory() {
     let telemetry = Arc::new(Telemetry::new(1));
@@ -119,17 +134,7 @@ fn a_miss_under_way_takes_little_memory() {
         cache.clone(),
         cache.reader().unwrap(),
         Routes::new(&[], &telemetry, None),
-        Limits {
-            in_flight: 1,
-            query_timeout: Duration::from_secs(4),
-            attempt_timeout: Duration::from_secs(1),
-            connect_timeout: Duration::from_millis(500),
-            upstream_connections: 1,
-            upstream_idle: Duration::from_secs(8),
-            hedge_percent: 5,
-            loop_probes: Duration::ZERO,
-            drain_timeout: Duration::ZERO,
-        },
+        limits(),
         CacheConfig {
             size_bytes: 1 << 20,
             stale_for: Duration::ZERO,

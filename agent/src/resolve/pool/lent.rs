@@ -20,6 +20,7 @@ pub(in crate::resolve) struct Lent {
     place: Place,
     server: Arc<Server>,
     round: Option<Round>,
+    /// It was given back already.
     is_back: bool,
 }
 

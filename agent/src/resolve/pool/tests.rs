@@ -6,6 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::config::Transport;
 use crate::resolve::octets::Stream;
+use crate::resolve::tests::limits;
 use crate::telemetry::registry::Telemetry;
 
 fn client(number: u8) -> IpAddr {
@@ -122,18 +123,7 @@ async fn a_place_that_was_never_used_gives_the_connection_back() {
     let stream = Stream::Plain(TcpStream::connect(address).await.unwrap());
     let connection = Connection::new(stream, Duration::from_secs(30), &telemetry, server.index());
     server.adopt(&connection);
-    let limits = Limits {
-        in_flight: 1,
-        query_timeout: Duration::from_secs(4),
-        attempt_timeout: Duration::from_secs(1),
-        connect_timeout: Duration::from_millis(500),
-        upstream_connections: 1,
-        upstream_idle: Duration::from_secs(8),
-        hedge_percent: 5,
-        loop_probes: Duration::ZERO,
-        drain_timeout: Duration::ZERO,
-    };
-    let lent = server.lend(Take::Any, &limits, Instant::now()).unwrap();
+    let lent = server.lend(Take::Any, &limits(), Instant::now()).unwrap();
     let counts = || {
         let counts = lock(server.pool()).counts();
         (counts.idle, counts.under_way)
