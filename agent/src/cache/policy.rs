@@ -9,6 +9,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::cell::{Cell, Handle};
+use super::table::fetch;
 
 /// States of a cell.
 pub(super) const FREE: u8 = 0;
@@ -96,11 +97,29 @@ impl Policy {
         }
     }
 
+    /// The entry that most likely goes next, where there is one. It stays.
+    pub(super) fn likely_next(&self) -> Option<Handle> {
+        let queue = if self.next_queue_is_small() {
+            &self.small
+        } else {
+            &self.main
+        };
+        (queue.first != Handle::NONE).then_some(queue.first)
+    }
+
+    /// Has the CPU fetch where `tag` would be remembered.
+    pub(super) fn fetch(&self, tag: u32) {
+        self.ghost.fetch(tag);
+    }
+
+    fn next_queue_is_small(&self) -> bool {
+        self.small.bytes * 10 >= self.bytes() || self.main.first == Handle::NONE
+    }
+
     /// Chooses the entry that goes next and takes it out of its queue.
     pub(super) fn evict(&mut self, entries: usize, cells: &impl Cells) -> Option<Handle> {
         for looked_at in 0.. {
-            let from_small =
-                self.small.bytes * 10 >= self.bytes() || self.main.first == Handle::NONE;
+            let from_small = self.next_queue_is_small();
             let queue = if from_small {
                 &mut self.small
             } else {
@@ -213,6 +232,12 @@ impl Ghost {
             .iter_mut()
             .find(|known| **known == tag);
         found.map(|known| *known = 0).is_some()
+    }
+
+    fn fetch(&self, tag: u32) {
+        if !self.tags.is_empty() {
+            fetch(std::ptr::from_ref(&self.tags[self.group(tag)]).cast());
+        }
     }
 
     fn group(&self, tag: u32) -> usize {

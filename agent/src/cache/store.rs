@@ -114,6 +114,14 @@ impl Store {
     pub(super) fn insert(&mut self, draft: &Draft<'_>) -> Result<(), Refusal> {
         let wanted = draft.question.as_octets();
         let tag = self.hasher.tag(draft.question);
+        // What leaves for it stands where nothing was looked at for long: memory is waited for now
+        // and at the end, while other work is done.
+        self.policy.fetch(tag);
+        if let Some(next) = self.policy.likely_next() {
+            let tag = self.table.cell(next).tag.load(Relaxed);
+            self.table.fetch_slots(tag);
+            self.policy.fetch(tag);
+        }
         let known = self.table.find(tag, |octets| entry::is_for(octets, wanted));
         if known.is_none() && !self.has_room_in_family(tag) {
             self.figures.refused_no_room += 1;
@@ -146,6 +154,9 @@ impl Store {
         let class = self.slab.class(fresh);
         self.keep_to_budget();
         self.make_ready(class);
+        if let Some(next) = self.policy.likely_next() {
+            self.table.fetch_cell(next);
+        }
         Ok(())
     }
 

@@ -72,6 +72,11 @@ impl Slots {
         (0..self.slots.len()).map(move |step| &self.slots[(first + step) & self.mask])
     }
 
+    /// Has the CPU fetch the first of them.
+    fn fetch(&self, tag: u32) {
+        fetch(std::ptr::from_ref(&self.slots[home(tag) & self.mask]).cast());
+    }
+
     fn bytes(&self) -> usize {
         self.slots.len() * size_of::<AtomicU64>()
     }
@@ -115,6 +120,7 @@ impl Table {
         let writer = TableWriter {
             table: Arc::clone(&table),
             shards: vec![ShardUse::default(); SHARDS],
+            live: 0,
             limbo: VecDeque::new(),
             bytes: SHARDS * FIRST_SLOTS * size_of::<AtomicU64>(),
         };
@@ -218,8 +224,7 @@ impl Online<'_> {
 impl Online<'_> {
     /// Has the CPU fetch the slots that `tag` may be in, while other work is done.
     pub(super) fn fetch_slots(&self, tag: u32) {
-        let slots = self.slots(tag);
-        fetch(std::ptr::from_ref(&slots.slots[home(tag) & slots.mask]).cast());
+        self.slots(tag).fetch(tag);
     }
 
     /// Has the CPU fetch the cell of `tag`, whose slots are near by now. Another cell of the same
@@ -246,7 +251,7 @@ impl Online<'_> {
 const FETCHED_SLOTS: usize = 8;
 
 /// Has the CPU bring a line near. Only a wish: any address will do.
-fn fetch(line: *const u8) {
+pub(super) fn fetch(line: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that the program could see and faults at no address.
     unsafe {
@@ -280,6 +285,8 @@ enum Retired {
 pub(super) struct TableWriter {
     table: Arc<Table>,
     shards: Vec<ShardUse>,
+    /// Cells in all of them.
+    live: usize,
     /// What is out of the table but may still be read, with the epoch it went out in.
     limbo: VecDeque<(u64, Retired)>,
     bytes: usize,
@@ -297,7 +304,7 @@ impl TableWriter {
 
     /// Cells in the table.
     pub(super) fn live(&self) -> usize {
-        self.shards.iter().map(|shard| shard.live).sum()
+        self.live
     }
 
     pub(super) fn memory(&self) -> &Memory {
@@ -330,6 +337,16 @@ impl TableWriter {
             .filter_map(handle_of)
     }
 
+    /// Has the CPU fetch the slots that `tag` may be in.
+    pub(super) fn fetch_slots(&self, tag: u32) {
+        self.slots(shard_of(tag)).fetch(tag);
+    }
+
+    /// Has the CPU fetch a cell, or its head and the beginning of its octets.
+    pub(super) fn fetch_cell(&self, handle: Handle) {
+        self.memory().lines(handle).into_iter().for_each(fetch);
+    }
+
     /// Fills a fresh cell and makes it findable. Nothing in the table has the same key.
     pub(super) fn publish(&mut self, tag: u32, fresh: Handle, octets: &[u8]) {
         self.fill(tag, fresh, octets);
@@ -344,6 +361,7 @@ impl TableWriter {
             slot.store(pack(tag, fresh), Release);
             let shard = &mut self.shards[shard_of(tag)];
             shard.live += 1;
+            self.live += 1;
             shard.removed -= usize::from(was_removed);
         }
     }
@@ -367,6 +385,7 @@ impl TableWriter {
         let freed = self.tidy(tag);
         let shard = &mut self.shards[index];
         shard.live -= 1;
+        self.live -= 1;
         shard.removed = (shard.removed + 1).saturating_sub(freed);
         self.retire(Retired::Cell(old));
     }
