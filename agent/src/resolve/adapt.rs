@@ -280,7 +280,7 @@ impl Message {
             ..Header::default()
         };
         header.write(&mut self.octets);
-        Exchanged::read(self.octets, question, 0).ok()
+        Exchanged::read(&self.octets, question, 0).ok()
     }
 }
 

@@ -16,6 +16,7 @@ use super::choice::Visited;
 use super::connection::Asker;
 use super::exchange::{self, Head, Sent, Start};
 use super::flights::Flight;
+use super::in_force::InForce;
 use super::message::Exchanged;
 use super::pool::Take;
 use super::upstream::{Failure, Server};
@@ -44,12 +45,13 @@ impl Resolver {
         flight: Flight,
         arrived_ns: u64,
         now: Instant,
+        in_force: &InForce,
     ) -> Option<(Flight, Option<Box<Start>>)> {
         let route = &flight.route;
         if route.adapts() {
             return Some((flight, None));
         }
-        let limits = self.limits.load();
+        let limits = &*in_force.limits;
         let waited = self.waited(arrived_ns, now);
         let deadline = now + limits.query_timeout.saturating_sub(waited);
         let mut visited = Visited::default();
@@ -60,7 +62,7 @@ impl Resolver {
         let lent = if server.way().is_udp() {
             None
         } else {
-            server.lend(Take::Any, &limits, now)
+            server.lend(Take::Any, &flight.question, limits, now)
         };
         let Some(lent) = lent else {
             let start = Start {
@@ -70,8 +72,8 @@ impl Resolver {
             };
             return Some((flight, Some(Box::new(start))));
         };
-        let patience = route.stale_after(&self.settings.load());
-        let sent = exchange::send(&flight.question, &limits, deadline, lent, now);
+        let patience = route.stale_after(&in_force.settings);
+        let sent = exchange::sent(limits, deadline, lent, now);
         // Where nobody is to wait, an earlier answer has been looked for already.
         let due = if patience.is_zero() {
             sent.soon

@@ -231,14 +231,16 @@ async fn try_once(
         } = match begun {
             Some(begun) => begun,
             None => {
-                let (lent, at) = match server.lend(take, asking.limits, now) {
+                let (lent, at) = match server.lend(take, asking.question, asking.limits, now) {
                     Some(lent) => (lent, now),
                     None => {
-                        let lent = wait(asking, server, is_last, now).await?;
-                        (lent, Instant::now())
+                        let mut lent = wait(asking, server, is_last, now).await?;
+                        let now = Instant::now();
+                        lent.ask(asking.question, now);
+                        (lent, now)
                     }
                 };
-                send(asking.question, asking.limits, asking.deadline, lent, at)
+                sent(asking.limits, asking.deadline, lent, at)
             }
         };
         let until = asking.deadline.min(sent + asking.limits.attempt_timeout);
@@ -279,15 +281,8 @@ async fn try_once(
     Err(Vain::Because(ExtendedError::NETWORK))
 }
 
-/// Sends a question over a connection at `at`.
-pub(super) fn send(
-    question: &Question,
-    limits: &Limits,
-    deadline: Instant,
-    mut lent: Lent,
-    at: Instant,
-) -> Sent {
-    lent.ask(question, at);
+/// What was sent over a connection at `at`: says when it is asked a second time.
+pub(super) fn sent(limits: &Limits, deadline: Instant, lent: Lent, at: Instant) -> Sent {
     let server = lent.server();
     let patience = match server.patience(limits) {
         None if server.shares_by_itself() && lent.is_shared() => Some(pace::SOONEST),
@@ -406,15 +401,17 @@ fn again<'a>(
         _ => (server, Take::HeardSince(sent)),
     };
     let answering = async move {
-        let mut lent = match other.lend(take, asking.limits, Instant::now()) {
+        let mut now = Instant::now();
+        let lent = match other.lend(take, asking.question, asking.limits, now) {
             Some(lent) => lent,
             None => {
                 let waited = other.wait(asking.client).await;
-                waited.map_err(Failure::Outcome)?
+                let mut lent = waited.map_err(Failure::Outcome)?;
+                now = Instant::now();
+                lent.ask(asking.question, now);
+                lent
             }
         };
-        let now = Instant::now();
-        lent.ask(asking.question, now);
         other.answer(&lent, asking.question, now).await
     };
     Some((other, Box::pin(answering)))

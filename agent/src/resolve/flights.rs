@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Questions under way, each with all who wait for it: identical misses cost one upstream query.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -32,7 +34,7 @@ const LEAST_SHARE: usize = 256;
 /// The questions under way.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    flights: HashMap<Box<[u8]>, Vec<Waiter>, foldhash::quality::RandomState>,
+    flights: HashMap<Key, Vec<Waiter>, foldhash::quality::RandomState>,
     /// Room for those who wait, of flights that are over.
     rooms: Vec<Vec<Waiter>>,
     waiters: usize,
@@ -42,11 +44,35 @@ pub(super) struct Flights {
     of_client: HashMap<IpAddr, usize, foldhash::quality::RandomState>,
 }
 
+/// A question that is under way, found by its octets.
+#[derive(Debug)]
+struct Key(Arc<Question>);
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        self.0.as_octets()
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_octets().hash(state);
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_octets() == other.0.as_octets()
+    }
+}
+
+impl Eq for Key {}
+
 /// What became of a waiter.
 #[derive(Debug)]
 pub(super) enum Joined {
     /// Nobody asks this yet: the caller must. With the time of arrival, and who it is for.
-    Leads(u64, IpAddr),
+    Leads(Arc<Question>, u64, IpAddr),
     /// Somebody does.
     Coalesced,
     /// The same client waits for the same already: it sent its query again.
@@ -104,13 +130,14 @@ impl Flights {
         let mut waiters = self.rooms.pop().unwrap_or_default();
         waiters.reserve_exact(1);
         waiters.push(waiter);
-        self.flights.insert(question.as_octets().into(), waiters);
-        Joined::Leads(arrived_ns, client)
+        let question = Arc::new(*question);
+        self.flights.insert(Key(Arc::clone(&question)), waiters);
+        Joined::Leads(question, arrived_ns, client)
     }
 
     /// Begins a flight that nobody waits for, where there are fewer than `most`: `Some(false)` where
     /// the question is under way already, `None` where there are as many.
-    pub(super) fn lead_ahead(&mut self, question: &Question, most: usize) -> Option<bool> {
+    pub(super) fn lead_ahead(&mut self, question: &Arc<Question>, most: usize) -> Option<bool> {
         if self.flights.contains_key(question.as_octets()) {
             return Some(false);
         }
@@ -118,7 +145,7 @@ impl Flights {
             return None;
         }
         self.ahead += 1;
-        self.flights.insert(question.as_octets().into(), Vec::new());
+        self.flights.insert(Key(Arc::clone(question)), Vec::new());
         Some(true)
     }
 
@@ -197,8 +224,9 @@ impl Waiter {
 /// One question under way. Whatever ends it, a panic too, everybody who waits is answered.
 #[derive(Debug)]
 pub(super) struct Flight {
-    /// On the heap: a flight is moved into a task, which would keep room for it twice.
-    pub(super) question: Box<Question>,
+    /// On the heap: a flight is moved into a task, which would keep room for it twice. And it is found by
+    /// it.
+    pub(super) question: Arc<Question>,
     /// Who asked first; nobody where that is the unspecified address.
     pub(super) client: IpAddr,
     pub(super) resolver: Arc<Resolver>,
@@ -211,12 +239,12 @@ impl Flight {
     /// A flight that somebody waits for.
     pub(super) fn new(
         resolver: &Arc<Resolver>,
-        question: Question,
+        question: Arc<Question>,
         route: &Arc<Route>,
         client: IpAddr,
     ) -> Self {
         Self {
-            question: Box::new(question),
+            question,
             client,
             resolver: Arc::clone(resolver),
             route: Arc::clone(route),
@@ -226,7 +254,11 @@ impl Flight {
     }
 
     /// A flight that nobody waits for yet.
-    pub(super) fn ahead(resolver: &Arc<Resolver>, question: Question, route: &Arc<Route>) -> Self {
+    pub(super) fn ahead(
+        resolver: &Arc<Resolver>,
+        question: Arc<Question>,
+        route: &Arc<Route>,
+    ) -> Self {
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let mut flight = Self::new(resolver, question, route, nobody);
         flight.is_ahead = true;

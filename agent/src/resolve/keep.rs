@@ -40,7 +40,8 @@ impl Resolver {
         let response = &exchanged.response;
         let cells = &self.telemetry.resolve;
         // Else it is for those who wait, and for nobody after them.
-        if !self.is_in_force(question, route) {
+        let in_force = self.in_force();
+        if !in_force.has(question, route) {
             return ahead;
         }
         if response.flags.has(Flags::TC) {
@@ -82,7 +83,7 @@ impl Resolver {
                 .retain_of(question.name(), |entry| entry.question() != own);
             return ahead;
         };
-        let settings = self.settings.load();
+        let settings = &in_force.settings;
         let expires = now.after_seconds(seconds);
         let stale_for = if is_open { 0 } else { settings.stale_seconds() };
         if (response.rcode, answers) == (rcode::NXDOMAIN, 0) {

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::connection::Place;
+use super::in_force::InForce;
 use super::upstream::Server;
 use super::{Resolver, Routes, Waiter, lock};
 use crate::config::{Limits, ca};
@@ -142,9 +143,8 @@ impl Resolver {
         loop {
             round.tick().await;
             while looking.try_join_next().is_some() {}
-            let limits = self.limits.load_full();
             let now = Instant::now();
-            let routes = self.routes.load_full();
+            let InForce { routes, limits, .. } = InForce::clone(&self.in_force());
             if limits.loop_probes.is_zero() {
                 self.believe_all(&routes);
             }
@@ -270,7 +270,7 @@ impl Resolver {
         }
         server.way().circle.hurry();
         let upstream = server.address();
-        let written = self.routes.load().written(zone, upstream);
+        let written = self.in_force().routes.written(zone, upstream);
         tracing::error!(
             %zone, %upstream, written,
             "queries to an upstream come back to this agent: it is not asked any more until they do \
@@ -282,16 +282,15 @@ impl Resolver {
 
     /// Leaves out servers that send queries back, and takes in those that no more do.
     fn go_other_ways(&self) {
-        let routes = self.routes.load();
-        let routes = Routes::new(routes.zones(), &self.telemetry, Some(&routes));
-        self.routes.store(Arc::new(routes));
+        let routes = self.routes();
+        self.go_by(Routes::new(routes.zones(), &self.telemetry, Some(&routes)));
         self.count_circles();
     }
 
     /// Counted anew each time: a server may have gone with its zone.
     fn count_circles(&self) {
         let mut zones = [0; MAX_UPSTREAMS];
-        for (_, server) in self.routes.load().by_zone() {
+        for (_, server) in self.in_force().routes.by_zone() {
             if let Some(zones) = zones.get_mut(usize::from(server.index())) {
                 *zones += u64::from(server.way().circle.is_closed());
             }
@@ -301,16 +300,9 @@ impl Resolver {
         }
     }
 
-    /// Puts other servers in force for some zones; what is known of the others stays.
-    pub fn reroute(&self, routes: Routes) {
-        lock(&self.cuts).clear();
-        self.routes.store(Arc::new(routes));
-        self.look_soon();
-    }
-
     /// Has every way looked at in the next round.
     pub(super) fn look_soon(&self) {
-        for (_, server) in self.routes.load().by_zone() {
+        for (_, server) in self.in_force().routes.by_zone() {
             server.way().circle.hurry();
         }
         self.count_circles();
@@ -323,7 +315,7 @@ impl Resolver {
     pub fn trust_anew(&self, file: &Path) -> Result<(), String> {
         let roots =
             ca::read(file).map_err(|wrong| format!("{}; {}", wrong.message, wrong.remedy))?;
-        for (_, server) in self.routes.load().by_zone() {
+        for (_, server) in self.in_force().routes.by_zone() {
             server.way().trust(file, &roots);
         }
         Ok(())

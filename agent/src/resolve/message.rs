@@ -82,30 +82,32 @@ pub(super) fn write_frame(question: &Question, id: u16, octets: &mut Vec<u8>) {
 #[derive(Debug)]
 pub(super) struct Exchanged {
     pub(super) response: Response,
-    message: Vec<u8>,
-    offsets: Vec<u8>,
+    /// The message, and behind it where the TTLs stand.
+    octets: Vec<u8>,
+    message_len: usize,
 }
 
 impl Exchanged {
     /// Reads a message that came after a question.
-    pub(super) fn read(
-        mut message: Vec<u8>,
-        question: &Question,
-        id: u16,
-    ) -> Result<Self, Outcome> {
-        let mut offsets = vec![0; response::offsets_needed(&message)];
+    pub(super) fn read(message: &[u8], question: &Question, id: u16) -> Result<Self, Outcome> {
+        let message_len = message.len();
+        let len = message_len + response::offsets_needed(message);
+        let mut octets = Vec::with_capacity(len);
+        octets.extend_from_slice(message);
+        octets.resize(len, 0);
+        let (message, offsets) = octets.split_at_mut(message_len);
         let section = Section::of(question);
         let expected = Expected {
             id,
             question: section.octets(),
         };
-        match Response::parse(&mut message, &expected, &mut offsets) {
+        match Response::parse(message, &expected, offsets) {
             Ok(mut response) => {
-                response.shorten(&mut message, &mut offsets);
+                response.shorten(message, offsets);
                 Ok(Self {
                     response,
-                    message,
-                    offsets,
+                    octets,
+                    message_len,
                 })
             }
             Err(Lie::Malformed) => Err(Outcome::Malformed),
@@ -116,18 +118,23 @@ impl Exchanged {
 
     /// Calls `each(section, record)` for the records of the answer and the authority section.
     pub(super) fn records<'a>(&'a self, each: impl FnMut(usize, &PlainRecord<'a>)) -> Option<()> {
-        self.response.plain_records(&self.message, each)
+        self.response.plain_records(self.message(), each)
     }
 
     /// Raises every TTL that is less than `least` seconds to that.
     pub(super) fn raise_ttls(&mut self, least: u32) {
-        self.response
-            .raise_ttls(&mut self.message, &self.offsets, least);
+        let (message, offsets) = self.octets.split_at_mut(self.message_len);
+        self.response.raise_ttls(message, offsets, least);
     }
 
     /// The response as it is kept and sent on.
     pub(super) fn answer(&self) -> Answer<'_> {
-        self.response.answer(&self.message, &self.offsets)
+        let (message, offsets) = self.octets.split_at(self.message_len);
+        self.response.answer(message, offsets)
+    }
+
+    fn message(&self) -> &[u8] {
+        &self.octets[..self.message_len]
     }
 
     /// How the try ended. Over TCP nothing has to be cut, so a server that does it is to be seen.
@@ -141,7 +148,7 @@ impl Exchanged {
 
     /// The SOA that it denies with, its names in full, and where in it the TTL stands.
     pub(super) fn soa(&self) -> Option<(Vec<u8>, usize)> {
-        let (octets, length, ttl_at) = self.response.plain_soa(&self.message)?;
+        let (octets, length, ttl_at) = self.response.plain_soa(self.message())?;
         Some((octets.get(..length)?.to_vec(), ttl_at))
     }
 

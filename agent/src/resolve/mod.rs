@@ -20,6 +20,7 @@ mod depth;
 mod dial;
 mod exchange;
 mod flights;
+mod in_force;
 mod keep;
 mod local;
 mod loops;
@@ -39,7 +40,6 @@ mod upstream;
 mod view;
 mod way;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -56,11 +56,12 @@ pub use self::cuts::Known;
 use self::cuts::{Cuts, Renewing};
 use self::exchange::{Asking, Failed, Start};
 use self::flights::{Flight, Flights, Joined};
+use self::in_force::InForce;
 use self::loops::Loops;
 use self::message::Exchanged;
-use self::outbox::Outbox;
 use self::routes::Route;
 pub use self::routes::Routes;
+use self::settle::Post;
 pub use self::settle::Reply;
 pub use self::snapshot::{Snapshot, State};
 use self::timeline::Timeline;
@@ -117,16 +118,11 @@ pub enum To {
 pub struct Resolver {
     cache: Cache,
     reader: Mutex<Reader>,
-    routes: ArcSwap<Routes>,
-    limits: ArcSwap<Limits>,
-    settings: ArcSwap<CacheConfig>,
+    in_force: ArcSwap<InForce>,
     flights: Mutex<Flights>,
     cuts: Mutex<Cuts>,
     loops: Mutex<Loops>,
-    listeners: Mutex<HashMap<u32, Arc<UdpSocket>>>,
-    /// Room for one reply.
-    buffer: Mutex<Vec<u8>>,
-    outbox: Mutex<Outbox>,
+    post: Mutex<Post>,
     /// Something waits in the outbox.
     posted: Notify,
     /// Octets of answers that wait for TCP connections to take them.
@@ -151,15 +147,11 @@ impl Resolver {
         Arc::new(Self {
             cache,
             reader: Mutex::new(reader),
-            routes: ArcSwap::from_pointee(routes),
-            limits: ArcSwap::from_pointee(limits),
-            settings: ArcSwap::from_pointee(settings),
+            in_force: ArcSwap::from_pointee(InForce::new(routes, limits, settings)),
             flights: Mutex::default(),
             cuts: Mutex::default(),
             loops: Mutex::default(),
-            listeners: Mutex::default(),
-            buffer: Mutex::new(vec![0; settle::BUFFER]),
-            outbox: Mutex::default(),
+            post: Mutex::default(),
             posted: Notify::new(),
             outgoing: Arc::default(),
             udp_size,
@@ -178,28 +170,12 @@ impl Resolver {
 
     /// Lets answers go out through a listener's socket.
     pub fn open(&self, listener: u32, socket: Arc<UdpSocket>) {
-        lock(&self.listeners).insert(listener, socket);
+        lock(&self.post).listeners.insert(listener, socket);
     }
 
     /// Lets go of a listener's socket.
     pub fn close(&self, listener: u32) {
-        lock(&self.listeners).remove(&listener);
-    }
-
-    /// The zones and servers in force.
-    #[must_use]
-    pub fn routes(&self) -> Arc<Routes> {
-        self.routes.load_full()
-    }
-
-    /// Puts other zones, limits and settings of the cache in force. What is under way goes on
-    /// with its servers; where that takes long, the new limits count.
-    pub fn reload(&self, routes: Routes, limits: Limits, settings: CacheConfig) {
-        self.settings.store(Arc::new(settings));
-        lock(&self.cuts).clear();
-        self.routes.store(Arc::new(routes));
-        self.limits.store(Arc::new(limits));
-        self.look_soon();
+        lock(&self.post).listeners.remove(&listener);
     }
 
     /// Clients that wait for an answer.
@@ -269,7 +245,7 @@ impl Resolver {
 
     /// Sends the answers that wait now.
     pub fn send_now(&self) {
-        lock(&self.outbox).send();
+        lock(&self.post).outbox.send();
     }
 
     /// Answers a waiter, now or later: from the cache where the answer came meanwhile, with an
@@ -290,14 +266,15 @@ impl Resolver {
         let Some(waiter) = self.answer_late_hit(&question, waiter, now) else {
             return;
         };
-        let route = Arc::clone(self.routes.load().of(question.name()));
+        let in_force = self.in_force();
+        let route = Arc::clone(in_force.routes.of(question.name()));
         let Some(waiter) = self.answer_here(&question, &route, waiter) else {
             return;
         };
         let Some(waiter) = self.answer_below_cut(&question, &route, waiter, now) else {
             return;
         };
-        let Some(waiter) = self.answer_while_down(&question, &route, waiter) else {
+        let Some(waiter) = self.answer_while_down(&question, &route, waiter, &in_force) else {
             return;
         };
         let cells = &self.telemetry.resolve;
@@ -312,7 +289,7 @@ impl Resolver {
         }
         let joined = {
             let mut flights = lock(&self.flights);
-            let joined = flights.join(&question, waiter, self.limits.load().in_flight);
+            let joined = flights.join(&question, waiter, in_force.limits.in_flight);
             cells.in_flight.store(flights.waiters() as u64, Relaxed);
             joined
         };
@@ -333,20 +310,20 @@ impl Resolver {
             }
             Joined::Coalesced => add(&cells.coalesced, 1),
             Joined::Repeated => {}
-            Joined::Leads(arrived_ns, client) => {
+            Joined::Leads(question, arrived_ns, client) => {
                 let flight = Flight::new(self, question, &route, client);
-                self.launch(flight, arrived_ns, moment);
+                self.launch(flight, arrived_ns, moment, &in_force);
             }
         }
     }
 
     /// Asks upstream for all who wait on a flight. The second straight line of the program: at once
     /// where that can be done, else as a task.
-    fn launch(self: &Arc<Self>, flight: Flight, arrived_ns: u64, now: Instant) {
+    fn launch(self: &Arc<Self>, flight: Flight, arrived_ns: u64, now: Instant, in_force: &InForce) {
         let tick = Tick::of(self.timeline.at(now));
         let renewing = self.renewing(&flight.question, &flight.route, tick);
         let rest = match renewing {
-            None => self.begin(flight, arrived_ns, now),
+            None => self.begin(flight, arrived_ns, now, in_force),
             Some(_) => Some((flight, None)),
         };
         if let Some((flight, start)) = rest {
@@ -377,15 +354,15 @@ impl Resolver {
         renewing: Option<Renewing>,
         start: Option<Box<Start>>,
     ) {
-        let limits = self.limits.load_full();
+        let (limits, stale_after) = {
+            let in_force = self.in_force();
+            let stale_after = flight.route.stale_after(&in_force.settings);
+            (Arc::clone(&in_force.limits), stale_after)
+        };
         let mut now = Instant::now();
         let waited = self.waited(arrived_ns, now);
         let deadline = now + limits.query_timeout.saturating_sub(waited);
-        let patience = now
-            + flight
-                .route
-                .stale_after(&self.settings.load())
-                .saturating_sub(waited);
+        let patience = now + stale_after.saturating_sub(waited);
         let _renewal = match renewing {
             None => None,
             Some(Renewing::Lead(renewal)) => Some(renewal),
@@ -468,14 +445,9 @@ impl Resolver {
             }
         };
         // That we have too much to do ourselves says nothing about the name.
-        if failed.why != ExtendedError::OVER_LIMIT && self.is_in_force(question, route) {
+        if failed.why != ExtendedError::OVER_LIMIT && self.in_force().has(question, route) {
             self.remember_failure(question, rcode, route);
         }
-    }
-
-    /// Whether a question still goes this way: a reload may have sent its name elsewhere meanwhile.
-    fn is_in_force(&self, question: &Question, route: &Route) -> bool {
-        std::ptr::eq(&**self.routes.load().of(question.name()), route)
     }
 
     /// Answers at once with an earlier answer where the zone's upstreams are known to be down, or
@@ -485,8 +457,9 @@ impl Resolver {
         question: &Question,
         route: &Arc<Route>,
         waiter: Waiter,
+        in_force: &InForce,
     ) -> Option<Waiter> {
-        if !route.is_down() && !route.stale_after(&self.settings.load()).is_zero() {
+        if !route.is_down() && !route.stale_after(&in_force.settings).is_zero() {
             return Some(waiter);
         }
         if let Err(mut waiters) = self.answer_stale(question, route, vec![waiter]) {

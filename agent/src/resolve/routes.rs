@@ -97,6 +97,8 @@ impl Route {
 pub struct Routes {
     by_name: HashMap<Box<[u8]>, Arc<Route>, foldhash::quality::RandomState>,
     root: Arc<Route>,
+    /// Octets of the longest zone's name.
+    longest: usize,
     /// Each zone has servers of its own, with their connections: where nobody answers the names of
     /// one zone, the names of the others find connections that are free.
     servers: HashMap<(Name, SocketAddr), Arc<Server>>,
@@ -181,6 +183,11 @@ impl Routes {
             Arc::clone,
         );
         Self {
+            longest: zones
+                .iter()
+                .map(|zone| zone.name.as_wire().len())
+                .max()
+                .unwrap_or(0),
             by_name,
             root,
             servers,
@@ -192,7 +199,10 @@ impl Routes {
     pub(super) fn of(&self, name: &[u8]) -> &Arc<Route> {
         let mut rest = name;
         while let Some((&len, tail)) = rest.split_first() {
-            if let Some(route) = self.by_name.get(rest) {
+            // Most labels are in front of all that a zone can be.
+            if rest.len() <= self.longest
+                && let Some(route) = self.by_name.get(rest)
+            {
                 return route;
             }
             let Some(parent) = tail.get(usize::from(len)..).filter(|_| len > 0) else {

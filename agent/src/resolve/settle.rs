@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Answers to those who wait: each gets its own ID, letter case, size and EDNS.
 
-use std::net::IpAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::outbox::Outbox;
 use super::{Resolver, To, Waiter, lock};
 use crate::telemetry::cells::OverLimit;
 use crate::telemetry::clock::nanoseconds;
@@ -20,7 +22,7 @@ use crate::wire::{MAX_MESSAGE, rcode};
 /// Octets of the length in front of a message over TCP (RFC 1035 section 4.2.2).
 const PREFIX: usize = 2;
 /// Room for a length and the largest message.
-pub(super) const BUFFER: usize = PREFIX + MAX_MESSAGE;
+const BUFFER: usize = PREFIX + MAX_MESSAGE;
 /// Octets of answers that may wait for TCP connections to take them. All who wait for one answer
 /// get it at once: without a bound one question for 65,535 octets could cost as much for each.
 const MOST_OUTGOING: usize = 4 << 20;
@@ -53,6 +55,26 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         self.outgoing.fetch_sub(self.frame.len(), Relaxed);
+    }
+}
+
+/// What answers are written and sent with.
+#[derive(Debug)]
+pub(super) struct Post {
+    /// Room for one reply.
+    buffer: Vec<u8>,
+    /// The sockets that UDP clients asked.
+    pub(super) listeners: HashMap<u32, Arc<UdpSocket>, foldhash::quality::RandomState>,
+    pub(super) outbox: Outbox,
+}
+
+impl Default for Post {
+    fn default() -> Self {
+        Self {
+            buffer: vec![0; BUFFER],
+            listeners: HashMap::default(),
+            outbox: Outbox::default(),
+        }
     }
 }
 
@@ -138,7 +160,11 @@ impl Resolver {
         told: Told,
         write: impl Fn(&mut [u8], &Query, &Shape) -> usize,
     ) {
-        let mut buffer = lock(&self.buffer);
+        let Post {
+            buffer,
+            listeners,
+            outbox,
+        } = &mut *lock(&self.post);
         let now_ns = nanoseconds(told.now);
         let cells = &self.telemetry.resolve;
         for waiter in waiters {
@@ -159,8 +185,8 @@ impl Resolver {
             let channel = waiter.to.channel();
             match waiter.to {
                 To::Datagram { client, listener } => {
-                    if let Some(socket) = lock(&self.listeners).get(&listener)
-                        && lock(&self.outbox).put(socket, client, &message[..length])
+                    if let Some(socket) = listeners.get(&listener)
+                        && outbox.put(socket, client, &message[..length])
                     {
                         self.posted.notify_one();
                     }

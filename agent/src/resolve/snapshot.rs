@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::in_force::InForce;
 use super::upstream::Server;
 use super::{Resolver, lock};
 use crate::config::Limits;
@@ -103,9 +104,9 @@ impl Resolver {
     /// Closes upstream connections that wait too long, opens those that will be needed, and brings
     /// the gauges up to date; once a second.
     pub fn look_after_upstreams(&self) {
-        let idle = self.limits.load().upstream_idle;
-        for server in self.routes.load().servers() {
-            server.look_after(idle);
+        let in_force = self.in_force();
+        for server in in_force.routes.servers() {
+            server.look_after(in_force.limits.upstream_idle);
         }
         let cells = &self.telemetry.resolve;
         let mut all = vec![UpstreamGauges::default(); self.telemetry.upstreams.load().len()];
@@ -134,7 +135,7 @@ impl Resolver {
     #[must_use]
     pub fn upstreams(&self) -> Vec<Snapshot> {
         let now = Instant::now();
-        let routes = self.routes.load();
+        let routes = self.routes();
         let mut all: Vec<Snapshot> = routes
             .by_zone()
             .map(|(zone, server)| Snapshot {
@@ -150,8 +151,7 @@ impl Resolver {
     /// Those of other zones say nothing of CoreDNS, and count only where the root zone has none. All are
     /// asked at once.
     pub async fn reaches_an_upstream(self: &Arc<Self>) -> bool {
-        let limits = self.limits.load_full();
-        let routes = self.routes.load_full();
+        let InForce { routes, limits, .. } = InForce::clone(&self.in_force());
         let mut servers = routes.of(&[0]).all_servers().to_vec();
         if servers.is_empty() {
             servers = routes.servers().cloned().collect();

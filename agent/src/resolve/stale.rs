@@ -33,7 +33,7 @@ impl Resolver {
         route: &Route,
         waiters: Vec<Waiter>,
     ) -> Result<(), Vec<Waiter>> {
-        if self.settings.load().stale_for.is_zero() {
+        if self.in_force().settings.stale_for.is_zero() {
             return Err(waiters);
         }
         let now = Tick::of(self.now());
@@ -88,10 +88,11 @@ impl Resolver {
 
     /// Has a question asked again whose answer is about to end.
     pub fn ask_ahead(self: &Arc<Self>, question: &Question) {
-        if !self.settings.load().prefetch || !self.is_ending(question) {
+        let in_force = self.in_force();
+        if !in_force.settings.prefetch || !self.is_ending(question) {
             return;
         }
-        let route = Arc::clone(self.routes.load().of(question.name()));
+        let route = Arc::clone(in_force.routes.of(question.name()));
         let event = if self.refresh(question, &route) {
             Event::Prefetch
         } else {
@@ -115,14 +116,16 @@ impl Resolver {
         if route.answers_here(question) {
             return true;
         }
-        match lock(&self.flights).lead_ahead(question, MOST_AHEAD) {
+        let question = Arc::new(*question);
+        match lock(&self.flights).lead_ahead(&question, MOST_AHEAD) {
             Some(true) => {}
             Some(false) => return true,
             None => return false,
         }
-        let flight = Flight::ahead(self, *question, route);
+        let flight = Flight::ahead(self, question, route);
         let now = Instant::now();
-        self.launch(flight, nanoseconds(self.timeline.at(now)), now);
+        let arrived_ns = nanoseconds(self.timeline.at(now));
+        self.launch(flight, arrived_ns, now, &self.in_force());
         true
     }
 }

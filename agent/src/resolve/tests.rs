@@ -147,7 +147,7 @@ fn a_miss_under_way_takes_little_memory() {
     let route = Arc::clone(resolver.routes().of(b"\x00"));
     let question = Question::new();
     let nobody = IpAddr::from([0, 0, 0, 0]);
-    let flight = Flight::new(&resolver, question, &route, nobody);
+    let flight = Flight::new(&resolver, Arc::new(question), &route, nobody);
     let size = size_of_val(&Arc::clone(&resolver).resolve(flight, 0, None, None));
     // Ten thousand of them may wait while no upstream answers.
     assert!(size <= 1600, "{size} octets, question and waiters apart");

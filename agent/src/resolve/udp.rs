@@ -119,7 +119,7 @@ impl<'a> Try<'a> {
         let mut message = Vec::with_capacity(LARGEST);
         let received = self.socket.recv_buf(&mut message).await;
         received.map_err(|error| Outcome::of(&error))?;
-        Ok(match Exchanged::read(message, self.question, self.id) {
+        Ok(match Exchanged::read(&message, self.question, self.id) {
             Ok(exchanged) if exchanged.outcome() == Outcome::Truncated => Ok(Said::Truncated),
             Ok(exchanged) => Ok(Said::Whole(exchanged)),
             Err(lie) => Err(lie),

@@ -84,14 +84,20 @@ pub(super) struct Server {
     index: u16,
     telemetry: Arc<Telemetry>,
     pool: Mutex<Pool>,
-    pace: Mutex<Pace>,
-    health: Mutex<Health>,
-    words: Mutex<Words>,
+    record: Mutex<Record>,
     /// Whether the last word is that it fails.
     is_failing: AtomicBool,
     asked: AtomicU64,
     /// What makes IDs of it.
     dice: foldhash::quality::RandomState,
+}
+
+/// What its answers, and those that did not come, say of it.
+#[derive(Debug, Default)]
+struct Record {
+    pace: Pace,
+    health: Health,
+    words: Words,
 }
 
 /// What the log was told, and the last failure.
@@ -114,9 +120,7 @@ impl Server {
             index: telemetry.upstreams.index(&address.to_string()),
             telemetry: Arc::clone(telemetry),
             pool: Mutex::default(),
-            pace: Mutex::default(),
-            health: Mutex::default(),
-            words: Mutex::default(),
+            record: Mutex::default(),
             is_failing: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             dice: foldhash::quality::RandomState::default(),
@@ -144,22 +148,22 @@ impl Server {
     /// Whether it is known to be down: it has failed, nothing came from it at that time, and it
     /// has not answered since.
     pub(super) fn is_down(&self) -> bool {
-        lock(&self.health).is_down()
+        lock(&self.record).health.is_down()
     }
 
     /// Whether it is asked now.
     pub(super) fn standing(&self, now: Instant) -> Standing {
-        lock(&self.health).standing(now)
+        lock(&self.record).health.standing(now)
     }
 
     /// Notes that a query looks whether it is back.
     pub(super) fn look(&self, now: Instant) {
-        lock(&self.health).look(now);
+        lock(&self.record).health.look(now);
     }
 
     /// Whether it answered a moment ago.
     pub(super) fn has_answered_lately(&self, now: Instant) -> bool {
-        lock(&self.health).has_answered_lately(now)
+        lock(&self.record).health.has_answered_lately(now)
     }
 
     /// Whether many queries wait for it, and nothing comes from it.
@@ -170,7 +174,7 @@ impl Server {
     /// What one more query would have to wait for, about: a query on each connection is one that
     /// the server works on.
     pub(super) fn burden(&self) -> u64 {
-        let us = lock(&self.pace).smoothed().as_micros().max(100);
+        let us = lock(&self.record).pace.smoothed().as_micros().max(100);
         let counts = lock(&self.pool).counts();
         let queries = counts.under_way + counts.waiting + 1;
         u64::try_from(us)
@@ -252,16 +256,18 @@ impl Server {
     /// Counts a try that failed and says so once.
     pub(super) fn failed(&self, outcome: Outcome, began: Instant, now: Instant) {
         self.cells().end(outcome);
-        lock(&self.words).last_error = Some((outcome, now));
+        let mut record = lock(&self.record);
+        record.words.last_error = Some((outcome, now));
         let failure = Failure::Outcome(outcome);
         let is_late = matches!(outcome, Outcome::ConnectTimeout | Outcome::Timeout);
         if failure.is_network() || outcome.is_of_tls() || is_late {
-            lock(&self.health).failed(began, now);
+            record.health.failed(began, now);
         }
-        if !lock(&self.health).has_answered_since(began)
+        let is_said = !record.health.has_answered_since(began)
             && !self.is_failing.load(Relaxed)
-            && lock(&self.words).may_say(now)
-        {
+            && record.words.may_say(now);
+        drop(record);
+        if is_said {
             self.is_failing.store(true, Relaxed);
             let error = failure.label();
             tracing::warn!(upstream = %self.address, error, "an upstream does not answer");
@@ -283,7 +289,7 @@ impl Server {
 
     /// Notes that no connection was to be had since `began`, nor an end of the attempts.
     pub(super) fn is_late(&self, began: Instant) {
-        lock(&self.health).failed(began, Instant::now());
+        lock(&self.record).health.failed(began, Instant::now());
     }
 
     /// Says how many queries may be under way on a connection; `None` is as many as is found out.
@@ -317,14 +323,14 @@ impl Server {
         if limits.hedge_percent == 0 {
             return None;
         }
-        let mut pace = lock(&self.pace);
+        let pace = &mut lock(&self.record).pace;
         pace.earn(limits.hedge_percent);
         pace.patience()
     }
 
     /// Whether a query may be asked a second time: then that is counted.
     pub(super) fn may_ask_again(&self) -> bool {
-        let may = lock(&self.pace).spend();
+        let may = lock(&self.record).pace.spend();
         if may {
             self.cells().hedge();
         }
@@ -338,7 +344,7 @@ impl Server {
         if let Some(moment) = now.checked_sub(FRESH) {
             self.close_unheard(began.min(moment));
         }
-        lock(&self.health).failed(began, now);
+        lock(&self.record).health.failed(began, now);
         self.cells().end(Outcome::Outpaced);
     }
 
@@ -346,8 +352,11 @@ impl Server {
     pub(super) fn answered(&self, exchanged: &Exchanged, took: Duration, now: Instant) {
         self.cells().end(exchanged.outcome());
         self.cells().respond(exchanged.response.rcode, took);
-        lock(&self.health).answered(now);
-        lock(&self.pace).record(took);
+        {
+            let mut record = lock(&self.record);
+            record.health.answered(now);
+            record.pace.record(took);
+        }
         if self.is_failing.load(Relaxed) && self.is_failing.swap(false, Relaxed) {
             tracing::info!(upstream = %self.address, "an upstream answers again");
         }
@@ -359,12 +368,13 @@ impl Server {
             let pool = lock(&self.pool);
             (pool.counts(), pool.ages(now), pool.depth.allowed(now))
         };
-        let (smoothed, p95) = {
-            let pace = lock(&self.pace);
-            (pace.smoothed(), pace.p95())
-        };
-        let health = lock(&self.health);
-        let last_error = lock(&self.words).last_error;
+        let record = lock(&self.record);
+        let Record {
+            pace,
+            health,
+            words,
+        } = &*record;
+        let (smoothed, p95) = (pace.smoothed(), pace.p95());
         Snapshot {
             zone: String::new(),
             address: self.address,
@@ -383,7 +393,9 @@ impl Server {
             dialling: counts.dialling,
             ages,
             last_answer: health.last_answer().map(|answered| now - answered),
-            last_error: last_error.map(|(outcome, when)| (outcome, now - when)),
+            last_error: words
+                .last_error
+                .map(|(outcome, when)| (outcome, now - when)),
             outcomes: self.cells().outcomes(),
             hedges: self.cells().hedges(),
         }

@@ -113,11 +113,11 @@ impl Resolver {
         if self.is_below_cut(question, route, now) {
             return Prospect::BelowCut;
         }
-        let settings = self.settings.load();
+        let settings = &self.in_force().settings;
         let is_allowed = !settings.stale_for.is_zero();
         let has_stale = is_allowed
             && entry.is_some_and(|entry| self.may_stand_in(question, &entry, route, now));
-        if has_stale && (route.is_down() || route.stale_after(&settings).is_zero()) {
+        if has_stale && (route.is_down() || route.stale_after(settings).is_zero()) {
             Prospect::StaleAtOnce
         } else if lock(&self.flights).has(question) {
             Prospect::UnderWay { has_stale }

@@ -21,9 +21,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::driver::Driver;
-use self::wire::{Entry, State, Wire};
+use self::wire::{State, Wire};
 use super::lock;
-use super::message::{self, Exchanged};
+use super::message::Exchanged;
 use super::octets::Stream;
 use super::upstream::Failure;
 use crate::telemetry::cells::{Outcome, UpstreamCells};
@@ -128,32 +128,39 @@ impl Connection {
 
     /// Places for further questions, where so many may be under way.
     pub(super) fn room(&self, most: usize) -> usize {
-        let wire = lock(&self.wire);
-        if wire.is_spoilt {
-            0
-        } else {
-            most.saturating_sub(wire.boarding + wire.asked.len())
-        }
+        lock(&self.wire).room(most)
     }
 
     /// The same where it has not been written yet what was asked in this turn.
     pub(super) fn room_in_turn(&self, most: usize) -> usize {
-        if lock(&self.wire).is_gathering {
-            self.room(most)
+        let wire = lock(&self.wire);
+        if wire.is_gathering {
+            wire.room(most)
         } else {
             0
         }
     }
 
-    /// Whether it may take questions when those under way are answered.
-    pub(super) fn is_over(&self, now: Instant) -> bool {
-        now >= self.ends || lock(&self.wire).is_spoilt
+    /// How it is used, where so many questions may be under way.
+    pub(super) fn usage(&self, most: usize, now: Instant) -> Usage {
+        let wire = lock(&self.wire);
+        Usage {
+            is_over: now >= self.ends || wire.is_spoilt,
+            room: wire.room(most),
+            places: wire.places(),
+        }
     }
+}
 
+/// How a connection is used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usage {
+    /// It takes no more questions.
+    pub(super) is_over: bool,
+    /// Places for further ones.
+    pub(super) room: usize,
     /// Questions that somebody waits for, or is about to ask.
-    pub(super) fn places(&self) -> usize {
-        lock(&self.wire).places()
-    }
+    pub(super) places: usize,
 }
 
 /// A question's place on a connection. Dropping it leaves the connection, which ends where the answer
@@ -182,6 +189,21 @@ impl Place {
         }
     }
 
+    /// Takes a place and asks at once, as [`Self::ask`] does.
+    pub(super) fn asking(
+        connection: &Arc<Connection>,
+        question: &Question,
+        draw: u16,
+        gathers: bool,
+    ) -> Self {
+        let id = lock(&connection.wire).ask(question, draw, gathers);
+        Self {
+            connection: Arc::clone(connection),
+            id: Some(id),
+            has_left: false,
+        }
+    }
+
     pub(super) fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
@@ -198,7 +220,7 @@ impl Place {
         };
         loop {
             let answer = std::future::poll_fn(|context| self.poll(id, context));
-            match Exchanged::read(answer.await?, question, id) {
+            match Exchanged::read(&answer.await?, question, id) {
                 Ok(exchanged) => {
                     let now = Instant::now();
                     lock(&self.connection.wire).answered(id, now);
@@ -217,23 +239,15 @@ impl Place {
     /// of this turn may have their questions written together with this one.
     pub(super) fn ask(&mut self, question: &Question, draw: u16, gathers: bool) {
         let mut wire = lock(&self.connection.wire);
-        let mut id = draw;
-        while wire.entry(id).is_some() {
-            id = id.wrapping_add(1);
-        }
+        let id = wire.ask(question, draw, gathers);
         wire.boarding -= usize::from(self.id.replace(id).is_none());
-        wire.is_gathering |= gathers && wire.asked.is_empty();
-        let state = State::Waiting(None);
-        wire.asked.push_back(Entry { id, state });
-        message::write_frame(question, id, &mut wire.outgoing);
-        wire.call();
     }
 
     /// Has `asker`, whom the place belongs to from now on, told what comes of what was asked in this
     /// turn of the thread, or that nothing has come by `due`.
     pub(super) fn tell(connection: &Connection, id: u16, due: Instant, asker: Box<dyn Asker>) {
         let mut wire = lock(&connection.wire);
-        if let Some(entry) = wire.entry(id) {
+        if let Some(entry) = wire.latest(id) {
             entry.state = State::Asker(due, asker);
         }
     }

@@ -232,7 +232,7 @@ async fn who_gives_up_lets_the_others_have_their_answers_and_nobody_asks_there_a
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
     assert_eq!(lab.connection.room(9), 0);
-    assert_eq!(lab.connection.places(), 2);
+    assert_eq!(lab.connection.usage(20, Instant::now()).places, 2);
     lab.answer(&queries).await;
     assert!(results(asked).await.iter().all(Result::is_ok));
     assert_eq!(lab.count(Outcome::WrongId), 0, "what comes late is no lie");
@@ -382,7 +382,13 @@ async fn those_for_whom_no_task_waits_are_told_their_own_answers_in_any_order() 
     lab.answer(&queries[7..]).await;
     let ids = queries.iter().map(|query| Heard::Answered(id(query)));
     assert_eq!(all(heard).await, ids.collect::<Vec<_>>());
-    assert_eq!((lab.connection.places(), lab.connection.room(20)), (0, 20));
+    assert_eq!(
+        (
+            lab.connection.usage(20, Instant::now()).places,
+            lab.connection.room(20)
+        ),
+        (0, 20)
+    );
 }
 
 #[tokio::test]
@@ -519,7 +525,7 @@ async fn an_idle_connection_is_usable_until_its_end_or_what_nobody_asked_for_com
             drop(lab.server);
         }
         until_unusable(&lab.connection).await;
-        assert_eq!(lab.connection.places(), 0);
+        assert_eq!(lab.connection.usage(20, Instant::now()).places, 0);
     }
 }
 

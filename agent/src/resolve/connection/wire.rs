@@ -10,10 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::Asker;
-use crate::resolve::message::Exchanged;
+use crate::resolve::message::{self, Exchanged};
 use crate::resolve::octets::Stream;
 use crate::resolve::upstream::Failure;
 use crate::telemetry::cells::{Outcome, UpstreamCells};
+use crate::wire::question::Question;
 
 /// Octets of the length in front of a message (RFC 1035 section 4.2.2).
 pub(super) const PREFIX: usize = 2;
@@ -125,6 +126,33 @@ impl Wire {
 
     pub(super) fn entry(&mut self, id: u16) -> Option<&mut Entry> {
         self.asked.iter_mut().find(|entry| entry.id == id)
+    }
+
+    /// The same, looked for among the last ones first.
+    pub(super) fn latest(&mut self, id: u16) -> Option<&mut Entry> {
+        self.asked.iter_mut().rev().find(|entry| entry.id == id)
+    }
+
+    /// Places for further questions, where so many may be under way.
+    pub(super) fn room(&self, most: usize) -> usize {
+        if self.is_spoilt {
+            return 0;
+        }
+        most.saturating_sub(self.boarding + self.asked.len())
+    }
+
+    /// Has a question written with the next turn of the driver; with the ID that it goes by.
+    pub(super) fn ask(&mut self, question: &Question, draw: u16, gathers: bool) -> u16 {
+        let mut id = draw;
+        while self.entry(id).is_some() {
+            id = id.wrapping_add(1);
+        }
+        self.is_gathering |= gathers && self.asked.is_empty();
+        let state = State::Waiting(None);
+        self.asked.push_back(Entry { id, state });
+        message::write_frame(question, id, &mut self.outgoing);
+        self.call();
+        id
     }
 
     pub(super) fn take(&mut self, id: u16) -> Option<Vec<u8>> {
@@ -357,7 +385,7 @@ impl Wire {
             }
             State::Asker(due, asker) => {
                 let id = entry.id;
-                match Exchanged::read(message.to_vec(), asker.question(), id) {
+                match Exchanged::read(message, asker.question(), id) {
                     Ok(exchanged) => {
                         self.answered(id, now);
                         if self.told.is_empty() {

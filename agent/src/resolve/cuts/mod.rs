@@ -247,10 +247,10 @@ impl Resolver {
         };
         let wanted = lock(&self.cuts).denied(question.name(), &route.name, &Arc::new(cut), now);
         // A zone with servers of its own below a candidate is not its to deny.
-        let routes = self.routes.load();
+        let in_force = self.in_force();
         wanted
             .iter()
-            .filter(|candidate| !routes.has_zone_below(candidate))
+            .filter(|candidate| !in_force.routes.has_zone_below(candidate))
             .map(|candidate| Question::of(candidate, qtype::A))
             .collect()
     }

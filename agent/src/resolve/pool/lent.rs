@@ -48,14 +48,25 @@ impl Lent {
         }
     }
 
-    /// Asks.
+    /// One that asks at once.
+    pub(super) fn asking(
+        server: &Arc<Server>,
+        connection: &Arc<Connection>,
+        question: &Question,
+        (round, gathers): (Round, bool),
+    ) -> Self {
+        Self {
+            place: Place::asking(connection, question, server.draw(), gathers),
+            server: Arc::clone(server),
+            round: Some(round),
+            is_back: false,
+        }
+    }
+
+    /// Asks, where a place was waited for.
     pub(in crate::resolve) fn ask(&mut self, question: &Question, now: Instant) {
-        let gathers = {
-            let mut pool = lock(self.server.pool());
-            let under_way = pool.under_way;
-            self.round = Some(pool.depth.asked(under_way, now));
-            pool.depth.allowed(now) > 1
-        };
+        let (round, gathers) = lock(self.server.pool()).ask(now);
+        self.round = Some(round);
         self.place.ask(question, self.server.draw(), gathers);
     }
 

@@ -31,6 +31,7 @@ use super::lock;
 use super::upstream::Server;
 use crate::config::Limits;
 use crate::telemetry::cells::Outcome;
+use crate::wire::question::Question;
 
 /// Handshakes under way at one time.
 const MOST_DIALS: usize = 32;
@@ -161,6 +162,12 @@ impl Pool {
         };
         self.opened += 1;
         self.opened
+    }
+
+    /// Takes in that a question is asked; with its round, and whether others of this turn may go with it.
+    fn ask(&mut self, now: Instant) -> (Round, bool) {
+        let round = self.depth.asked(self.under_way, now);
+        (round, self.depth.allowed(now) > 1)
     }
 
     /// Takes in that what was sent in this round was answered.
@@ -295,10 +302,11 @@ fn unused(connection: &Connection) -> Duration {
 }
 
 impl Server {
-    /// A place on a connection for a query, where there is one to the purpose.
+    /// Asks over a connection at once, where there is one to the purpose.
     pub(super) fn lend(
         self: &Arc<Self>,
         take: Take,
+        question: &Question,
         limits: &Limits,
         now: Instant,
     ) -> Option<Lent> {
@@ -310,7 +318,9 @@ impl Server {
         let connection = pool.take(take, now, limits.upstream_idle)?;
         pool.asked += 1;
         pool.under_way += 1;
-        Some(Lent::new(self, &connection))
+        let round = pool.ask(now);
+        drop(pool);
+        Some(Lent::asking(self, &connection, question, round))
     }
 
     /// Waits for a connection: a new one, or one that comes back. Among clients they go round.
@@ -336,18 +346,11 @@ impl Server {
             End::Known => {}
         }
         let now = pool.latest.unwrap_or_else(Instant::now);
-        if !connection.is_over(now) {
-            self.offer_from(pool, connection, now);
-            return;
-        }
-        if connection.places() == 0 {
-            pool.remove(connection);
-        }
-        drop(pool);
-        self.dial_as_needed();
+        self.offer_from(pool, connection, now);
     }
 
-    /// Gives places on a connection to those who wait for one, or keeps it for who comes.
+    /// Gives places on a connection to those who wait for one, or keeps it for who comes, or lets go of
+    /// it where it is over.
     fn offer(self: &Arc<Self>, connection: &Arc<Connection>, now: Instant) {
         self.offer_from(lock(self.pool()), connection, now);
     }
@@ -359,11 +362,19 @@ impl Server {
         now: Instant,
     ) {
         loop {
-            if connection.room(pool.depth.allowed(now)) == 0 {
+            let usage = connection.usage(pool.depth.allowed(now), now);
+            if usage.is_over {
+                if usage.places == 0 {
+                    pool.remove(connection);
+                }
+                drop(pool);
+                return self.dial_as_needed();
+            }
+            if usage.room == 0 {
                 return;
             }
             let Some(waiter) = pool.waiting.pop() else {
-                if connection.places() == 0 && pool.remove(connection) {
+                if usage.places == 0 && pool.remove(connection) {
                     if connection.is_fresh() {
                         // The other end does not wait long for the first query.
                         pool.idle.push_front(Arc::clone(connection));

@@ -6,7 +6,6 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::config::Transport;
 use crate::resolve::octets::Stream;
-use crate::resolve::tests::limits;
 use crate::telemetry::registry::Telemetry;
 
 fn client(number: u8) -> IpAddr {
@@ -122,8 +121,8 @@ async fn a_place_that_was_never_used_gives_the_connection_back() {
     let server = Server::new(address, &Transport::Tcp, &telemetry);
     let stream = Stream::Plain(TcpStream::connect(address).await.unwrap());
     let connection = Connection::new(stream, Duration::from_secs(30), &telemetry, server.index());
-    server.adopt(&connection);
-    let lent = server.lend(Take::Any, &limits(), Instant::now()).unwrap();
+    let waiting = server.wait(client(1));
+    let (lent, ()) = tokio::join!(waiting, async { server.adopt(&connection) });
     let counts = || {
         let counts = lock(server.pool()).counts();
         (counts.idle, counts.under_way)
