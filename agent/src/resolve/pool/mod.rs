@@ -41,9 +41,9 @@ const MOST_DIALS_IN_VAIN: usize = 4;
 const MOST_IN_VAIN: usize = 1024;
 /// Connections that are kept for traffic that needs fewer at a time. A Service chooses a pod for
 /// each connection: among so many each of four pods has its share, within a few hundredths.
-const MOST_KEPT: usize = 32;
+const MOST_KEPT: usize = 64;
 /// Queries a second that each of them is kept for. CoreDNS has a few kB for each.
-const RATE_FOR_ONE: usize = 32;
+const RATE_FOR_ONE: usize = 16;
 /// Connections that are opened ahead at one look.
 const OPENED_AHEAD: usize = 8;
 /// A connection that ends so soon is replaced now.
