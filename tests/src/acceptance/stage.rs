@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use hickory_proto::op::ResponseCode;
 use rustix::process::{Signal, kill_process};
 
 use super::objects;
@@ -17,6 +18,7 @@ use crate::cluster::{Cluster, Machine};
 use crate::drill::flow::{Flow, Plan, Tally};
 use crate::drill::upstreams::misses::{self, Misses};
 use crate::helm::{chart, said};
+use crate::load::now_ns;
 use crate::node::{Family, NAME, Server};
 use crate::process::wait_for;
 use crate::query::{AA, Query};
@@ -203,19 +205,38 @@ impl Stage {
                     self.kubectl
                         .run(&format!("-n kube-system delete pod {}", pod.name))?;
                 }
-                self.wait_until_ready()
+                self.wait_until_ready()?;
             }
-            (true, false) => self.install(),
+            (true, false) => self.install()?,
             (false, true) => {
                 // Fails where a scenario has left it half uninstalled: then the other half is next. An
                 // agent that starts while it is uninstalled has the uninstallation refused.
                 if self.upgrade(&["uninstall.force=true"], &[]).is_ok() {
                     self.wait_until_ready()?;
                 }
-                self.uninstall()
+                self.uninstall()?;
             }
-            (false, false) => Ok(()),
+            (false, false) => {}
         }
+        self.wait_until_looked_up()
+    }
+
+    /// Waits until every node's client is told what nobody had asked before. Pods are ready some time
+    /// before kube-proxy knows of them, and what is in a cache says nothing of that.
+    fn wait_until_looked_up(&self) -> anyhow::Result<()> {
+        for node in self.cluster.options.nodes() {
+            let client = self.client(node)?;
+            let is_told = |server| {
+                let name = format!("n{}.{}.svc.cluster.local", now_ns(), objects::NAMESPACE);
+                let response = self.ask(&client, server, &name, A);
+                response.is_ok_and(|it| it.rcode() == ResponseCode::NXDomain)
+            };
+            for server in self.services() {
+                let what = format!("CoreDNS to be asked by way of {server} on {node}");
+                wait_for(&what, PATIENCE, || Ok(is_told(server).then_some(())))?;
+            }
+        }
+        Ok(())
     }
 
     /// The agent of a node.
