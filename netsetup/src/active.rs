@@ -60,9 +60,39 @@ pub struct Active {
     is_owned: bool,
     port: u16,
     commits: u64,
+    renewal: Renewal,
     /// The octets of the last refresh, for the next.
     batch: Batch,
     keys: Vec<Vec<u8>>,
+}
+
+/// How an element that is there gets its time anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Renewal {
+    /// It is added again and stays. Linux 6.12.
+    InPlace,
+    /// It is removed and added in one transaction, on every kernel. What was removed is let go only
+    /// after a grace period of RCU, and a table whose owner dies meanwhile steers until then
+    /// (docs/adr/0052-elements-are-renewed-in-place.md).
+    Replaced,
+}
+
+impl Renewal {
+    /// What this kernel can do. By its release, as an older one takes the attribute and ignores it.
+    fn of_kernel() -> Self {
+        Self::of(&rustix::system::uname().release().to_string_lossy())
+    }
+
+    /// What a kernel of a release can do, as `uname -r` tells it: `6.12.0-55.el10.x86_64`.
+    fn of(release: &str) -> Self {
+        let mut numbers = release
+            .split(|character: char| !character.is_ascii_digit())
+            .map_while(|number| number.parse::<u32>().ok());
+        match (numbers.next(), numbers.next()) {
+            (Some(major), Some(minor)) if (major, minor) >= (6, 12) => Self::InPlace,
+            _ => Self::Replaced,
+        }
+    }
 }
 
 impl Active {
@@ -113,6 +143,7 @@ impl Active {
             connection,
             port: plan.port,
             commits: 0,
+            renewal: Renewal::of_kernel(),
             batch: Batch::default(),
             keys: Vec::new(),
         })
@@ -143,16 +174,23 @@ impl Active {
         timeout: Duration,
     ) -> Result<(), Error> {
         self.batch.clear();
+        let renewal = self.renewal;
         let sets: [(&[Lane], SetOf); 2] = [(live, rules::live), (serve, rules::serve)];
         for (lanes, set) in sets {
             for family in [Family::V4, Family::V6] {
-                if let Some(elements) = self.elements(lanes, family, set) {
-                    // An element that expired cannot be removed, so it is added; one that is there
-                    // keeps its time when it is added, so it is removed; then it begins anew.
-                    let (batch, elements) = elements;
-                    batch.add(elements, timeout);
-                    batch.remove(elements);
-                    batch.add(elements, timeout);
+                let Some((batch, elements)) = self.elements(lanes, family, set) else {
+                    continue;
+                };
+                match renewal {
+                    Renewal::InPlace => batch.renew(elements, timeout),
+                    Renewal::Replaced => {
+                        // An element that expired cannot be removed, so it is added; one that is
+                        // there keeps its time when it is added, so it is removed; then it begins
+                        // anew.
+                        batch.add(elements, timeout);
+                        batch.remove(elements);
+                        batch.add(elements, timeout);
+                    }
                 }
             }
         }
@@ -339,25 +377,90 @@ mod tests {
         )));
     }
 
-    /// Linux 6.12 and later extend the time of an element that is added again; before, it must go
-    /// first, and it can go only when it is there.
     #[test]
-    fn a_refresh_adds_removes_and_adds_so_that_every_kernel_extends_the_time() {
-        within(|| {
-            let plan = plan();
-            let mut active = Active::apply(Active::open().unwrap(), &plan).unwrap();
-            let lanes = plan.lanes();
-            active
-                .refresh(&lanes, &lanes, Duration::from_secs(1))
-                .unwrap();
-            let (add, remove) = (12, 14);
-            let set = [add, remove, add];
-            assert_eq!(active.batch.kinds(), [set, set].concat());
-            active.clear(&lanes).unwrap();
-            assert_eq!(active.batch.kinds(), [add, remove]);
-        });
+    fn the_release_of_the_kernel_says_whether_elements_are_renewed_in_place() {
+        for release in [
+            "6.12.0-55.el10.x86_64",
+            "6.18.44",
+            "6.12-rc1",
+            "7.0.1",
+            "10.0",
+        ] {
+            assert_eq!(Renewal::of(release), Renewal::InPlace, "{release}");
+        }
+        let others = [
+            "5.14.0-503.el9",
+            "6.11.9",
+            "6.1.112-gke",
+            "2.6.78",
+            "6",
+            "6.x.12",
+            "",
+            "v7.0",
+        ];
+        for release in others {
+            assert_eq!(Renewal::of(release), Renewal::Replaced, "{release}");
+        }
     }
 
+    /// Whole seconds until each element of `live` goes, by `nft`.
+    fn expires() -> Vec<u64> {
+        let text = run("nft -j list set inet nodens live");
+        let said: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let elements = said["nftables"][1]["set"]["elem"].as_array().unwrap();
+        elements
+            .iter()
+            .map(|element| element["elem"]["expires"].as_u64().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn the_time_of_elements_begins_anew_with_a_refresh_either_way() {
+        for renewal in [Renewal::InPlace, Renewal::Replaced] {
+            within(|| {
+                let plan = plan();
+                let mut active = Active::apply(Active::open().unwrap(), &plan).unwrap();
+                active.renewal = renewal;
+                let lanes = plan.lanes();
+                let long = Duration::from_secs(100);
+                active.refresh(&lanes, &lanes, long).unwrap();
+                while expires().iter().any(|seconds| *seconds >= 99) {
+                    pause(Duration::from_millis(50));
+                }
+                // Tried again where nft is late: it looks within a second of the refresh.
+                let is_anew = (0..20).any(|_| {
+                    active.refresh(&lanes, &lanes, long).unwrap();
+                    expires().iter().all(|seconds| *seconds >= 99)
+                });
+                assert!(is_anew, "{renewal:?}: {:?}", expires());
+            });
+        }
+    }
+
+    /// What is removed keeps the table of one that is killed steering for a grace period of RCU.
+    #[test]
+    fn a_refresh_removes_nothing_where_the_kernel_can_renew_in_place() {
+        let (add, remove) = (12, 14);
+        let replaced = [add, remove, add];
+        let cases: [(Renewal, &[u8]); 2] = [
+            (Renewal::InPlace, &[add, add]),
+            (Renewal::Replaced, &[replaced, replaced].concat()),
+        ];
+        for (renewal, kinds) in cases {
+            within(|| {
+                let plan = plan();
+                let mut active = Active::apply(Active::open().unwrap(), &plan).unwrap();
+                active.renewal = renewal;
+                let lanes = plan.lanes();
+                active
+                    .refresh(&lanes, &lanes, Duration::from_secs(1))
+                    .unwrap();
+                assert_eq!(active.batch.kinds(), kinds);
+                active.clear(&lanes).unwrap();
+                assert_eq!(active.batch.kinds(), [add, remove]);
+            });
+        }
+    }
     #[test]
     fn a_key_fills_up_the_slots_of_its_parts() {
         let mut key = vec![7; 40];

@@ -18,6 +18,7 @@ const LIST_ELEMENTS: u16 = 3;
 const LIST_ELEMENT: u16 = 1;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_TIMEOUT: u16 = 4;
+const ELEMENT_EXPIRATION: u16 = 5;
 const DATA_VALUE: u16 = 1;
 
 /// Elements of one set of one table.
@@ -32,16 +33,30 @@ pub(crate) struct Elements<'a> {
 impl Batch {
     /// Puts the elements into their set for so long; those that are there stay as they are.
     pub(crate) fn add(&mut self, elements: Elements<'_>, timeout: Duration) {
-        let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        self.elements(NEW_SET_ELEMENT, NLM_F_CREATE, elements, Some(ms));
+        let times = [(ELEMENT_TIMEOUT, timeout)];
+        self.elements(NEW_SET_ELEMENT, NLM_F_CREATE, elements, &times);
+    }
+
+    /// Puts the elements into their set for so long; for those that are there, that time begins anew.
+    /// Kernels before 6.12 leave them as they are.
+    pub(crate) fn renew(&mut self, elements: Elements<'_>, timeout: Duration) {
+        let times = [(ELEMENT_TIMEOUT, timeout), (ELEMENT_EXPIRATION, timeout)];
+        self.elements(NEW_SET_ELEMENT, NLM_F_CREATE, elements, &times);
     }
 
     /// Takes the elements, each of which must be there, out of their set.
     pub(crate) fn remove(&mut self, elements: Elements<'_>) {
-        self.elements(DELETE_SET_ELEMENT, 0, elements, None);
+        self.elements(DELETE_SET_ELEMENT, 0, elements, &[]);
     }
 
-    fn elements(&mut self, kind: u8, flags: u16, elements: Elements<'_>, timeout: Option<u64>) {
+    /// Adds a message about elements; `times` are the attributes of each that hold milliseconds.
+    fn elements(
+        &mut self,
+        kind: u8,
+        flags: u16,
+        elements: Elements<'_>,
+        times: &[(u16, Duration)],
+    ) {
         self.raw(kind, flags, |bytes| {
             bytes.extend([INET, 0, 0, 0]);
             text(bytes, LIST_TABLE, elements.table);
@@ -52,10 +67,9 @@ impl Batch {
                         nested(bytes, ELEMENT_KEY, |bytes| {
                             attribute(bytes, DATA_VALUE, |bytes| bytes.extend(key));
                         });
-                        if let Some(ms) = timeout {
-                            attribute(bytes, ELEMENT_TIMEOUT, |bytes| {
-                                bytes.extend(ms.to_be_bytes());
-                            });
+                        for (kind, time) in times {
+                            let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                            attribute(bytes, *kind, |bytes| bytes.extend(ms.to_be_bytes()));
                         }
                     });
                 }
